@@ -1,0 +1,1 @@
+//! YAML in, validated configuration out, every problem located.

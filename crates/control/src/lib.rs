@@ -1,0 +1,1 @@
+//! Members and records in, partition map out. Pure: no sockets, no clock.

@@ -1,0 +1,1 @@
+//! Membership and record spread: SWIM, Lifeguard, anti-entropy. Pure: no sockets, no clock.

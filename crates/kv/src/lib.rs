@@ -1,0 +1,1 @@
+//! The reference store: an embedded engine behind PartitionStore.

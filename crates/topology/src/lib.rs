@@ -1,0 +1,1 @@
+//! Keys, partitions, placement, claims and the immutable partition map.
