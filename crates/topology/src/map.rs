@@ -1,0 +1,282 @@
+//! All claims and the node table, immutable.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use xxhash_rust::xxh3::Xxh3;
+
+use crate::ids::{Epoch, NodeId, NodeIndex, Partition, StoreId, ZoneName};
+use crate::keyhash::KeyHasher;
+use crate::membership::Weight;
+use crate::settings::ClusterSettings;
+use crate::{NODES_MAX, REPLICAS_MAX};
+
+/// Marks a slot of an owner row that holds nobody.
+const NOBODY: u16 = u16::MAX;
+
+/// What membership believes of a node. It chooses among owners and never changes who owns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Health {
+    /// Answers probes.
+    Alive,
+    /// Did not answer; may still refute.
+    Suspect,
+    /// Did not refute in time; still refutable.
+    Dead,
+    /// Said goodbye; its record stays until it is drained or evicted.
+    Left,
+    /// Known by its record only (learned from a peer or from disk), not yet seen in the group.
+    Unknown,
+}
+
+/// Where a node is in its life as an owner.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Phase {
+    /// In the placement.
+    Active,
+    /// Out of the placement; what it still owns moves away.
+    Leaving,
+}
+
+/// One node of the map: its record and what membership believes of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeEntry {
+    /// Its name.
+    pub id: NodeId,
+    /// Its failure zone.
+    pub zone: ZoneName,
+    /// Its share of the load.
+    pub weight: Weight,
+    /// Its disk.
+    pub store: StoreId,
+    /// Where it serves requests.
+    pub data: SocketAddr,
+    /// Where it serves other nodes; `None` while it has no peer listener.
+    pub peer: Option<SocketAddr>,
+    /// In the placement or leaving it.
+    pub phase: Phase,
+    /// What membership believes; not part of the digest.
+    pub health: Health,
+}
+
+/// The owners of one partition, primary first, copied out of a map.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct OwnerRow {
+    len: u8,
+    nodes: [NodeIndex; REPLICAS_MAX],
+}
+
+impl OwnerRow {
+    /// Primary first. Empty when the partition has no owner.
+    #[must_use]
+    #[inline]
+    pub fn as_slice(&self) -> &[NodeIndex] {
+        &self.nodes[..usize::from(self.len)]
+    }
+
+    /// The owner that orders writes.
+    #[must_use]
+    #[inline]
+    pub fn primary(&self) -> Option<NodeIndex> {
+        self.as_slice().first().copied()
+    }
+}
+
+/// Where a key lives, by one map.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Location {
+    /// The key's hash.
+    pub hash: u64,
+    /// Its partition.
+    pub partition: Partition,
+    /// The epoch of the partition's claim.
+    pub epoch: Epoch,
+    /// The partition's owners.
+    pub owners: OwnerRow,
+}
+
+/// Digest of everything in a map that routing depends on, health excepted: equal digests route identically.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct MapDigest(pub u64);
+
+impl std::fmt::Display for MapDigest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+/// The committed owners and epoch of every partition, as one flat table.
+///
+/// *Cost*: 2 bytes per owner and, while epochs are below 65,536, 2 bytes per partition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClaimTable {
+    stride: usize,
+    owners: Box<[u16]>,
+    epochs: Epochs,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Epochs {
+    /// Every claim stands at this epoch.
+    Uniform(Epoch),
+    Narrow(Box<[u16]>),
+    Wide(Box<[u64]>),
+}
+
+impl ClaimTable {
+    /// The table of `derived` ownership: one row of node indexes per partition, all at [`Epoch::DERIVED`].
+    ///
+    /// Rows longer than [`REPLICAS_MAX`] are cut.
+    #[must_use]
+    pub fn derived<'a>(stride: usize, rows: impl IntoIterator<Item = &'a [NodeIndex]>) -> Self {
+        let stride = stride.clamp(1, REPLICAS_MAX);
+        let mut owners = Vec::new();
+        for row in rows {
+            owners.extend((0..stride).map(|i| row.get(i).map_or(NOBODY, |n| n.0)));
+        }
+        Self { stride, owners: owners.into(), epochs: Epochs::Uniform(Epoch::DERIVED) }
+    }
+
+    /// A table in which every partition is unowned.
+    #[must_use]
+    pub fn unowned(settings: &ClusterSettings) -> Self {
+        Self::derived(usize::from(settings.replicas), (0..settings.partitions.get()).map(|_| [].as_slice()))
+    }
+
+    fn row(&self, partition: Partition) -> OwnerRow {
+        let start = partition.0 as usize * self.stride;
+        let mut row = OwnerRow { len: 0, nodes: [NodeIndex(NOBODY); REPLICAS_MAX] };
+        for &node in self.owners.get(start..start + self.stride).unwrap_or_default() {
+            if node != NOBODY {
+                row.nodes[usize::from(row.len)] = NodeIndex(node);
+                row.len += 1;
+            }
+        }
+        row
+    }
+
+    fn epoch(&self, partition: Partition) -> Epoch {
+        let index = partition.0 as usize;
+        match &self.epochs {
+            Epochs::Uniform(epoch) => *epoch,
+            Epochs::Narrow(epochs) => Epoch(epochs.get(index).copied().unwrap_or_default().into()),
+            Epochs::Wide(epochs) => Epoch(epochs.get(index).copied().unwrap_or_default()),
+        }
+    }
+}
+
+/// All claims and the node table. Immutable; published whole through [`crate::SnapshotCell`].
+#[derive(Debug, Clone)]
+pub struct Map {
+    settings: Arc<ClusterSettings>,
+    hasher: KeyHasher,
+    claims: Arc<ClaimTable>,
+    nodes: Arc<[NodeEntry]>,
+    digest: MapDigest,
+}
+
+impl Map {
+    /// A map of `nodes`, ascending by id, and `claims` whose indexes point into them.
+    ///
+    /// *Invariant*: at most [`NODES_MAX`] nodes; node indexes in `claims` are below `nodes.len()`.
+    #[must_use]
+    pub fn new(settings: Arc<ClusterSettings>, nodes: Vec<NodeEntry>, claims: Arc<ClaimTable>) -> Self {
+        debug_assert!(nodes.len() <= NODES_MAX);
+        debug_assert!(nodes.is_sorted_by(|a, b| a.id < b.id), "nodes ascend by id, each once");
+        debug_assert!(claims.owners.iter().all(|&n| n == NOBODY || usize::from(n) < nodes.len()));
+        let digest = digest(&settings, &nodes, &claims);
+        Self { hasher: KeyHasher::new(&settings), settings, claims, nodes: nodes.into(), digest }
+    }
+
+    /// The map of a member that knows nobody yet.
+    #[must_use]
+    pub fn empty(settings: Arc<ClusterSettings>) -> Self {
+        let claims = Arc::new(ClaimTable::unowned(&settings));
+        Self::new(settings, Vec::new(), claims)
+    }
+
+    /// The same claims and nodes with `health` asked anew of every node. Shares the claim table.
+    #[must_use]
+    pub fn with_health(&self, mut health: impl FnMut(&NodeEntry) -> Health) -> Self {
+        let nodes = self.nodes.iter().map(|n| NodeEntry { health: health(n), ..n.clone() }).collect();
+        Self { nodes, ..self.clone() }
+    }
+
+    /// Where a key lives.
+    ///
+    /// *Cost*: one hash and two dependent loads; no allocation.
+    #[must_use]
+    #[inline]
+    pub fn locate(&self, key: &[u8]) -> Location {
+        let hash = self.hasher.hash(key);
+        let partition = self.hasher.partition_of(hash);
+        Location { hash, partition, epoch: self.claims.epoch(partition), owners: self.claims.row(partition) }
+    }
+
+    /// The owners of a partition, primary first; none for a partition out of range.
+    #[must_use]
+    #[inline]
+    pub fn owners(&self, partition: Partition) -> OwnerRow {
+        self.claims.row(partition)
+    }
+
+    /// The epoch of a partition's claim.
+    #[must_use]
+    #[inline]
+    pub fn epoch(&self, partition: Partition) -> Epoch {
+        self.claims.epoch(partition)
+    }
+
+    /// A node by its index in *this* map.
+    #[must_use]
+    #[inline]
+    pub fn node(&self, index: NodeIndex) -> Option<&NodeEntry> {
+        self.nodes.get(usize::from(index.0))
+    }
+
+    /// A node and its index by id.
+    #[must_use]
+    pub fn node_by_id(&self, id: &NodeId) -> Option<(NodeIndex, &NodeEntry)> {
+        let at = self.nodes.binary_search_by(|n| n.id.cmp(id)).ok()?;
+        Some((NodeIndex(at as u16), &self.nodes[at]))
+    }
+
+    /// The node table, ascending by id; positions are node indexes.
+    #[must_use]
+    pub fn nodes(&self) -> &[NodeEntry] {
+        &self.nodes
+    }
+
+    /// The settings this map was built under.
+    #[must_use]
+    pub fn settings(&self) -> &ClusterSettings {
+        &self.settings
+    }
+
+    /// Every partition, ascending.
+    pub fn partitions(&self) -> impl Iterator<Item = Partition> + use<> {
+        (0..self.settings.partitions.get()).map(Partition)
+    }
+
+    /// Digest of everything routing depends on but health.
+    #[must_use]
+    pub fn digest(&self) -> MapDigest {
+        self.digest
+    }
+}
+
+fn digest(settings: &ClusterSettings, nodes: &[NodeEntry], claims: &ClaimTable) -> MapDigest {
+    let mut hash = Xxh3::new();
+    hash.update(settings.terms().as_bytes());
+    for node in nodes {
+        let NodeEntry { id, zone, weight, store, data, peer, phase, health: _ } = node;
+        hash.update(format!("{id} {zone} {} {store} {data} {peer:?} {phase:?}\n", weight.get()).as_bytes());
+    }
+    for owner in &claims.owners {
+        hash.update(&owner.to_le_bytes());
+    }
+    for partition in 0..settings.partitions.get() {
+        hash.update(&claims.epoch(Partition(partition)).0.to_le_bytes());
+    }
+    MapDigest(hash.digest())
+}
