@@ -1,2 +1,44 @@
-//! The project's automation.
-fn main() {}
+//! The project's automation, as code: what continuous integration runs is what a person runs.
+//!
+//! `cargo xtask test | ci | tidy | long NAME`. The story: [`ci`] strings the steps together, [`test`] runs the
+//! tests and counts them, [`tidy`] checks what compilers do not, [`long`] runs what takes longer than a
+//! coffee, and [`tools`] installs what any of them lacks.
+#![expect(clippy::print_stdout, reason = "a command line tool talks on stdout")]
+
+mod ci;
+mod long;
+mod run;
+mod test;
+mod tidy;
+mod tools;
+
+use std::process::ExitCode;
+
+const USAGE: &str = "\
+cargo xtask COMMAND
+  test              install what the tests need, run every test and every bench once on small inputs
+  ci                test, clippy, rustdoc, tidy, cargo deny, cargo machete: what CI runs
+  tidy              formatting, dependency direction, file sizes, links, leftovers
+  long NAME         a long run; without NAME, lists them";
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    let outcome = match args.as_slice() {
+        ["test"] => test::run(),
+        ["ci"] => ci::run(),
+        ["tidy"] => tidy::run(),
+        ["long", rest @ ..] => long::run(rest),
+        _ => {
+            eprintln!("{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

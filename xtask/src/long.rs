@@ -1,0 +1,122 @@
+//! Runs that take longer than a continuous-integration slot.
+
+use std::fs;
+
+use anyhow::{Context, Result, bail};
+
+use crate::run::{self, check, root};
+use crate::tools::{self, CARGO_DENY, CARGO_FUZZ};
+
+const SECONDS_DEFAULT: u32 = 600;
+
+/// `cargo xtask long NAME [--seconds N]`.
+pub(crate) fn run(args: &[&str]) -> Result<()> {
+    let (name, seconds) = match args {
+        [name] => (*name, SECONDS_DEFAULT),
+        [name, "--seconds", seconds] => {
+            (*name, seconds.parse().with_context(|| format!("--seconds {seconds}: not a number"))?)
+        }
+        _ => return unknown("say which long run"),
+    };
+    match name {
+        "placement" => placement(),
+        "bench" => check("cargo", &["bench", "--package", "ringway", "--locked", "--bench", "*"]),
+        "advisories" => advisories(),
+        _ => match name.strip_prefix("fuzz-") {
+            Some(target) if fuzz_targets()?.iter().any(|known| known == target) => fuzz(target, seconds),
+            _ => unknown(&format!("there is no long run `{name}`")),
+        },
+    }
+}
+
+fn unknown(problem: &str) -> Result<()> {
+    let fuzz: String = fuzz_targets()?
+        .iter()
+        .map(|target| {
+            format!("\n  fuzz-{target} [--seconds N]   default {SECONDS_DEFAULT}; goes on from fuzz/corpus")
+        })
+        .collect();
+    bail!(
+        "{problem}; there are:\n  placement    every placement target, measured in the release build\n  \
+         bench        every criterion benchmark\n  \
+         advisories   cargo deny check advisories (downloads the advisory database){fuzz}"
+    );
+}
+
+/// Every figure that the placement promises, measured. The tests are ignored in a plain `cargo test`, where
+/// an unoptimised build would need an hour.
+fn placement() -> Result<()> {
+    check(
+        "cargo",
+        &[
+            "test",
+            "--release",
+            "--locked",
+            "--package",
+            "ringway-topology",
+            "--tests",
+            "--",
+            "--include-ignored",
+            "--nocapture",
+            "--test-threads",
+            "1",
+        ],
+    )
+}
+
+fn advisories() -> Result<()> {
+    tools::cargo_tool(&CARGO_DENY)?;
+    check("cargo-deny", &["--locked", "check", "advisories"])
+}
+
+/// Fuzzes one target. The corpus stays in `fuzz/corpus`, so that the next run goes on where this one ended.
+///
+/// The sanitizers need a nightly feature; `RUSTC_BOOTSTRAP` lends it to the pinned stable compiler, so that
+/// what is fuzzed is what is shipped.
+fn fuzz(target: &str, seconds: u32) -> Result<()> {
+    tools::cargo_tool(&CARGO_FUZZ)?;
+    let time = format!("-max_total_time={seconds}");
+    let mut command = run::command("cargo-fuzz", &["run", target, "--", &time, "-timeout=10"]);
+    command.current_dir(root()).env("RUSTC_BOOTSTRAP", "1");
+    // cargo-fuzz builds in fuzz/target; a target directory of ours would mix its instrumented products in.
+    command.env_remove("CARGO_TARGET_DIR");
+    run::check_command(command)
+}
+
+/// The names of the binaries that fuzz/Cargo.toml declares.
+fn fuzz_targets() -> Result<Vec<String>> {
+    let manifest = root().join("fuzz/Cargo.toml");
+    if !manifest.exists() {
+        return Ok(Vec::new());
+    }
+    let text = fs::read_to_string(&manifest).with_context(|| manifest.display().to_string())?;
+    Ok(binaries(&text))
+}
+
+fn binaries(manifest: &str) -> Vec<String> {
+    manifest
+        .split("[[bin]]")
+        .skip(1)
+        .filter_map(|section| {
+            let name = section.lines().find_map(|line| line.trim().strip_prefix("name"))?;
+            Some(name.trim_start().strip_prefix('=')?.trim().trim_matches('"').to_owned())
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fuzz_targets_are_read_from_the_manifest() {
+        let manifest = "[package]\nname = \"fuzz\"\n[[bin]]\nname = \"wire\"\npath = \"a.rs\"\n\n[[bin]]\nname=\"gossip\"\n";
+        assert_eq!(binaries(manifest), ["wire", "gossip"]);
+    }
+
+    #[test]
+    fn an_unknown_name_lists_the_known_ones() {
+        let message = run(&["no-such-run"]).unwrap_err().to_string();
+        assert!(message.contains("no-such-run") && message.contains("placement"), "{message}");
+    }
+}

@@ -1,0 +1,83 @@
+//! Running the tests and counting them.
+
+use anyhow::{Context, Result};
+
+use crate::run::{self, root};
+use crate::tools;
+
+/// `cargo xtask test`.
+pub(crate) fn run() -> Result<()> {
+    let mut tally = Tally::default();
+    let outcome = all(&mut tally);
+    tally.print();
+    outcome
+}
+
+/// Runs every test, then every bench once on small inputs, so that benches do not rot.
+pub(crate) fn all(tally: &mut Tally) -> Result<()> {
+    tools::test_tools()?;
+    run::watch("cargo", &["test", "--workspace", "--locked", "--no-fail-fast"], |line| tally.see(line))?;
+    if has_benches()? {
+        // Without `--bench` on its command line criterion runs each benchmark once, untimed.
+        run::check("cargo", &["test", "--package", "ringway", "--locked", "--bench", "*"])?;
+    }
+    Ok(())
+}
+
+fn has_benches() -> Result<bool> {
+    let manifest = root().join("crates/ringway/Cargo.toml");
+    let text = std::fs::read_to_string(&manifest).with_context(|| manifest.display().to_string())?;
+    Ok(text.lines().any(|line| line.trim() == "[[bench]]"))
+}
+
+/// The closing lines of the test binaries, and their sum.
+#[derive(Debug, Default)]
+pub(crate) struct Tally {
+    lines: Vec<String>,
+    passed: u64,
+    failed: u64,
+}
+
+impl Tally {
+    /// Takes note of a line if it closes a test binary: `test result: ok. 5 passed; 0 failed; …`.
+    fn see(&mut self, line: &str) {
+        let Some(counts) = line.strip_prefix("test result: ") else { return };
+        self.lines.push(line.to_owned());
+        let count_of = |what: &str| {
+            counts
+                .split([';', '.'])
+                .filter_map(|part| part.trim().strip_suffix(what)?.trim().parse::<u64>().ok())
+                .sum::<u64>()
+        };
+        self.passed += count_of("passed");
+        self.failed += count_of("failed");
+    }
+
+    /// The closing lines, then the plain total.
+    pub(crate) fn print(&self) {
+        println!();
+        for line in &self.lines {
+            println!("{line}");
+        }
+        println!("{} passed, {} failed", self.passed, self.failed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn closing_lines_are_collected_and_summed() {
+        let mut tally = Tally::default();
+        tally.see("running 2 tests");
+        tally.see("test a::b ... ok");
+        tally.see(
+            "test result: ok. 12 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.03s",
+        );
+        tally.see(
+            "test result: FAILED. 3 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out; finished in 1.20s",
+        );
+        assert_eq!((tally.passed, tally.failed, tally.lines.len()), (15, 2, 2));
+    }
+}

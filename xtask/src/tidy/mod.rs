@@ -1,0 +1,49 @@
+//! Checks of what compilers do not check. Every check runs; every problem is listed.
+
+mod deps;
+mod docs;
+mod sources;
+
+use std::path::PathBuf;
+
+use anyhow::{Result, bail};
+
+use crate::run::{self, root};
+
+/// `cargo xtask tidy`.
+pub(crate) fn run() -> Result<()> {
+    let files = project_files()?;
+    let mut problems = Vec::new();
+    if !run::succeeds("cargo", &["fmt", "--all", "--check"]) {
+        problems.push("formatting: run `cargo fmt --all`".to_owned());
+    }
+    problems.extend(sources::problems(&files)?);
+    problems.extend(docs::problems(&files)?);
+    problems.extend(deps::problems()?);
+    if !problems.is_empty() {
+        bail!("tidy found {} problem(s):\n  {}", problems.len(), problems.join("\n  "));
+    }
+    println!("tidy: {} files, no problems", files.len());
+    Ok(())
+}
+
+/// A text file of the project.
+struct ProjectFile {
+    /// Relative to the workspace root, with `/`.
+    path: String,
+    text: String,
+}
+
+/// Every text file that is, or is about to be, under version control, in order of path.
+fn project_files() -> Result<Vec<ProjectFile>> {
+    let listing = run::capture("git", &["ls-files", "-z", "--cached", "--others", "--exclude-standard"])?;
+    let mut paths: Vec<&str> = listing.split('\0').filter(|path| !path.is_empty()).collect();
+    paths.sort_unstable();
+    paths.dedup();
+    let read = |path: &str| -> Option<ProjectFile> {
+        // A file deleted but not yet committed is listed and gone; a binary file is no text.
+        let text = std::fs::read_to_string(root().join(PathBuf::from(path))).ok()?;
+        Some(ProjectFile { path: path.to_owned(), text })
+    };
+    Ok(paths.into_iter().filter_map(read).collect())
+}

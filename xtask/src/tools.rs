@@ -1,0 +1,160 @@
+//! Installing what a step lacks: Debian packages for the system, cargo tools into `target/tools`.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+
+use crate::run::{self, root, target_dir};
+
+/// A program from crates.io, built once into `target/tools` and left there.
+pub(crate) struct CargoTool {
+    /// Package and program name.
+    pub(crate) name: &'static str,
+    /// Pinned, so that a lint does not change its mind overnight.
+    pub(crate) version: &'static str,
+}
+
+pub(crate) const CARGO_DENY: CargoTool = CargoTool { name: "cargo-deny", version: "0.20.2" };
+pub(crate) const CARGO_MACHETE: CargoTool = CargoTool { name: "cargo-machete", version: "0.9.2" };
+pub(crate) const CARGO_FUZZ: CargoTool = CargoTool { name: "cargo-fuzz", version: "0.13.2" };
+
+/// Builds the tool unless `target/tools` has this version of it.
+///
+/// *Cost*: cargo-deny takes minutes the first time; the unoptimised build halves that and checks our few
+/// hundred packages in seconds all the same.
+pub(crate) fn cargo_tool(tool: &CargoTool) -> Result<()> {
+    let tools = target_dir().join("tools");
+    let stamp = tools.join(format!("{}-{}", tool.name, tool.version));
+    if stamp.exists() {
+        return Ok(());
+    }
+    let build = tools.join("build");
+    let tools_arg = tools.to_string_lossy();
+    let mut install = run::command(
+        "cargo",
+        &[
+            "install",
+            tool.name,
+            "--version",
+            tool.version,
+            "--locked",
+            "--force",
+            "--profile",
+            "dev",
+            "--root",
+            &tools_arg,
+        ],
+    );
+    install.env("CARGO_TARGET_DIR", &build).env("CARGO_PROFILE_DEV_DEBUG", "0");
+    // Started by `cargo xtask`, we inherit variables about *this* package; the tool is another one.
+    install.env_remove("RUSTFLAGS").env_remove("CARGO_ENCODED_RUSTFLAGS");
+    run::check_command(install)?;
+    // Hundreds of megabytes of intermediate products that nothing reads again.
+    if let Err(error) = fs::remove_dir_all(&build) {
+        println!("note: left {} behind: {error}", build.display());
+    }
+    fs::write(&stamp, "").with_context(|| format!("writing {}", stamp.display()))
+}
+
+/// Everything the end-to-end tests call: a C compiler, Python with `requests`, a word list, promtool.
+pub(crate) fn test_tools() -> Result<()> {
+    let mut missing = Vec::new();
+    if !run::succeeds("cc", &["--version"]) {
+        missing.push("gcc");
+        missing.push("libc6-dev");
+    }
+    if working_python().is_none() {
+        missing.push("python3");
+        missing.push("python3-requests");
+    }
+    if !Path::new("/usr/share/dict/american-english").exists() {
+        missing.push("wamerican");
+    }
+    if !missing.is_empty() {
+        apt_install(&missing)?;
+    }
+    python()?;
+    promtool()
+}
+
+/// The first interpreter that can import `requests`. A version manager's `python3` may shadow the system's,
+/// which is the one Debian's package serves.
+fn working_python() -> Option<&'static str> {
+    ["python3", "/usr/bin/python3"]
+        .into_iter()
+        .find(|python| run::succeeds(python, &["-c", "import requests"]))
+}
+
+/// Makes `python3` on the tools' path an interpreter that has `requests`.
+fn python() -> Result<()> {
+    let python = working_python().context("no python3 can `import requests`, even after installing it")?;
+    if python == "python3" {
+        return Ok(());
+    }
+    let link = bin_dir()?.join("python3");
+    // `exec` through a script, as a virtual environment is found by the path of the link.
+    fs::write(&link, format!("#!/bin/sh\nexec {python} \"$@\"\n"))?;
+    run::check("chmod", &["+x", &link.to_string_lossy()])
+}
+
+/// Puts Debian's promtool on the tools' path, unpacked rather than installed: installing the package would
+/// start a Prometheus server on the machine.
+fn promtool() -> Result<()> {
+    if run::succeeds("promtool", &["--version"]) {
+        return Ok(());
+    }
+    let dir = target_dir().join("tools/prometheus");
+    fs::create_dir_all(&dir)?;
+    let download = || {
+        let mut command = run::command("apt-get", &["download", "prometheus"]);
+        command.current_dir(&dir);
+        run::check_command(command)
+    };
+    if download().is_err() {
+        privileged(&["apt-get", "update"])?;
+        download()?;
+    }
+    let package = fs::read_dir(&dir)?
+        .filter_map(|entry| entry.ok().map(|entry| entry.path()))
+        .find(|path| path.extension().is_some_and(|ext| ext == "deb"))
+        .context("apt-get downloaded no package for prometheus")?;
+    let unpacked = dir.join("unpacked");
+    run::check("dpkg-deb", &["-x", &package.to_string_lossy(), &unpacked.to_string_lossy()])?;
+    fs::copy(unpacked.join("usr/bin/promtool"), bin_dir()?.join("promtool"))
+        .context("the prometheus package holds no usr/bin/promtool")?;
+    fs::remove_dir_all(&dir)?;
+    if !run::succeeds("promtool", &["--version"]) {
+        bail!("the unpacked promtool does not run");
+    }
+    Ok(())
+}
+
+/// Installs Debian packages; the package lists are fetched when the first try fails.
+fn apt_install(packages: &[&str]) -> Result<()> {
+    let install: Vec<&str> =
+        ["apt-get", "install", "-y", "--no-install-recommends"].iter().chain(packages).copied().collect();
+    if privileged(&install).is_err() {
+        privileged(&["apt-get", "update"])?;
+        privileged(&install)
+            .with_context(|| format!("install these by hand and try again: {}", packages.join(" ")))?;
+    }
+    Ok(())
+}
+
+/// Runs a command as root, through sudo when we are somebody else.
+fn privileged(words: &[&str]) -> Result<()> {
+    let is_root = run::capture("id", &["-u"])?.trim() == "0";
+    let words: Vec<&str> = if is_root { words.to_vec() } else { [&["sudo", "-n"], words].concat() };
+    let (program, args) = words.split_first().context("an empty command")?;
+    let mut command = run::command(program, args);
+    command.env("DEBIAN_FRONTEND", "noninteractive");
+    run::check_command(command)
+}
+
+fn bin_dir() -> Result<std::path::PathBuf> {
+    let dir = target_dir().join("tools/bin");
+    fs::create_dir_all(&dir).with_context(|| format!("creating {}", dir.display()))?;
+    debug_assert!(root().is_absolute(), "the tools' path must not depend on the working directory");
+    Ok(dir)
+}
