@@ -1,0 +1,303 @@
+//! The shared secrets of a cluster, and how they are rotated.
+
+use std::fmt;
+
+use chacha20poly1305::aead::Aead;
+use chacha20poly1305::{KeyInit, XChaCha20Poly1305};
+use thiserror::Error;
+
+/// Most keys in a ring. Rotation needs two.
+pub const KEYS_MAX: usize = 8;
+/// Bytes of a key.
+pub const KEY_BYTES: usize = 32;
+/// The nonce under which a key names itself; no message ever uses it (see `seal`).
+const KEY_ID_NONCE: [u8; 24] = [0xff; 24];
+
+/// The public name of a key: two bytes of its own keystream, which say nothing about the key.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct KeyId(pub u16);
+
+impl fmt::Display for KeyId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:04x}", self.0)
+    }
+}
+
+impl fmt::Debug for KeyId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "KeyId({self})")
+    }
+}
+
+/// One 32-byte secret. Never shown: its `Debug` is its [`KeyId`].
+#[derive(Clone)]
+pub struct Key {
+    secret: [u8; KEY_BYTES],
+    id: KeyId,
+    cipher: XChaCha20Poly1305,
+}
+
+impl Key {
+    /// A key from its bytes, which must come from a good random source.
+    #[must_use]
+    pub fn new(secret: [u8; KEY_BYTES]) -> Self {
+        let cipher = XChaCha20Poly1305::new(&secret.into());
+        let stream = cipher.encrypt(&KEY_ID_NONCE.into(), [0; 2].as_slice()).unwrap_or_default();
+        let id = KeyId(u16::from_be_bytes([
+            stream.first().copied().unwrap_or_default(),
+            stream.get(1).copied().unwrap_or_default(),
+        ]));
+        Self { secret, id, cipher }
+    }
+
+    /// Parses 64 hex digits, or 43 or 44 characters of standard or URL-safe base64.
+    ///
+    /// # Errors
+    /// [`KeyringError::Key`] with line 0, without the text.
+    pub fn parse(text: &str) -> Result<Self, KeyringError> {
+        parse_hex(text).or_else(|| parse_base64(text)).map(Self::new).ok_or(KeyringError::Key { line: 0 })
+    }
+
+    /// Its public name.
+    #[must_use]
+    pub fn id(&self) -> KeyId {
+        self.id
+    }
+
+    pub(crate) fn cipher(&self) -> &XChaCha20Poly1305 {
+        &self.cipher
+    }
+}
+
+impl PartialEq for Key {
+    fn eq(&self, other: &Self) -> bool {
+        self.secret == other.secret
+    }
+}
+
+impl Eq for Key {}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Key({})", self.id)
+    }
+}
+
+/// Why a keyring, or a change of it, was refused. The ring is unchanged. Never contains key material.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum KeyringError {
+    /// A line is no key.
+    #[error("line {line} is not a 32-byte key in hex (64 digits) or base64 (43 or 44 characters)")]
+    Key {
+        /// Counted from 1; 0 when there is no file.
+        line: usize,
+    },
+    /// The same key twice.
+    #[error("key {id} is in the keyring already")]
+    Duplicate {
+        /// Its name.
+        id: KeyId,
+    },
+    /// More keys than [`KEYS_MAX`].
+    #[error("a keyring holds at most {KEYS_MAX} keys; remove old ones")]
+    TooMany,
+    /// A file without a key.
+    #[error("there is no key in it; delete the setting to run without encryption")]
+    Empty,
+    /// No such key.
+    #[error("there is no key {id} in the keyring")]
+    Unknown {
+        /// The name asked for.
+        id: KeyId,
+    },
+    /// The key in use cannot be removed.
+    #[error("key {id} is in use; use another one first")]
+    InUse {
+        /// Its name.
+        id: KeyId,
+    },
+}
+
+/// The keys of a cluster: one encrypts, all decrypt. Empty: nothing is encrypted.
+///
+/// Rotation, each step on every member before the next: [`install`](Self::install) the new key,
+/// [`use_key`](Self::use_key) it, [`remove`](Self::remove) the old one.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Keyring {
+    /// The key in use is the first.
+    keys: Vec<Key>,
+}
+
+impl Keyring {
+    /// No encryption: anybody who reaches the socket can speak. For loopback and private networks.
+    #[must_use]
+    pub fn none() -> Self {
+        Self::default()
+    }
+
+    /// Reads a keyring file: one key a line (hex or base64), the first encrypts, `#` begins a comment.
+    ///
+    /// # Errors
+    /// [`KeyringError`] names the line, never its text.
+    pub fn parse(text: &str) -> Result<Self, KeyringError> {
+        let mut ring = Self::none();
+        for (index, line) in text.lines().enumerate() {
+            let line = line.split('#').next().unwrap_or_default().trim();
+            if line.is_empty() {
+                continue;
+            }
+            ring.install(Key::parse(line).map_err(|_| KeyringError::Key { line: index + 1 })?)?;
+        }
+        if ring.is_empty() { Err(KeyringError::Empty) } else { Ok(ring) }
+    }
+
+    /// Adds a key that decrypts. The first key of an empty ring also encrypts.
+    ///
+    /// # Errors
+    /// [`KeyringError::Duplicate`], [`KeyringError::TooMany`].
+    pub fn install(&mut self, key: Key) -> Result<(), KeyringError> {
+        if self.keys.contains(&key) {
+            return Err(KeyringError::Duplicate { id: key.id });
+        }
+        if self.keys.len() >= KEYS_MAX {
+            return Err(KeyringError::TooMany);
+        }
+        self.keys.push(key);
+        Ok(())
+    }
+
+    /// Makes an installed key the one that encrypts.
+    ///
+    /// # Errors
+    /// [`KeyringError::Unknown`].
+    pub fn use_key(&mut self, id: KeyId) -> Result<(), KeyringError> {
+        let at = self.keys.iter().position(|k| k.id == id).ok_or(KeyringError::Unknown { id })?;
+        self.keys[..=at].rotate_right(1);
+        Ok(())
+    }
+
+    /// Removes a key that is not in use.
+    ///
+    /// # Errors
+    /// [`KeyringError::Unknown`], [`KeyringError::InUse`].
+    pub fn remove(&mut self, id: KeyId) -> Result<(), KeyringError> {
+        match self.keys.iter().position(|k| k.id == id) {
+            None => Err(KeyringError::Unknown { id }),
+            Some(0) => Err(KeyringError::InUse { id }),
+            Some(at) => {
+                self.keys.remove(at);
+                Ok(())
+            }
+        }
+    }
+
+    /// Without a key nothing is encrypted.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.keys.is_empty()
+    }
+
+    /// The names of the keys; the one in use first.
+    pub fn ids(&self) -> impl Iterator<Item = KeyId> + '_ {
+        self.keys.iter().map(Key::id)
+    }
+
+    pub(crate) fn keys(&self) -> &[Key] {
+        &self.keys
+    }
+}
+
+fn parse_hex(text: &str) -> Option<[u8; KEY_BYTES]> {
+    let digits = text.as_bytes();
+    if digits.len() != 2 * KEY_BYTES {
+        return None;
+    }
+    let mut out = [0; KEY_BYTES];
+    for (byte, pair) in out.iter_mut().zip(digits.chunks_exact(2)) {
+        let high = char::from(pair[0]).to_digit(16)?;
+        let low = char::from(pair[1]).to_digit(16)?;
+        *byte = (high << 4 | low) as u8;
+    }
+    Some(out)
+}
+
+fn parse_base64(text: &str) -> Option<[u8; KEY_BYTES]> {
+    let digits = text.strip_suffix('=').unwrap_or(text).as_bytes();
+    // 32 bytes are 42 full characters and one of 4 bits.
+    if digits.len() != 43 {
+        return None;
+    }
+    let mut bits = 0u32;
+    let mut count = 0;
+    let mut out = Vec::with_capacity(KEY_BYTES);
+    for digit in digits {
+        let six = match digit {
+            b'A'..=b'Z' => digit - b'A',
+            b'a'..=b'z' => digit - b'a' + 26,
+            b'0'..=b'9' => digit - b'0' + 52,
+            b'+' | b'-' => 62,
+            b'/' | b'_' => 63,
+            _ => return None,
+        };
+        bits = bits << 6 | u32::from(six);
+        count += 6;
+        if count >= 8 {
+            count -= 8;
+            out.push((bits >> count) as u8);
+            bits &= (1 << count) - 1;
+        }
+    }
+    if bits != 0 {
+        return None;
+    }
+    out.try_into().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HEX: &str = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f";
+    const BASE64: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
+
+    #[test]
+    fn hex_and_base64_name_the_same_key() {
+        let hex = Key::parse(HEX).unwrap();
+        assert_eq!(hex, Key::parse(BASE64).unwrap());
+        assert_eq!(hex, Key::parse(BASE64.trim_end_matches('=')).unwrap());
+        let url = Key::parse("__________________________________________8").unwrap();
+        assert_eq!(url, Key::new([0xff; 32]));
+        for bad in ["", "00", &HEX[1..], "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh9=", "é"] {
+            assert_eq!(Key::parse(bad), Err(KeyringError::Key { line: 0 }), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_file_has_one_key_a_line_and_comments_and_errors_show_no_secret() {
+        let ring = Keyring::parse(&format!("# old\n{HEX} # first\n\n{}\n", "11".repeat(32))).unwrap();
+        assert_eq!(
+            ring.ids().collect::<Vec<_>>(),
+            [Key::parse(HEX).unwrap().id(), Key::new([0x11; 32]).id()]
+        );
+        assert_eq!(Keyring::parse("# nothing\n"), Err(KeyringError::Empty));
+        assert_eq!(Keyring::parse(&format!("\n{HEX}x")), Err(KeyringError::Key { line: 2 }));
+        assert!(matches!(Keyring::parse(&format!("{HEX}\n{BASE64}")), Err(KeyringError::Duplicate { .. })));
+        let many: String = (0..=KEYS_MAX).map(|i| format!("{i:02x}").repeat(32) + "\n").collect();
+        assert_eq!(Keyring::parse(&many), Err(KeyringError::TooMany));
+        assert!(!format!("{ring:?}").contains("000102"), "keys are never shown");
+    }
+
+    #[test]
+    fn rotation_installs_uses_removes() {
+        let (old, new) = (Key::new([1; 32]), Key::new([2; 32]));
+        let mut ring = Keyring::none();
+        ring.install(old.clone()).unwrap();
+        ring.install(new.clone()).unwrap();
+        assert_eq!(ring.keys()[0], old);
+        assert_eq!(ring.remove(old.id()), Err(KeyringError::InUse { id: old.id() }));
+        ring.use_key(new.id()).unwrap();
+        assert_eq!(ring.keys()[0], new);
+        ring.remove(old.id()).unwrap();
+        assert_eq!(ring.use_key(old.id()), Err(KeyringError::Unknown { id: old.id() }));
+    }
+}
