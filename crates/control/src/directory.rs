@@ -1,0 +1,128 @@
+//! The records this member has read, by what they say.
+
+use std::collections::BTreeMap;
+
+use ringway_topology::{NodeId, Phase};
+
+use crate::records::{MEMBER_KEY_PREFIX, MemberRecord, NODE_KEY_PREFIX, NodeRecord, RecordProblem};
+
+/// Everything the records say, in ascending order of id.
+#[derive(Debug)]
+pub(crate) struct Directory {
+    nodes: Shelf<NodeId, NodeRecord>,
+    members: Shelf<String, MemberRecord>,
+}
+
+/// What a record changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Change {
+    /// Nothing this member acts on.
+    Nothing,
+    /// The map's node table, and perhaps the placement.
+    Nodes,
+    /// What a member says of itself.
+    Member,
+}
+
+/// Why a record was not absorbed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    Unreadable(RecordProblem),
+    OverLimit,
+}
+
+impl From<RecordProblem> for Refusal {
+    fn from(problem: RecordProblem) -> Self {
+        Self::Unreadable(problem)
+    }
+}
+
+impl Directory {
+    /// A directory of at most `nodes_max` nodes and `members_max` members.
+    pub(crate) fn new(nodes_max: usize, members_max: usize) -> Self {
+        Self { nodes: Shelf::new(nodes_max), members: Shelf::new(members_max) }
+    }
+
+    /// Takes in one record. A key of neither kind changes nothing: newer members may gossip more than this one reads.
+    pub(crate) fn absorb(&mut self, key: &str, value: &[u8]) -> Result<Change, Refusal> {
+        if let Some(id) = key.strip_prefix(NODE_KEY_PREFIX) {
+            let record = NodeRecord::decode(value)?;
+            if record.id.as_str() != id {
+                return Err(RecordProblem::WrongKey.into());
+            }
+            let id = record.id.clone();
+            return self
+                .nodes
+                .put(id, record)
+                .map(|changed| if changed { Change::Nodes } else { Change::Nothing });
+        }
+        if let Some(id) = key.strip_prefix(MEMBER_KEY_PREFIX) {
+            let record = MemberRecord::decode(value)?;
+            // Member ids follow the rules of node ids.
+            if NodeId::new(id).is_err() {
+                return Err(RecordProblem::WrongKey.into());
+            }
+            let changed = self.members.put(id.to_owned(), record)?;
+            return Ok(if changed { Change::Member } else { Change::Nothing });
+        }
+        Ok(Change::Nothing)
+    }
+
+    /// Every node record, ascending by id.
+    pub(crate) fn nodes(&self) -> impl ExactSizeIterator<Item = &NodeRecord> {
+        self.nodes.entries.values()
+    }
+
+    /// The node records the placement reads, ascending by id.
+    pub(crate) fn active(&self) -> impl Iterator<Item = &NodeRecord> {
+        self.nodes().filter(|record| record.phase == Phase::Active)
+    }
+
+    /// Whether a node's record is known.
+    pub(crate) fn knows_node(&self, id: &NodeId) -> bool {
+        self.nodes.entries.contains_key(id)
+    }
+
+    /// Records that did not fit.
+    pub(crate) fn turned_away(&self) -> u64 {
+        self.nodes.turned_away + self.members.turned_away
+    }
+
+    /// What a member says of itself in its life `generation`; nothing from any other life.
+    pub(crate) fn member(&self, id: &str, generation: u64) -> Option<&MemberRecord> {
+        self.members.entries.get(id).filter(|record| record.generation == generation)
+    }
+}
+
+/// An ordered map of bounded size. Over the bound it keeps the smallest ids, so that members which met the same
+/// records in another order keep the same ones.
+#[derive(Debug)]
+struct Shelf<K, V> {
+    entries: BTreeMap<K, V>,
+    len_max: usize,
+    /// Entries that had to go or were never let in.
+    turned_away: u64,
+}
+
+impl<K: Ord + Clone, V: PartialEq> Shelf<K, V> {
+    fn new(len_max: usize) -> Self {
+        Self { entries: BTreeMap::new(), len_max, turned_away: 0 }
+    }
+
+    /// Puts an entry in its place; whether anything changed.
+    fn put(&mut self, key: K, value: V) -> Result<bool, Refusal> {
+        if let Some(held) = self.entries.get_mut(&key) {
+            let changed = *held != value;
+            *held = value;
+            return Ok(changed);
+        }
+        self.entries.insert(key.clone(), value);
+        if self.entries.len() <= self.len_max {
+            return Ok(true);
+        }
+        let evicted = self.entries.pop_last();
+        self.turned_away += 1;
+        // Somebody had to go; when it is another entry, the caller still has to act on the new one.
+        if evicted.is_some_and(|(evicted, _)| evicted == key) { Err(Refusal::OverLimit) } else { Ok(true) }
+    }
+}

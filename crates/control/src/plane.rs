@@ -1,0 +1,673 @@
+//! The control path, top-down: input → gossip → records → placement → map → publish.
+//!
+//! ```text
+//! datagram | stream | timer | command
+//!        │ handle_*
+//!        ▼
+//!     gossip ──events──▶ absorb: health changes · records into the directory · readiness
+//!                           │
+//!                           ▼ settle
+//!        health changed ──▶ same claims, new health ─┐  (at once, at most every HEALTH_GAP)
+//!        records changed ─▶ debounce ─▶ placement ───┤  (quiet 100 ms, at the latest after 250 ms)
+//!                                                    ▼
+//!                                               poll_publish
+//! ```
+//!
+//! *Invariants.* Health never moves data: only node records reach the placement. Nothing is published before this
+//! member is ready, and it is not ready before a map of everything it knows is published. The same records give
+//! the same digest, whatever the order they came in.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ringway_gossip::{Config, Event, Gossip, Identity, Keyring, State, Transmit};
+use ringway_topology::{ClusterSettings, Health, Map, NODES_MAX, NodeEntry, NodeId, Ownership};
+use thiserror::Error;
+
+use crate::debounce::Debounce;
+use crate::directory::{Change, Directory, Refusal};
+use crate::own::{OwnRecords, Statement};
+use crate::ownership::Owners;
+use crate::readiness::Gate;
+use crate::records::{MemberKind, MemberRecord, NODE_KEY_PREFIX, NodeRecord};
+use crate::view::{ClusterView, FatalReason, MemberStatus, PlaneEvent, PlaneStats, Readiness};
+
+/// How long records must stand still before the placement runs, unless configured.
+pub const DEBOUNCE_MIN_DEFAULT: Duration = Duration::from_millis(100);
+/// How long a stream of changes can put the placement off, unless configured.
+pub const DEBOUNCE_MAX_DEFAULT: Duration = Duration::from_millis(250);
+/// Shortest time between two maps that differ in health only: a mass failure costs a few maps, not one per node.
+pub const HEALTH_GAP: Duration = Duration::from_millis(10);
+/// Shortest time between two corrections of a record about ourselves that somebody else wrote.
+pub const REASSERT_GAP: Duration = Duration::from_secs(1);
+/// Shortest time between two requests for full state to ready members, while not ready.
+pub const RESYNC_GAP: Duration = Duration::from_millis(500);
+/// Most member records kept: every node and as many routers.
+pub const MEMBER_RECORDS_MAX: usize = 2 * NODES_MAX;
+/// Most events waiting to be collected; the oldest is dropped, and counted, to make room.
+pub const EVENTS_MAX: usize = 4_096;
+
+/// What a plane is made of.
+#[derive(Debug)]
+pub struct PlaneOptions {
+    /// What every member must agree on.
+    pub settings: ClusterSettings,
+    /// Gossip's timers and limits.
+    pub gossip: Config,
+    /// This member's name, life and gossip address.
+    pub identity: Identity,
+    /// Keys of the gossip group.
+    pub keyring: Keyring,
+    /// Seed of all randomness.
+    pub seed: u64,
+    /// Whether this member can own partitions.
+    pub kind: MemberKind,
+    /// What the placement shall read of this member: given for nodes, `None` for routers.
+    pub local: Option<NodeRecord>,
+    /// Where this member answers operators.
+    pub admin: Option<SocketAddr>,
+    /// This member's software version, for people.
+    pub version: String,
+    /// The nodes the cluster forms of; empty for a router, a node alone, and a node that joins a standing cluster.
+    pub bootstrap: Vec<NodeId>,
+    /// Whether seeds are configured: a node without seeds and without bootstrap is a cluster of one.
+    pub seeds_configured: bool,
+    /// What [`Plane::lasting_records`] gave in an earlier life: key, version, value.
+    pub restored: Vec<(String, u64, Vec<u8>)>,
+    /// How long records must stand still before the placement runs. Range 0–10 s, default [`DEBOUNCE_MIN_DEFAULT`].
+    pub debounce_min: Duration,
+    /// How long changes can put it off. At least `debounce_min`, default [`DEBOUNCE_MAX_DEFAULT`].
+    pub debounce_max: Duration,
+}
+
+/// Why a plane could not be made. Nothing happened yet.
+#[derive(Debug, Error)]
+pub enum PlaneError {
+    /// Claims are not implemented yet, and derived ownership would move keys without their data.
+    #[error("ownership: claimed is not supported yet; set cluster.ownership to derived")]
+    ClaimedOwnership,
+    /// A node must have a node record, a router must not, and its id must be the member's.
+    #[error("the node record and the identity of this member do not belong together: {0}")]
+    Identity(String),
+    /// The node record does not fit gossip.
+    #[error("this member's own record cannot be gossiped: {0}")]
+    OwnRecord(String),
+    /// A gossip setting is out of range.
+    #[error("gossip settings: {0}")]
+    Config(String),
+}
+
+/// What the process asks of its plane.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Command {
+    /// Exchange full state with whoever is at these addresses.
+    Join(Vec<SocketAddr>),
+    /// Say goodbye. Ends nothing but this member's presence: its node record stays.
+    Leave,
+}
+
+/// The control plane of one member. See the [module](self) for how it works.
+#[derive(Debug)]
+pub struct Plane {
+    settings: Arc<ClusterSettings>,
+    gossip: Gossip,
+    identity: Identity,
+    kind: MemberKind,
+    admin: Option<SocketAddr>,
+    version: String,
+
+    directory: Directory,
+    own: OwnRecords,
+    owners: Owners,
+
+    gate: Gate,
+    gate_stale: bool,
+    synced_with: Vec<Arc<str>>,
+    resync_at: Option<Duration>,
+    readiness: Readiness,
+    fatal: bool,
+
+    rebuild: Debounce,
+    health_stale: bool,
+    health_not_before: Duration,
+    map: Arc<Map>,
+    unpublished: Option<Arc<Map>>,
+    confirmed_at: Option<Duration>,
+
+    events: VecDeque<PlaneEvent>,
+    view_changed: bool,
+    records_changed: bool,
+    stats: PlaneStats,
+}
+
+impl Plane {
+    /// Makes the plane of a member and says what it is. Nothing is sent before [`Self::poll_transmit`] is called.
+    ///
+    /// # Errors
+    /// [`PlaneError`]: the options contradict each other. A restored record that cannot be read is refused and
+    /// counted like one from the network, not an error.
+    pub fn new(options: PlaneOptions, now: Duration) -> Result<Self, PlaneError> {
+        check(&options)?;
+        let PlaneOptions { settings, gossip, identity, keyring, seed, .. } = options;
+        let settings = Arc::new(settings);
+        let terms = settings.terms().into_bytes();
+        let gossip = Gossip::new(gossip, settings.name.as_str(), terms, identity.clone(), keyring, seed, now);
+        let mut plane = Self {
+            gossip,
+            directory: Directory::new(NODES_MAX, MEMBER_RECORDS_MAX),
+            own: OwnRecords::new(identity.generation),
+            owners: Owners::new(&settings),
+            gate: Gate::new(options.kind, options.bootstrap, options.seeds_configured),
+            gate_stale: true,
+            synced_with: Vec::new(),
+            resync_at: None,
+            readiness: Readiness::NotReady { reason: "starting".to_owned() },
+            fatal: false,
+            rebuild: Debounce::new(options.debounce_min, options.debounce_max),
+            health_stale: false,
+            health_not_before: Duration::ZERO,
+            map: Arc::new(Map::empty(Arc::clone(&settings))),
+            unpublished: None,
+            confirmed_at: None,
+            events: VecDeque::new(),
+            view_changed: true,
+            records_changed: false,
+            stats: PlaneStats::default(),
+            settings,
+            identity,
+            kind: options.kind,
+            admin: options.admin,
+            version: options.version,
+        };
+        plane.restore(now, options.restored);
+        if let Some(record) = &options.local {
+            plane.say(now, record.key(), record.encode()).map_err(PlaneError::OwnRecord)?;
+        }
+        plane.say_member_record(now).map_err(PlaneError::OwnRecord)?;
+        plane.pump(now);
+        Ok(plane)
+    }
+
+    /// Takes in one datagram. Any bytes are fine.
+    pub fn handle_datagram(&mut self, now: Duration, from: SocketAddr, bytes: &[u8]) {
+        if self.fatal {
+            return;
+        }
+        self.gossip.handle_datagram(now, from, bytes);
+        self.pump(now);
+    }
+
+    /// Takes in one request that came by stream; the reply to write back, if there is one. Any bytes are fine.
+    pub fn handle_stream_request(
+        &mut self,
+        now: Duration,
+        from: SocketAddr,
+        bytes: &[u8],
+    ) -> Option<Vec<u8>> {
+        if self.fatal {
+            return None;
+        }
+        let reply = self.gossip.handle_stream_request(now, from, bytes);
+        self.pump(now);
+        reply
+    }
+
+    /// Takes in the reply to a request this member sent by stream. Any bytes are fine.
+    pub fn handle_stream_response(&mut self, now: Duration, from: SocketAddr, bytes: &[u8]) {
+        if self.fatal {
+            return;
+        }
+        self.gossip.handle_stream_response(now, from, bytes);
+        self.pump(now);
+    }
+
+    /// Does what is due. Calling early is harmless. Drain the sockets first: an answer that waits in one may save a
+    /// member from being suspected.
+    pub fn handle_timeout(&mut self, now: Duration) {
+        if self.fatal {
+            return;
+        }
+        self.gossip.handle_timeout(now);
+        self.pump(now);
+    }
+
+    /// Does what the process asks.
+    pub fn handle_command(&mut self, now: Duration, command: Command) {
+        if self.fatal {
+            return;
+        }
+        match command {
+            Command::Join(addresses) => self.gossip.join(now, &addresses),
+            Command::Leave => self.gossip.leave(now),
+        }
+        self.pump(now);
+    }
+
+    /// The next packet to send.
+    pub fn poll_transmit(&mut self) -> Option<Transmit> {
+        self.gossip.poll_transmit()
+    }
+
+    /// When [`Self::handle_timeout`] is due, if ever.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Duration> {
+        if self.fatal {
+            return None;
+        }
+        let ready = self.readiness.is_ready();
+        let rebuild = self.rebuild.due().filter(|_| ready);
+        let health = (ready && self.health_stale).then_some(self.health_not_before);
+        let resync = self.resync_at.filter(|_| !ready);
+        [self.gossip.poll_timeout(), rebuild, health, self.own.due(), resync].into_iter().flatten().min()
+    }
+
+    /// The map to publish, if there is a newer one than this returned last. Maps in between are skipped.
+    pub fn poll_publish(&mut self) -> Option<Arc<Map>> {
+        let map = self.unpublished.take()?;
+        self.stats.maps_published += 1;
+        Some(map)
+    }
+
+    /// What happened since the last call, oldest first.
+    pub fn poll_event(&mut self) -> Option<PlaneEvent> {
+        if let Some(event) = self.events.pop_front() {
+            return Some(event);
+        }
+        if std::mem::take(&mut self.records_changed) {
+            return Some(PlaneEvent::RecordsChanged);
+        }
+        std::mem::take(&mut self.view_changed).then_some(PlaneEvent::Changed)
+    }
+
+    /// Whether this member may serve.
+    #[must_use]
+    pub fn readiness(&self) -> &Readiness {
+        &self.readiness
+    }
+
+    /// The map published last, or about to be; empty until this member is ready.
+    #[must_use]
+    pub fn map(&self) -> &Arc<Map> {
+        &self.map
+    }
+
+    /// The records that outlive this process: what a restarted member hands back as [`PlaneOptions::restored`], so
+    /// that the placement survives a restart of everybody even while a node is still down.
+    pub fn lasting_records(&self) -> Vec<(String, u64, Vec<u8>)> {
+        let records = self.gossip.records().filter(|record| is_lasting(record.key));
+        records.map(|record| (record.key.to_owned(), record.version, record.value.to_vec())).collect()
+    }
+
+    /// The group as this member sees it.
+    ///
+    /// *Cost*: an allocation per member.
+    #[must_use]
+    pub fn view(&self, now: Duration) -> ClusterView {
+        let members = self.gossip.members().map(|member| {
+            let said = self.directory.member(member.id, member.generation);
+            MemberStatus {
+                id: member.id.to_owned(),
+                kind: said.map(|said| said.kind),
+                gossip: member.addr,
+                admin: said.and_then(|said| said.admin),
+                state: member.state,
+                generation: member.generation,
+                incarnation: member.incarnation,
+                ready: said.is_some_and(|said| said.ready),
+                version: said.map(|said| said.version.clone()).unwrap_or_default(),
+                since: member.since,
+            }
+        });
+        ClusterView {
+            members: members.collect(),
+            readiness: self.readiness.clone(),
+            stats: self.gossip.stats().clone(),
+            plane: PlaneStats { records_over_limit: self.directory.turned_away(), ..self.stats },
+            confirmed_at: self.confirmed_at,
+            taken_at: now,
+        }
+    }
+
+    /// Absorbs what gossip has to say and acts on it, until both are quiet.
+    ///
+    /// Acting can make gossip speak again, but only a bounded number of times: becoming ready happens once, and
+    /// corrections and resynchronisations have their gaps.
+    fn pump(&mut self, now: Duration) {
+        loop {
+            while let Some(event) = self.gossip.poll_event() {
+                self.absorb(now, event);
+            }
+            if self.fatal || !self.settle(now) {
+                return;
+            }
+        }
+    }
+
+    fn absorb(&mut self, now: Duration, event: Event) {
+        match event {
+            Event::Up { id, addr, generation } => {
+                self.member_changed(PlaneEvent::MemberUp { id, address: addr, generation });
+            }
+            Event::Suspect { id } => self.member_changed(PlaneEvent::MemberSuspect { id }),
+            Event::Dead { id, cause } => {
+                self.member_changed(PlaneEvent::MemberDead { id, cause });
+            }
+            Event::Left { id } => self.member_changed(PlaneEvent::MemberLeft { id }),
+            Event::Forgotten { id } => self.member_changed(PlaneEvent::MemberForgotten { id }),
+            Event::Record { key, version, value } => {
+                self.own.met(&key, version, &value);
+                self.absorb_record(now, &key, &value);
+            }
+            Event::RecordConflict { key, version } => {
+                self.stats.record_conflicts += 1;
+                self.emit(PlaneEvent::RecordConflict { key: key.to_string(), version });
+            }
+            Event::Synced { with } => {
+                self.confirmed_at = Some(now);
+                self.synced_with.push(with);
+                self.gate_stale = true;
+            }
+            Event::Conflict { id, here, there, newcomer } => self.absorb_conflict(id, here, there, newcomer),
+            Event::Refused { by, terms } => self.absorb_refusal(by, &terms),
+            Event::Isolated(isolated) => self.emit(PlaneEvent::Isolated(isolated)),
+            Event::Health(_) => self.view_changed = true,
+        }
+    }
+
+    /// Health chooses among owners and never changes who owns: no placement follows from this.
+    fn member_changed(&mut self, event: PlaneEvent) {
+        self.health_stale = true;
+        self.gate_stale = true;
+        self.view_changed = true;
+        self.emit(event);
+    }
+
+    fn absorb_record(&mut self, now: Duration, key: &str, value: &[u8]) {
+        match self.directory.absorb(key, value) {
+            Ok(Change::Nothing) => return,
+            Ok(Change::Nodes) => self.rebuild.note(now),
+            Ok(Change::Member) => {}
+            Err(Refusal::Unreadable(problem)) => {
+                self.stats.records_refused += 1;
+                self.emit(PlaneEvent::RecordRefused { key: key.to_owned(), problem });
+            }
+            Err(Refusal::OverLimit) => self.emit(PlaneEvent::RecordOverLimit { key: key.to_owned() }),
+        }
+        self.records_changed |= is_lasting(key);
+        self.gate_stale = true;
+        self.view_changed = true;
+    }
+
+    fn absorb_conflict(&mut self, id: Arc<str>, here: SocketAddr, there: SocketAddr, newcomer: bool) {
+        self.stats.id_conflicts += 1;
+        if newcomer {
+            self.die(FatalReason::IdConflict { id: id.to_string(), here, there });
+        } else {
+            self.emit(PlaneEvent::Conflict { id, here, there });
+        }
+    }
+
+    /// Whoever has exchanged state under its settings belongs to the cluster, and the other is the odd one out.
+    fn absorb_refusal(&mut self, by: SocketAddr, terms: &[u8]) {
+        self.stats.terms_refused += 1;
+        let differences = self.settings.differences(terms);
+        if self.confirmed_at.is_none() && !differences.is_empty() {
+            self.die(FatalReason::TermsRefused { by, differences });
+        } else {
+            self.emit(PlaneEvent::TermsDiffer { by, differences });
+        }
+    }
+
+    fn die(&mut self, reason: FatalReason) {
+        self.fatal = true;
+        self.readiness = Readiness::NotReady { reason: reason.to_string() };
+        self.view_changed = true;
+        self.emit(PlaneEvent::Fatal(reason));
+    }
+
+    /// Acts on everything that is due. Whether gossip may have something new to say.
+    fn settle(&mut self, now: Duration) -> bool {
+        let spoke = self.reassert(now) | self.seek_readiness(now);
+        if !self.readiness.is_ready() {
+            return spoke;
+        }
+        if self.rebuild.take(now) {
+            self.build_map(now);
+        } else if self.health_stale && now >= self.health_not_before {
+            self.refresh_health(now);
+        }
+        spoke
+    }
+
+    fn reassert(&mut self, now: Duration) -> bool {
+        let statements = self.own.reassert(now);
+        let spoke = !statements.is_empty();
+        for statement in statements {
+            self.stats.own_records_reasserted += 1;
+            self.emit(PlaneEvent::OwnRecordReasserted {
+                key: statement.key.clone(),
+                version: statement.version,
+            });
+            // A refusal is reported by `spread`; the next contradiction tries again.
+            let _ = self.spread(now, statement);
+        }
+        spoke
+    }
+
+    /// Becomes ready when the rule allows it; else asks a ready member for its state. Whether it did either.
+    fn seek_readiness(&mut self, now: Duration) -> bool {
+        let resync_due = self.resync_at.is_some_and(|at| at <= now);
+        if self.readiness.is_ready() || !(self.gate_stale || resync_due) {
+            return false;
+        }
+        self.gate_stale = false;
+        if self.synced_with.drain(..).any(|id| is_ready_peer(&self.gossip, &self.directory, &id)) {
+            self.gate.synced_with_ready();
+        }
+        let others: Vec<&str> =
+            self.gossip.members().map(|member| member.id).filter(|id| *id != &*self.identity.id).collect();
+        match self.gate.check(&self.directory, &others) {
+            Ok(()) => {
+                self.become_ready(now);
+                true
+            }
+            Err(reason) => {
+                let readiness = Readiness::NotReady { reason };
+                self.view_changed |= self.readiness != readiness;
+                self.readiness = readiness;
+                self.resync(now)
+            }
+        }
+    }
+
+    /// The map first, then the word: whoever sees this member ready sees a complete map.
+    fn become_ready(&mut self, now: Duration) {
+        self.rebuild.clear();
+        self.build_map(now);
+        self.readiness = Readiness::Ready;
+        self.view_changed = true;
+        self.emit(PlaneEvent::Ready);
+        // A refusal is reported by `spread`; being ready does not depend on others knowing it.
+        let _ = self.say_member_record(now);
+    }
+
+    /// A member we have met became ready after our last exchange with it: ask it for its state again.
+    fn resync(&mut self, now: Duration) -> bool {
+        if self.resync_at.is_some_and(|at| at > now) {
+            return false;
+        }
+        let ready = self.gossip.members().filter(|member| {
+            *member.id != *self.identity.id && is_ready_peer(&self.gossip, &self.directory, member.id)
+        });
+        let Some(address) = ready.map(|member| member.addr).next() else {
+            self.resync_at = None;
+            return false;
+        };
+        self.resync_at = Some(now + RESYNC_GAP);
+        self.gossip.join(now, &[address]);
+        true
+    }
+
+    /// Runs the placement over the node records and makes a map of the outcome.
+    fn build_map(&mut self, now: Duration) {
+        let health = HealthByName::of(&self.gossip);
+        let claims = self.owners.claims(&self.directory);
+        let nodes = self.directory.nodes().map(|record| NodeEntry {
+            id: record.id.clone(),
+            zone: record.zone.clone(),
+            weight: record.weight,
+            store: record.store,
+            data: record.data,
+            peer: record.peer,
+            phase: record.phase,
+            health: health.get(&record.id),
+        });
+        let map = Map::new(Arc::clone(&self.settings), nodes.collect(), claims);
+        self.stats.placements = self.owners.placements();
+        self.health_refreshed(now);
+        self.offer(map);
+    }
+
+    /// The same claims, seen with what membership believes now.
+    fn refresh_health(&mut self, now: Duration) {
+        let health = HealthByName::of(&self.gossip);
+        let map = self.map.with_health(|node| health.get(&node.id));
+        self.health_refreshed(now);
+        self.offer(map);
+    }
+
+    fn health_refreshed(&mut self, now: Duration) {
+        self.health_stale = false;
+        self.health_not_before = now + HEALTH_GAP;
+    }
+
+    /// Publishes a map unless it says what the one before it said.
+    fn offer(&mut self, map: Map) {
+        if map.digest() == self.map.digest() && map.nodes() == self.map.nodes() {
+            return;
+        }
+        self.map = Arc::new(map);
+        self.unpublished = Some(Arc::clone(&self.map));
+        self.view_changed = true;
+    }
+
+    fn restore(&mut self, now: Duration, records: Vec<(String, u64, Vec<u8>)>) {
+        for (key, version, value) in records {
+            if !is_lasting(&key) {
+                continue;
+            }
+            self.own.met(&key, version, &value);
+            match self.gossip.set_record(now, &key, version, value.clone()) {
+                Ok(()) => self.absorb_record(now, &key, &value),
+                Err(error) => {
+                    self.stats.records_refused += 1;
+                    self.emit(PlaneEvent::RecordNotSpread { key, error: error.to_string() });
+                }
+            }
+        }
+    }
+
+    fn say_member_record(&mut self, now: Duration) -> Result<(), String> {
+        let record = MemberRecord {
+            kind: self.kind,
+            generation: self.identity.generation,
+            ready: self.readiness.is_ready(),
+            admin: self.admin,
+            version: self.version.clone(),
+        };
+        self.say(now, MemberRecord::key(&self.identity.id), record.encode())
+    }
+
+    fn say(&mut self, now: Duration, key: String, value: Vec<u8>) -> Result<(), String> {
+        let met = self.gossip.record(&key).map(|record| record.version);
+        let statement = self.own.say(key, value, met);
+        self.spread(now, statement)
+    }
+
+    /// Hands a record of ours to gossip, and reads it like everybody else will.
+    fn spread(&mut self, now: Duration, statement: Statement) -> Result<(), String> {
+        let Statement { key, version, value } = statement;
+        match self.gossip.set_record(now, &key, version, value.clone()) {
+            Ok(()) => {
+                self.absorb_record(now, &key, &value);
+                Ok(())
+            }
+            Err(error) => {
+                let error = error.to_string();
+                self.emit(PlaneEvent::RecordNotSpread { key, error: error.clone() });
+                Err(error)
+            }
+        }
+    }
+
+    fn emit(&mut self, event: PlaneEvent) {
+        if self.events.len() >= EVENTS_MAX {
+            self.events.pop_front();
+            self.stats.events_dropped += 1;
+        }
+        self.events.push_back(event);
+    }
+}
+
+fn check(options: &PlaneOptions) -> Result<(), PlaneError> {
+    if options.settings.ownership == Ownership::Claimed {
+        return Err(PlaneError::ClaimedOwnership);
+    }
+    let id = &*options.identity.id;
+    NodeId::new(id).map_err(|error| PlaneError::Identity(error.to_string()))?;
+    match (options.kind, &options.local) {
+        (MemberKind::Node, Some(record)) if record.id.as_str() == id => {}
+        (MemberKind::Node, Some(record)) => {
+            return Err(PlaneError::Identity(format!("the record is of {}, the member is {id}", record.id)));
+        }
+        (MemberKind::Node, None) => {
+            return Err(PlaneError::Identity(format!("node {id} has no node record")));
+        }
+        (MemberKind::Router, None) => {}
+        (MemberKind::Router, Some(_)) => {
+            return Err(PlaneError::Identity(format!("router {id} has a node record")));
+        }
+    }
+    options.gossip.validate().map_err(|errors| {
+        PlaneError::Config(errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))
+    })
+}
+
+/// Whether a record outlives the process that wrote it.
+fn is_lasting(key: &str) -> bool {
+    key.starts_with(NODE_KEY_PREFIX)
+}
+
+/// Whether a member is alive and calls itself ready in the life that is alive.
+fn is_ready_peer(gossip: &Gossip, directory: &Directory, id: &str) -> bool {
+    gossip.members().any(|member| {
+        member.id == id
+            && member.state == State::Alive
+            && directory.member(id, member.generation).is_some_and(|said| said.ready)
+    })
+}
+
+/// What membership believes of everybody it knows.
+struct HealthByName<'a>(BTreeMap<&'a str, Health>);
+
+impl<'a> HealthByName<'a> {
+    fn of(gossip: &'a Gossip) -> Self {
+        let health = gossip.members().map(|member| {
+            let health = match member.state {
+                State::Alive => Health::Alive,
+                State::Suspect => Health::Suspect,
+                State::Dead => Health::Dead,
+                State::Left => Health::Left,
+            };
+            (member.id, health)
+        });
+        Self(health.collect())
+    }
+
+    /// A node known by its record only has not been seen yet, or not for very long.
+    fn get(&self, id: &NodeId) -> Health {
+        self.0.get(id.as_str()).copied().unwrap_or(Health::Unknown)
+    }
+}

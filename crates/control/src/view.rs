@@ -1,0 +1,243 @@
+//! What the outside sees of the control plane: the members, readiness, and what happened.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ringway_gossip::{DeadCause, State, Stats};
+
+use crate::records::{MemberKind, RecordProblem};
+
+/// Whether a member may serve.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Readiness {
+    /// It knows the cluster's first complete map.
+    Ready,
+    /// Not yet, or not any more.
+    NotReady {
+        /// What it is waiting for, for people.
+        reason: String,
+    },
+}
+
+impl Readiness {
+    /// Whether this is [`Readiness::Ready`].
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        matches!(self, Self::Ready)
+    }
+}
+
+impl fmt::Display for Readiness {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ready => f.write_str("ready"),
+            Self::NotReady { reason } => write!(f, "not ready: {reason}"),
+        }
+    }
+}
+
+/// One member as this one sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MemberStatus {
+    /// Its name.
+    pub id: String,
+    /// Node or router; `None` until its record has arrived.
+    pub kind: Option<MemberKind>,
+    /// Where it gossips.
+    pub gossip: SocketAddr,
+    /// Where it answers operators.
+    pub admin: Option<SocketAddr>,
+    /// What membership believes of it.
+    pub state: State,
+    /// Which life of it.
+    pub generation: u64,
+    /// Which refutation within that life.
+    pub incarnation: u64,
+    /// Whether it calls itself ready in this life.
+    pub ready: bool,
+    /// Its software version; empty until its record has arrived.
+    pub version: String,
+    /// When it took on `state`, on this process's monotonic clock.
+    pub since: Duration,
+}
+
+/// A consistent picture of the group. Taken whole: cheap to share, never changes.
+#[derive(Debug, Clone)]
+pub struct ClusterView {
+    /// Every known member, this one included, ascending by id.
+    pub members: Vec<MemberStatus>,
+    /// Whether this member may serve.
+    pub readiness: Readiness,
+    /// Gossip's counters.
+    pub stats: Stats,
+    /// The plane's counters.
+    pub plane: PlaneStats,
+    /// When a peer last confirmed what this member knows; `None` before the first time and for a member alone.
+    pub confirmed_at: Option<Duration>,
+    /// When this picture was taken, on the same clock.
+    pub taken_at: Duration,
+}
+
+/// What the plane counts. All of them only grow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct PlaneStats {
+    /// Maps published.
+    pub maps_published: u64,
+    /// Times the placement ran.
+    pub placements: u64,
+    /// Records ignored because they could not be read.
+    pub records_refused: u64,
+    /// Records ignored because too many were known already.
+    pub records_over_limit: u64,
+    /// Records of which two different values with one version were met.
+    pub record_conflicts: u64,
+    /// Times a record about ourselves, written by somebody else or in an earlier life, was overridden.
+    pub own_records_reasserted: u64,
+    /// Second processes seen with the id of a member.
+    pub id_conflicts: u64,
+    /// Members refused, or refusing us, over the cluster's settings.
+    pub terms_refused: u64,
+    /// Events nobody collected in time.
+    pub events_dropped: u64,
+}
+
+/// Why this process must not go on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FatalReason {
+    /// The cluster runs under other settings.
+    TermsRefused {
+        /// Who refused.
+        by: SocketAddr,
+        /// The settings that differ: name, our value, their value.
+        differences: Vec<(String, String, String)>,
+    },
+    /// Another living process has this member's id.
+    IdConflict {
+        /// The id.
+        id: String,
+        /// Our gossip address.
+        here: SocketAddr,
+        /// The other process's gossip address.
+        there: SocketAddr,
+    },
+}
+
+impl fmt::Display for FatalReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TermsRefused { by, differences } => {
+                write!(f, "the cluster at {by} runs under other settings: ")?;
+                for (i, (name, ours, theirs)) in differences.iter().enumerate() {
+                    let separator = if i == 0 { "" } else { "; " };
+                    write!(f, "{separator}{name} is {ours:?} here and {theirs:?} there")?;
+                }
+                Ok(())
+            }
+            Self::IdConflict { id, here, there } => {
+                write!(
+                    f,
+                    "another living process has the id {id}: it gossips at {there}, this one at {here}; \
+                     stop it or give this one another id"
+                )
+            }
+        }
+    }
+}
+
+/// What happened, in order, for logs and shells.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PlaneEvent {
+    /// The process must stop serving and exit. Nothing comes after it.
+    Fatal(FatalReason),
+    /// [`crate::Plane::view`] has something new to show. Repeats are merged.
+    Changed,
+    /// The records worth keeping for the next life changed: see [`crate::Plane::lasting_records`]. Repeats are merged.
+    RecordsChanged,
+    /// This member may serve from now on; its map is published before this is said.
+    Ready,
+    /// A member is alive, or alive again.
+    MemberUp {
+        /// Its name.
+        id: Arc<str>,
+        /// Where it gossips.
+        address: SocketAddr,
+        /// Which life of it.
+        generation: u64,
+    },
+    /// A member did not answer probes.
+    MemberSuspect {
+        /// Its name.
+        id: Arc<str>,
+    },
+    /// A member did not refute a suspicion in time.
+    MemberDead {
+        /// Its name.
+        id: Arc<str>,
+        /// How this was found out.
+        cause: DeadCause,
+    },
+    /// A member said goodbye.
+    MemberLeft {
+        /// Its name.
+        id: Arc<str>,
+    },
+    /// A member was dead for so long that gossip forgot it. Its node record stays.
+    MemberForgotten {
+        /// Its name.
+        id: Arc<str>,
+    },
+    /// This member hears nobody, or hears somebody again.
+    Isolated(bool),
+    /// A second process with the id of a member was seen. When the newcomer is this process, a
+    /// [`PlaneEvent::Fatal`] comes instead.
+    Conflict {
+        /// The id.
+        id: Arc<str>,
+        /// The address that keeps the id.
+        here: SocketAddr,
+        /// The newcomer's address.
+        there: SocketAddr,
+    },
+    /// A process under other settings refused us although we belong to a cluster: it is the odd one out.
+    TermsDiffer {
+        /// Who it is.
+        by: SocketAddr,
+        /// The settings that differ: name, our value, their value.
+        differences: Vec<(String, String, String)>,
+    },
+    /// A record was ignored.
+    RecordRefused {
+        /// Its key.
+        key: String,
+        /// Why.
+        problem: RecordProblem,
+    },
+    /// Too many records of one kind; this one was ignored.
+    RecordOverLimit {
+        /// Its key.
+        key: String,
+    },
+    /// Two values of a record under one version; the greater bytes count.
+    RecordConflict {
+        /// Its key.
+        key: String,
+        /// The version both bear.
+        version: u64,
+    },
+    /// Gossip would not take a record of ours or from our record file.
+    RecordNotSpread {
+        /// Its key.
+        key: String,
+        /// Why.
+        error: String,
+    },
+    /// A record about ourselves that we did not write was overridden.
+    OwnRecordReasserted {
+        /// Its key.
+        key: String,
+        /// The version that overrides it.
+        version: u64,
+    },
+}
