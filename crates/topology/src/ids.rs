@@ -11,7 +11,9 @@ pub const NAME_BYTES_MAX: usize = 63;
 
 /// Why a string is not a name.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
-#[error("`{value}` is not a name: {problem}; a name is 1 to 63 of a-z, 0-9, `.` and `-`, and starts and ends with a letter or digit")]
+#[error(
+    "`{value}` is not a name: {problem}; a name is 1 to 63 of a-z, 0-9, `.` and `-`, and starts and ends with a letter or digit"
+)]
 pub struct NameError {
     /// The refused string, cut to 80 characters.
     pub value: String,

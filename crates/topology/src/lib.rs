@@ -9,6 +9,8 @@ pub mod ids;
 pub mod keyhash;
 pub mod map;
 pub mod membership;
+pub mod placement;
+pub mod plan;
 pub mod settings;
 pub mod snapshot;
 
@@ -17,7 +19,9 @@ pub use ids::{
 };
 pub use keyhash::KeyHasher;
 pub use map::{Health, Map, MapDigest, NodeEntry, OwnerRow, Phase};
-pub use membership::{Membership, PlacementNode, Weight};
+pub use membership::{Membership, MembershipDigest, PlacementNode, Weight};
+pub use placement::{Placement, PlacementDigest, PlacementParams};
+pub use plan::{Plan, PlanDigest};
 pub use settings::{Algorithm, ClusterSettings, Ownership, PartitionCount};
 pub use snapshot::{SnapshotCell, SnapshotReader};
 

@@ -8,6 +8,7 @@ use xxhash_rust::xxh3::Xxh3;
 use crate::ids::{Epoch, NodeId, NodeIndex, Partition, StoreId, ZoneName};
 use crate::keyhash::KeyHasher;
 use crate::membership::Weight;
+use crate::placement::Placement;
 use crate::settings::ClusterSettings;
 use crate::{NODES_MAX, REPLICAS_MAX};
 
@@ -155,12 +156,57 @@ impl ClaimTable {
         row
     }
 
+    fn set(&mut self, partition: Partition, epoch: Epoch, owners: &[NodeIndex]) {
+        let start = partition.0 as usize * self.stride;
+        let Some(row) = self.owners.get_mut(start..start + self.stride) else { return };
+        for (at, slot) in row.iter_mut().enumerate() {
+            *slot = owners.get(at).map_or(NOBODY, |node| node.0);
+        }
+        let partitions = self.owners.len() / self.stride;
+        self.epochs.set(partition.0 as usize, epoch, partitions);
+    }
+
+    /// Bytes of the owners and epochs.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        let epochs = match &self.epochs {
+            Epochs::Uniform(_) => 0,
+            Epochs::Narrow(epochs) => size_of_val(&**epochs),
+            Epochs::Wide(epochs) => size_of_val(&**epochs),
+        };
+        size_of_val(&*self.owners) + epochs
+    }
+
     fn epoch(&self, partition: Partition) -> Epoch {
         let index = partition.0 as usize;
         match &self.epochs {
             Epochs::Uniform(epoch) => *epoch,
             Epochs::Narrow(epochs) => Epoch(epochs.get(index).copied().unwrap_or_default().into()),
             Epochs::Wide(epochs) => Epoch(epochs.get(index).copied().unwrap_or_default()),
+        }
+    }
+}
+
+impl Epochs {
+    /// Sets one epoch, in the narrowest form that holds all of them.
+    fn set(&mut self, index: usize, epoch: Epoch, partitions: usize) {
+        let narrow = u16::try_from(epoch.0);
+        if let Self::Uniform(all) = *self {
+            if all == epoch {
+                return;
+            }
+            *self = match u16::try_from(all.0) {
+                Ok(all) if narrow.is_ok() => Self::Narrow(vec![all; partitions].into()),
+                _ => Self::Wide(vec![all.0; partitions].into()),
+            };
+        }
+        if let (Self::Narrow(epochs), Err(_)) = (&*self, narrow) {
+            *self = Self::Wide(epochs.iter().map(|&epoch| epoch.into()).collect());
+        }
+        match (self, narrow) {
+            (Self::Narrow(epochs), Ok(narrow)) => epochs[index] = narrow,
+            (Self::Wide(epochs), _) => epochs[index] = epoch.0,
+            (Self::Uniform(_) | Self::Narrow(_), _) => {}
         }
     }
 }
@@ -186,6 +232,45 @@ impl Map {
         debug_assert!(claims.owners.iter().all(|&n| n == NOBODY || usize::from(n) < nodes.len()));
         let digest = digest(&settings, &nodes, &claims);
         Self { hasher: KeyHasher::new(&settings), settings, claims, nodes: nodes.into(), digest }
+    }
+
+    /// The map of `derived` ownership: every partition is owned by whom the placement wants.
+    ///
+    /// `nodes` may come in any order and may hold nodes that the placement does not read (those that are leaving).
+    ///
+    /// *Invariant*: every node of the placement is among `nodes`; one that is not owns nothing in the map.
+    #[must_use]
+    pub fn derived(settings: Arc<ClusterSettings>, mut nodes: Vec<NodeEntry>, placement: &Placement) -> Self {
+        nodes.sort_by(|a, b| a.id.cmp(&b.id));
+        let position = |id: &NodeId| nodes.binary_search_by(|node| node.id.cmp(id)).ok();
+        let index_of: Vec<u16> = placement
+            .membership()
+            .nodes()
+            .iter()
+            .map(|node| position(&node.id).map_or(NOBODY, |at| at as u16))
+            .collect();
+        debug_assert!(!index_of.contains(&NOBODY), "the node table holds every node of the placement");
+        let stride = usize::from(settings.replicas).clamp(1, REPLICAS_MAX);
+        let mut owners = vec![NOBODY; settings.partitions.get() as usize * stride];
+        for (row, wanted) in owners.chunks_exact_mut(stride).zip(placement.rows()) {
+            for (slot, node) in row.iter_mut().zip(wanted) {
+                *slot = index_of[usize::from(node.0)];
+            }
+        }
+        let claims = ClaimTable { stride, owners: owners.into(), epochs: Epochs::Uniform(Epoch::DERIVED) };
+        Self::new(settings, nodes, Arc::new(claims))
+    }
+
+    /// The same map but for one partition's claim.
+    ///
+    /// Owners beyond the replication factor are cut. A partition out of range changes nothing.
+    ///
+    /// *Cost*: copies the claim table and digests it anew, like every map.
+    #[must_use]
+    pub fn with_claim(&self, partition: Partition, epoch: Epoch, owners: &[NodeIndex]) -> Self {
+        let mut claims = (*self.claims).clone();
+        claims.set(partition, epoch, owners);
+        Self::new(Arc::clone(&self.settings), self.nodes.to_vec(), Arc::new(claims))
     }
 
     /// The map of a member that knows nobody yet.
@@ -245,6 +330,12 @@ impl Map {
     #[must_use]
     pub fn nodes(&self) -> &[NodeEntry] {
         &self.nodes
+    }
+
+    /// All claims.
+    #[must_use]
+    pub fn claims(&self) -> &ClaimTable {
+        &self.claims
     }
 
     /// The settings this map was built under.

@@ -34,6 +34,12 @@ impl PartitionCount {
         1 << self.log2
     }
 
+    /// log2 Q.
+    #[must_use]
+    pub fn log2(self) -> u32 {
+        u32::from(self.log2)
+    }
+
     /// The partition of a key hash: its top log2 Q bits.
     ///
     /// *Cost*: a shift.
@@ -166,7 +172,11 @@ mod tests {
             ours.differences(theirs.terms().as_bytes()),
             vec![("replicas".to_owned(), "1".to_owned(), "3".to_owned())]
         );
-        assert_eq!(ours.differences(b"\xff=\n").len(), 9, "foreign bytes differ in everything, and do not panic");
+        assert_eq!(
+            ours.differences(b"\xff=\n").len(),
+            9,
+            "foreign bytes differ in everything, and do not panic"
+        );
     }
 
     #[test]

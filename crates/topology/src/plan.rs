@@ -1,0 +1,223 @@
+//! What a change of membership would move, before anybody moves anything.
+
+use std::fmt;
+
+use xxhash_rust::xxh3::xxh3_64;
+
+use crate::ids::{NodeId, Partition};
+use crate::membership::MembershipDigest;
+use crate::placement::{NodeLoad, Placement, fmix64};
+
+/// Fair shares are counted in millionths of a partition.
+const MILLIONTHS: u64 = 1_000_000;
+
+/// The difference between two placements of the same settings.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plan {
+    /// The membership moved away from.
+    pub before: MembershipDigest,
+    /// The membership moved to.
+    pub after: MembershipDigest,
+    /// The copies to be moved.
+    pub copies: Movement,
+    /// The primaries to be moved; in part to nodes that already hold a copy, which moves no data.
+    pub primaries: Movement,
+    /// Partitions whose set of owners or whose primary changes, ascending.
+    pub partitions: Vec<PartitionMove>,
+    /// Every node of either membership, in ascending order of id.
+    pub nodes: Vec<NodeChange>,
+}
+
+/// How much moves, against the least that any placement must move.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Movement {
+    /// Copies (or primaries) that a node gains.
+    pub moved: u64,
+    /// The greater of what the leaving nodes hold and what the fair shares of the others grow by, in whole
+    /// partitions rounded down.
+    pub minimum: u64,
+}
+
+impl Movement {
+    /// `moved / minimum`; 1 when nothing has to move and nothing moves.
+    #[must_use]
+    pub fn ratio(&self) -> f64 {
+        match (self.moved, self.minimum) {
+            (0, 0) => 1.0,
+            (moved, minimum) => moved as f64 / minimum as f64,
+        }
+    }
+}
+
+/// One partition whose owners change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PartitionMove {
+    /// The partition.
+    pub partition: Partition,
+    /// Its owners now, primary first.
+    pub from: Vec<NodeId>,
+    /// Its owners then, primary first.
+    pub to: Vec<NodeId>,
+}
+
+/// What happens to one node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeChange {
+    /// The node.
+    pub id: NodeId,
+    /// Its load now; `None` when it is not in the placement.
+    pub before: Option<NodeLoad>,
+    /// Its load then; `None` when it is not in the placement.
+    pub after: Option<NodeLoad>,
+    /// Copies it receives.
+    pub copies_gained: u32,
+    /// Copies it gives away.
+    pub copies_lost: u32,
+    /// Partitions it becomes primary of.
+    pub primaries_gained: u32,
+    /// Partitions it stops being primary of.
+    pub primaries_lost: u32,
+}
+
+/// Names one plan: a plan that is committed must be the plan that was shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PlanDigest(pub u64);
+
+impl fmt::Display for PlanDigest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+impl Plan {
+    /// Compares two placements.
+    ///
+    /// *Invariant*: both have the same number of partitions; those that one lacks are not compared.
+    #[must_use]
+    pub fn between(before: &Placement, after: &Placement) -> Self {
+        debug_assert_eq!(before.params().partitions, after.params().partitions);
+        let mut nodes = NodeTable::new(before, after);
+        let mut partitions = Vec::new();
+        let mut copies_moved = 0;
+        let mut primaries_moved = 0;
+        for (partition, (from, to)) in before.rows().zip(after.rows()).enumerate() {
+            let from: Vec<usize> = from.iter().map(|node| nodes.of_before[usize::from(node.0)]).collect();
+            let to: Vec<usize> = to.iter().map(|node| nodes.of_after[usize::from(node.0)]).collect();
+            let gained = to.iter().filter(|node| !from.contains(node)).count() as u64;
+            copies_moved += gained;
+            primaries_moved += u64::from(from.first() != to.first());
+            if nodes.count(&from, &to) {
+                partitions.push(PartitionMove {
+                    partition: Partition(partition as u32),
+                    from: nodes.ids(&from),
+                    to: nodes.ids(&to),
+                });
+            }
+        }
+        let nodes = nodes.changes;
+        let movement = |moved, held: fn(&NodeLoad) -> u32, fair: fn(&NodeLoad) -> u64| Movement {
+            moved,
+            minimum: minimum(&nodes, held, fair),
+        };
+        Self {
+            before: before.membership().digest(),
+            after: after.membership().digest(),
+            copies: movement(copies_moved, |load| load.copies, |load| load.copies_fair_millionths),
+            primaries: movement(
+                primaries_moved,
+                |load| load.primaries,
+                |load| load.primaries_fair_millionths,
+            ),
+            partitions,
+            nodes,
+        }
+    }
+
+    /// Digest of the two memberships and of every partition that moves.
+    #[must_use]
+    pub fn digest(&self) -> PlanDigest {
+        let start = fmix64(fmix64(self.before.0) ^ self.after.0);
+        PlanDigest(self.partitions.iter().fold(start, |digest, moved| {
+            let names = |ids: &[NodeId]| ids.iter().map(NodeId::as_str).collect::<Vec<_>>().join(" ");
+            let line = format!("{}: {} -> {}", moved.partition, names(&moved.from), names(&moved.to));
+            fmix64(digest ^ xxh3_64(line.as_bytes()))
+        }))
+    }
+}
+
+/// The greater of what the leaving nodes hold and what the fair shares of the others grow by.
+fn minimum(nodes: &[NodeChange], held: fn(&NodeLoad) -> u32, fair: fn(&NodeLoad) -> u64) -> u64 {
+    let mut homeless = 0;
+    let mut owed = 0;
+    for node in nodes {
+        match (&node.before, &node.after) {
+            (Some(before), None) => homeless += u64::from(held(before)),
+            (before, Some(after)) => owed += fair(after).saturating_sub(before.as_ref().map_or(0, fair)),
+            (None, None) => {}
+        }
+    }
+    homeless.max(owed / MILLIONTHS)
+}
+
+/// The nodes of two placements under one numbering.
+struct NodeTable {
+    of_before: Vec<usize>,
+    of_after: Vec<usize>,
+    changes: Vec<NodeChange>,
+}
+
+impl NodeTable {
+    fn new(before: &Placement, after: &Placement) -> Self {
+        let ids = |placement: &Placement| -> Vec<NodeId> {
+            placement.membership().nodes().iter().map(|node| node.id.clone()).collect()
+        };
+        let (ids_before, ids_after) = (ids(before), ids(after));
+        let mut all = [ids_before.as_slice(), ids_after.as_slice()].concat();
+        all.sort();
+        all.dedup();
+        let positions = |ids: &[NodeId]| ids.iter().filter_map(|id| all.binary_search(id).ok()).collect();
+        let (of_before, of_after): (Vec<usize>, Vec<usize>) = (positions(&ids_before), positions(&ids_after));
+        let mut changes: Vec<NodeChange> = all
+            .iter()
+            .map(|id| NodeChange {
+                id: id.clone(),
+                before: None,
+                after: None,
+                copies_gained: 0,
+                copies_lost: 0,
+                primaries_gained: 0,
+                primaries_lost: 0,
+            })
+            .collect();
+        for (&at, load) in of_before.iter().zip(before.loads()) {
+            changes[at].before = Some(load);
+        }
+        for (&at, load) in of_after.iter().zip(after.loads()) {
+            changes[at].after = Some(load);
+        }
+        Self { of_before, of_after, changes }
+    }
+
+    /// Counts one partition's gains and losses; whether its set of owners or its primary changes.
+    fn count(&mut self, from: &[usize], to: &[usize]) -> bool {
+        let mut moves = false;
+        for &node in to.iter().filter(|node| !from.contains(node)) {
+            self.changes[node].copies_gained += 1;
+            moves = true;
+        }
+        for &node in from.iter().filter(|node| !to.contains(node)) {
+            self.changes[node].copies_lost += 1;
+            moves = true;
+        }
+        if from.first() != to.first() {
+            to.first().into_iter().for_each(|&node| self.changes[node].primaries_gained += 1);
+            from.first().into_iter().for_each(|&node| self.changes[node].primaries_lost += 1);
+            moves = true;
+        }
+        moves
+    }
+
+    fn ids(&self, row: &[usize]) -> Vec<NodeId> {
+        row.iter().map(|&node| self.changes[node].id.clone()).collect()
+    }
+}
