@@ -8,9 +8,13 @@
 pub mod budget;
 pub mod hold;
 pub mod outlier;
+pub mod pick;
 pub mod reason;
+pub mod verdict;
 
 pub use budget::{BudgetOptions, RetryBudget};
 pub use hold::{HoldLimits, HoldRoom};
 pub use outlier::{Outlier, OutlierOptions};
+pub use pick::{Access, HealthView, Loads, Pick, Question, Tried, Why, pick};
 pub use reason::Reason;
+pub use verdict::{Outcome, Standing, Verdict, verdict};
