@@ -8,6 +8,7 @@ use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 
+use crate::edge::RequestBody;
 use crate::upstream::UpstreamBody;
 
 /// Any error a body ends with.
@@ -26,6 +27,7 @@ pub struct Body {
 enum Inner {
     Whole(Option<Bytes>),
     Incoming(Incoming),
+    Client(RequestBody),
     Upstream(UpstreamBody),
     Boxed(Pin<Box<dyn http_body::Body<Data = Bytes, Error = BoxError>>>),
 }
@@ -88,11 +90,18 @@ impl From<Incoming> for Body {
     }
 }
 
+impl From<RequestBody> for Body {
+    fn from(body: RequestBody) -> Self {
+        Self { inner: Inner::Client(body) }
+    }
+}
+
 impl fmt::Debug for Body {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let kind = match &self.inner {
             Inner::Whole(_) => "Whole",
             Inner::Incoming(_) => "Incoming",
+            Inner::Client(_) => "Client",
             Inner::Upstream(_) => "Upstream",
             Inner::Boxed(_) => "Boxed",
         };
@@ -111,6 +120,7 @@ impl http_body::Body for Body {
         match &mut self.inner {
             Inner::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             Inner::Incoming(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
+            Inner::Client(body) => Pin::new(body).poll_frame(cx),
             Inner::Upstream(body) => body.poll_frame_inner(cx),
             Inner::Boxed(body) => body.as_mut().poll_frame(cx),
         }
@@ -120,6 +130,7 @@ impl http_body::Body for Body {
         match &self.inner {
             Inner::Whole(bytes) => bytes.is_none(),
             Inner::Incoming(body) => body.is_end_stream(),
+            Inner::Client(body) => body.is_end_stream(),
             Inner::Upstream(body) => body.is_end_stream(),
             Inner::Boxed(body) => body.is_end_stream(),
         }
@@ -129,6 +140,7 @@ impl http_body::Body for Body {
         match &self.inner {
             Inner::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |b| b.len() as u64)),
             Inner::Incoming(body) => body.size_hint(),
+            Inner::Client(body) => body.size_hint(),
             Inner::Upstream(body) => body.size_hint(),
             Inner::Boxed(body) => body.size_hint(),
         }

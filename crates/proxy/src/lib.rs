@@ -5,14 +5,16 @@
 //! own data listener and the router for keys it does not own; a client program embeds the router alone.
 
 pub mod body;
+pub mod edge;
 pub mod metrics;
 pub mod options;
 pub mod template;
+pub mod tls;
 mod upstream;
 
 pub use body::{Body, BoxError};
 pub use options::{
-    HeaderOptions, HoldOptions, KeyPart, KeySource, Reads, RouteError, RouteMatch, RouteOptions, RoutingOptions,
+    HeaderOptions, HoldOptions, KeyPart, KeySource, ProxyOptions, Reads, RouteError, RouteMatch, RouteOptions, RoutingOptions,
     UpstreamOptions,
 };
 pub use template::{HostPattern, PathTemplate, TemplateError};

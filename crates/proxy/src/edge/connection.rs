@@ -1,0 +1,465 @@
+//! One connection, from accept to its end.
+
+use std::fmt;
+use std::future::poll_fn;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use http::{Request, Response};
+use http_body::Body as _;
+use hyper::body::Incoming;
+use hyper::rt::Executor;
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, sleep_until, timeout};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+
+use super::drain::{Drain, DrainWatch};
+use super::options::{EdgeOptions, HYPER_HEADERS_MAX};
+use super::request::{RequestBody, ResponseBody};
+use super::timing::{ConnectionClock, Limits, Sniffed, Timed};
+use super::worker::EdgeService;
+use super::{ConnectionInfo, WorkerService};
+use crate::body::{Body, BoxError};
+use crate::metrics::WorkerMetrics;
+use crate::metrics::cells::Label;
+use crate::metrics::worker::{ConnectionEnd, ConnectionPhase, EdgeRejection, HandshakeFailure, WorkerCells};
+use crate::tls::{ALPN_HTTP2, TlsCell};
+
+/// The HTTP/2 connection preface (RFC 9113 §3.4). No HTTP/1.1 method begins like it.
+const HTTP2_PREFACE: &[u8; Sniffed::LEN_MAX] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// Bytes of a request body that one HTTP/2 stream may have under way. Enough for 1 Gbit/s at 2 ms.
+const STREAM_WINDOW_BYTES: u32 = 256 * 1_024;
+/// The same for a whole connection: bounds what a client can make a worker keep.
+const CONNECTION_WINDOW_BYTES: u32 = 1_024 * 1_024;
+/// Response bytes kept per stream while the client's window is closed.
+const STREAM_SEND_BYTES_MAX: usize = 64 * 1_024;
+/// A quiet HTTP/2 client is pinged this often, and must answer as fast (linkerd 10 s and 20 s; Envoy off).
+const HTTP2_PING_INTERVAL: Duration = Duration::from_secs(20);
+/// Streams that a client opened and reset before they were looked at; beyond it the connection is closed
+/// (rapid reset, CVE-2023-44487).
+const RESETS_PENDING_MAX: usize = 20;
+/// Streams this side reset because of a client's errors; beyond it the connection is closed.
+const LOCAL_RESETS_MAX: usize = 256;
+
+/// What all connections of one worker share.
+pub(super) struct Connections<S> {
+    options: Arc<EdgeOptions>,
+    limits: Limits,
+    tls: Option<TlsCell>,
+    metrics: WorkerMetrics,
+    drain: Rc<Drain>,
+    service: Rc<S>,
+    http1: http1::Builder,
+    http2: http2::Builder<LocalExecutor>,
+}
+
+impl<S> Connections<S> {
+    pub(super) fn new(
+        options: Arc<EdgeOptions>,
+        tls: Option<TlsCell>,
+        metrics: WorkerMetrics,
+        drain: Rc<Drain>,
+        service: Rc<S>,
+    ) -> Self {
+        let http1 = http1_builder(&options);
+        let http2 = http2_builder(&options, metrics.clone());
+        Self { limits: Limits::of(&options), options, tls, metrics, drain, service, http1, http2 }
+    }
+}
+
+fn http1_builder(options: &EdgeOptions) -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    builder
+        .timer(TokioTimer::new())
+        // `ConnectionClock` bounds the head and the idle time apart; hyper knows one timer for both.
+        .header_read_timeout(None)
+        .half_close(true)
+        // Head and small body leave in one send; gathering writes cost more than the copy.
+        .writev(false)
+        .max_buf_size(options.header_bytes_max);
+    if options.headers_max != HYPER_HEADERS_MAX {
+        builder.max_headers(options.headers_max);
+    }
+    builder
+}
+
+fn http2_builder(options: &EdgeOptions, metrics: WorkerMetrics) -> http2::Builder<LocalExecutor> {
+    let mut builder = http2::Builder::new(LocalExecutor { metrics });
+    builder
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(options.streams_max)
+        .max_header_list_size(u32::try_from(options.header_bytes_max).unwrap_or(u32::MAX))
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_send_buf_size(STREAM_SEND_BYTES_MAX)
+        .max_pending_accept_reset_streams(RESETS_PENDING_MAX)
+        .max_local_error_reset_streams(LOCAL_RESETS_MAX)
+        .keep_alive_interval(HTTP2_PING_INTERVAL)
+        .keep_alive_timeout(HTTP2_PING_INTERVAL);
+    builder
+}
+
+/// Runs HTTP/2's streams in the worker's own thread.
+#[derive(Debug, Clone)]
+struct LocalExecutor {
+    metrics: WorkerMetrics,
+}
+
+impl<F: Future + 'static> Executor<F> for LocalExecutor {
+    fn execute(&self, stream: F) {
+        let count = PanicCount { metrics: self.metrics.clone() };
+        tokio::task::spawn_local(async move {
+            let _count = count;
+            stream.await;
+        });
+    }
+}
+
+/// Counts the panic that unwinds through it. The runtime keeps a stream's panic from the other streams, and from view.
+struct PanicCount {
+    metrics: WorkerMetrics,
+}
+
+impl Drop for PanicCount {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.metrics.cells.panics.increment();
+            tracing::error!("a request's task panicked");
+        }
+    }
+}
+
+/// Serves one connection until it ends, and says why it ended.
+pub(super) async fn serve<S: WorkerService>(
+    tcp: TcpStream,
+    peer: SocketAddr,
+    worker: Rc<Connections<S>>,
+    layers: impl EdgeService,
+) -> ConnectionEnd {
+    let mut phase = PhaseGuard::new(worker.metrics.clone());
+    let mut drain = worker.drain.watch();
+    let Ok(local) = tcp.local_addr() else { return ConnectionEnd::Broken };
+    // Responses leave when they are written; without it small ones could wait 40 ms for an acknowledgement.
+    if tcp.set_nodelay(true).is_err() {
+        return ConnectionEnd::Broken;
+    }
+    let (stream, protocol, sniffed) = match open(tcp, &worker, &mut drain).await {
+        Ok(opened) => opened,
+        Err(end) => return end,
+    };
+    let http2 = protocol == Protocol::Http2;
+    phase.enter(if http2 { ConnectionPhase::Http2 } else { ConnectionPhase::Http1 });
+
+    let info = ConnectionInfo { peer, local, tls: matches!(stream, Stream::Tls(_)), http2 };
+    let clock = ConnectionClock::new(http2);
+    let io = TokioIo::new(Timed::new(stream, sniffed, Rc::clone(&clock)));
+    let service = {
+        let (worker, clock) = (Rc::clone(&worker), Rc::clone(&clock));
+        service_fn(move |request| {
+            respond(request, info, Rc::clone(&worker), Rc::clone(&clock), layers.clone())
+        })
+    };
+    match protocol {
+        Protocol::Http1 => {
+            drive(pin!(worker.http1.serve_connection(io, service)), &clock, &worker.limits, drain).await
+        }
+        Protocol::Http2 => {
+            drive(pin!(worker.http2.serve_connection(io, service)), &clock, &worker.limits, drain).await
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Protocol {
+    Http1,
+    Http2,
+}
+
+/// TLS handshake if the listener speaks TLS, then which HTTP: by ALPN, or by the first bytes on cleartext.
+async fn open<S>(
+    mut tcp: TcpStream,
+    worker: &Connections<S>,
+    drain: &mut DrainWatch,
+) -> Result<(Stream, Protocol, Sniffed), ConnectionEnd> {
+    let Some(tls) = &worker.tls else {
+        let sniff = timeout(worker.options.header_timeout, sniff(&mut tcp, drain));
+        let (protocol, sniffed) = sniff.await.map_err(|_| ConnectionEnd::HeaderTimeout)??;
+        return Ok((Stream::Plain(tcp), protocol, sniffed));
+    };
+    let tls = tls.current();
+    let handshake = TlsAcceptor::from(Arc::clone(&tls.config)).accept(tcp);
+    let failed = |failure: HandshakeFailure| {
+        WorkerCells::count(&worker.metrics.cells.handshake_failures, failure);
+        ConnectionEnd::Handshake
+    };
+    let stream = match timeout(tls.handshake_timeout, handshake).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) if error.kind() == io::ErrorKind::InvalidData => {
+            return Err(failed(HandshakeFailure::Protocol));
+        }
+        Ok(Err(_)) => return Err(failed(HandshakeFailure::Closed)),
+        Err(_) => return Err(failed(HandshakeFailure::Timeout)),
+    };
+    let http2 = stream.get_ref().1.alpn_protocol() == Some(ALPN_HTTP2);
+    let protocol = if http2 { Protocol::Http2 } else { Protocol::Http1 };
+    Ok((Stream::Tls(Box::new(stream)), protocol, Sniffed::default()))
+}
+
+/// Reads until the bytes differ from HTTP/2's preface or are the whole of it.
+///
+/// A client that has sent nothing when the worker drains is let go: it has lost nothing.
+async fn sniff(tcp: &mut TcpStream, drain: &mut DrainWatch) -> Result<(Protocol, Sniffed), ConnectionEnd> {
+    let mut sniffed = Sniffed::default();
+    while sniffed.len < Sniffed::LEN_MAX {
+        let nothing_yet = sniffed.len == 0;
+        let read = {
+            let mut read = pin!(tcp.read(&mut sniffed.bytes[sniffed.len..]));
+            poll_fn(|cx| match read.as_mut().poll(cx) {
+                Poll::Pending if nothing_yet && drain.begun(cx) => Poll::Ready(Ok(0)),
+                outcome => outcome,
+            })
+            .await
+        };
+        match read {
+            Ok(0) if nothing_yet => return Err(ConnectionEnd::Finished),
+            // Half a preface, or an HTTP/1.1 client that is already done sending: HTTP/1.1 tells them apart.
+            Ok(0) => return Ok((Protocol::Http1, sniffed)),
+            Ok(len) => sniffed.len += len,
+            Err(_) => return Err(ConnectionEnd::Broken),
+        }
+        if !HTTP2_PREFACE.starts_with(&sniffed.bytes[..sniffed.len]) {
+            return Ok((Protocol::Http1, sniffed));
+        }
+    }
+    Ok((Protocol::Http2, sniffed))
+}
+
+/// One request through the edge: bodies get their idle timers, the layers decide, the service answers.
+async fn respond<S: WorkerService>(
+    request: Request<Incoming>,
+    info: ConnectionInfo,
+    worker: Rc<Connections<S>>,
+    clock: Rc<ConnectionClock>,
+    mut layers: impl EdgeService,
+) -> Result<Response<ResponseBody>, BoxError> {
+    let in_flight = InFlight::new(worker.metrics.clone());
+    let ticket = clock.request();
+    let idle = worker.options.body_idle_timeout;
+    let request = request.map(|incoming| {
+        if incoming.is_end_stream() {
+            return Body::empty();
+        }
+        RequestBody::new(incoming, idle, worker.metrics.clone()).into()
+    });
+    poll_fn(|cx| layers.poll_ready(cx)).await?;
+    let response = match layers.call((request, info)).await {
+        Ok(response) => response,
+        // The innermost service cannot fail: an error is load shed's refusal.
+        Err(_overloaded) => {
+            WorkerCells::count(&worker.metrics.cells.edge_rejections, EdgeRejection::Concurrency);
+            worker.service.overloaded(info)
+        }
+    };
+    Ok(response.map(|body| ResponseBody::new(body, idle, ticket, in_flight)))
+}
+
+/// A request counts as in flight until its response is sent or given up.
+#[derive(Debug)]
+pub(super) struct InFlight {
+    pub(super) metrics: WorkerMetrics,
+}
+
+impl InFlight {
+    fn new(metrics: WorkerMetrics) -> Self {
+        metrics.cells.requests_in_flight.add(1);
+        Self { metrics }
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.metrics.cells.requests_in_flight.add(-1);
+    }
+}
+
+/// A connection that can be told to finish.
+trait Serving: Future<Output = hyper::Result<()>> {
+    /// HTTP/1.1: close after the request under way. HTTP/2: send GOAWAY, finish the streams.
+    fn finish(self: Pin<&mut Self>);
+}
+
+impl<I, B, S> Serving for http1::Connection<I, S>
+where
+    S: hyper::service::HttpService<Incoming, ResBody = B>,
+    S::Error: Into<BoxError>,
+    I: hyper::rt::Read + hyper::rt::Write + Unpin,
+    B: http_body::Body + 'static,
+    B::Error: Into<BoxError>,
+{
+    fn finish(self: Pin<&mut Self>) {
+        self.graceful_shutdown();
+    }
+}
+
+impl<I, B, S, E> Serving for http2::Connection<I, S, E>
+where
+    S: hyper::service::HttpService<Incoming, ResBody = B>,
+    S::Error: Into<BoxError>,
+    I: hyper::rt::Read + hyper::rt::Write + Unpin,
+    B: http_body::Body + 'static,
+    B::Error: Into<BoxError>,
+    E: hyper::rt::bounds::Http2ServerConnExec<S::Future, B>,
+{
+    fn finish(self: Pin<&mut Self>) {
+        self.graceful_shutdown();
+    }
+}
+
+/// Runs a connection until it ends by itself, waits too long, or has finished because the worker drains.
+async fn drive<C: Serving>(
+    mut connection: Pin<&mut C>,
+    clock: &ConnectionClock,
+    limits: &Limits,
+    mut drain: DrainWatch,
+) -> ConnectionEnd {
+    let mut alarm = pin!(sleep_until(Instant::now() + limits.shortest()));
+    let mut finishing: Option<ConnectionEnd> = None;
+    let mut give_up_at = None;
+    poll_fn(|cx| {
+        loop {
+            if let Poll::Ready(outcome) = connection.as_mut().poll(cx) {
+                return Poll::Ready(finishing.unwrap_or_else(|| end_of(outcome)));
+            }
+            if finishing.is_none() && drain.begun(cx) {
+                finishing = Some(ConnectionEnd::Finished);
+                connection.as_mut().finish();
+                continue;
+            }
+            let due = clock
+                .due(limits)
+                .filter(|(_, end)| finishing.is_none() || *end != ConnectionEnd::IdleTimeout);
+            let due = due.into_iter().chain(give_up_at).min();
+            if let Some((at, _)) = due
+                && at < alarm.deadline()
+            {
+                alarm.as_mut().reset(at);
+            }
+            if alarm.as_mut().poll(cx).is_pending() {
+                return Poll::Pending;
+            }
+            let now = Instant::now();
+            match due {
+                Some((at, ConnectionEnd::IdleTimeout)) if at <= now && finishing.is_none() => {
+                    finishing = Some(ConnectionEnd::IdleTimeout);
+                    give_up_at = Some((now + limits.shortest(), ConnectionEnd::IdleTimeout));
+                    connection.as_mut().finish();
+                }
+                Some((at, end)) if at <= now => return Poll::Ready(end),
+                Some((at, _)) => alarm.as_mut().reset(at),
+                None => alarm.as_mut().reset(now + limits.shortest()),
+            }
+        }
+    })
+    .await
+}
+
+fn end_of(outcome: hyper::Result<()>) -> ConnectionEnd {
+    match outcome {
+        Ok(()) => ConnectionEnd::Finished,
+        Err(error) if error.is_parse() => {
+            tracing::debug!(%error, "a client sent what is not HTTP");
+            ConnectionEnd::Protocol
+        }
+        Err(error) => {
+            tracing::debug!(%error, "a connection broke");
+            ConnectionEnd::Broken
+        }
+    }
+}
+
+/// Counts what a connection is doing, for as long as it lives.
+struct PhaseGuard {
+    metrics: WorkerMetrics,
+    phase: ConnectionPhase,
+}
+
+impl PhaseGuard {
+    fn new(metrics: WorkerMetrics) -> Self {
+        let phase = ConnectionPhase::Opening;
+        metrics.cells.connections[phase.index()].add(1);
+        Self { metrics, phase }
+    }
+
+    fn enter(&mut self, phase: ConnectionPhase) {
+        self.metrics.cells.connections[self.phase.index()].add(-1);
+        self.metrics.cells.connections[phase.index()].add(1);
+        self.phase = phase;
+    }
+}
+
+impl Drop for PhaseGuard {
+    fn drop(&mut self) {
+        self.metrics.cells.connections[self.phase.index()].add(-1);
+    }
+}
+
+/// Bytes to and from a client.
+enum Stream {
+    Plain(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+impl fmt::Debug for Stream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Plain(_) => "Plain",
+            Self::Tls(_) => "Tls",
+        })
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match &mut *self {
+            Self::Plain(tcp) => Pin::new(tcp).poll_read(cx, buf),
+            Self::Tls(tls) => Pin::new(tls).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match &mut *self {
+            Self::Plain(tcp) => Pin::new(tcp).poll_write(cx, buf),
+            Self::Tls(tls) => Pin::new(tls).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut *self {
+            Self::Plain(tcp) => Pin::new(tcp).poll_flush(cx),
+            Self::Tls(tls) => Pin::new(tls).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut *self {
+            Self::Plain(tcp) => Pin::new(tcp).poll_shutdown(cx),
+            Self::Tls(tls) => Pin::new(tls).poll_shutdown(cx),
+        }
+    }
+}

@@ -1,0 +1,357 @@
+//! One worker: a thread, its runtime, its listening socket, its service, and the connections it accepted.
+
+use std::any::Any;
+use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
+use std::sync::{Arc, mpsc as blocking};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use http::{Request, Response};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{mpsc, watch};
+use tokio::task::{JoinError, JoinSet, LocalSet};
+use tokio::time::Instant;
+use tower::limit::ConcurrencyLimit;
+use tower::load_shed::LoadShed;
+
+use super::connection::{self, Connections};
+use super::drain::Drain;
+use super::listen::LISTEN_BACKLOG;
+use super::options::EdgeOptions;
+use super::{ConnectionInfo, Drained, WorkerFailure, WorkerId, WorkerService};
+use crate::body::{Body, BoxError};
+use crate::metrics::worker::{ConnectionEnd, EdgeRejection, WorkerCells};
+use crate::metrics::{Metrics, WorkerMetrics};
+use crate::tls::TlsCell;
+
+/// First pause after a failed accept; doubles up to [`ACCEPT_PAUSE_MAX`]. File descriptors come back when connections end.
+const ACCEPT_PAUSE_MIN: Duration = Duration::from_millis(10);
+/// Longest pause after failed accepts.
+const ACCEPT_PAUSE_MAX: Duration = Duration::from_secs(1);
+
+/// What the listener tells its workers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Command {
+    /// Go on.
+    Serve,
+    /// Close the listening socket, finish what is under way until the deadline.
+    Drain { deadline: Instant },
+    /// Cut everything off.
+    Stop,
+}
+
+/// A worker's last word.
+#[derive(Debug)]
+pub(super) struct Exit {
+    pub(super) drained: Drained,
+}
+
+/// What a worker gets from its listener.
+#[derive(Debug)]
+pub(super) struct WorkerContext {
+    pub(super) id: WorkerId,
+    pub(super) options: Arc<EdgeOptions>,
+    pub(super) tls: Option<TlsCell>,
+    pub(super) metrics: Metrics,
+    pub(super) commands: watch::Receiver<Command>,
+    pub(super) exit: mpsc::UnboundedSender<Exit>,
+    pub(super) failed: Arc<watch::Sender<Option<WorkerFailure>>>,
+}
+
+/// Says once whether the worker accepts connections.
+type Ready = blocking::Receiver<Result<(), String>>;
+
+/// Starts a worker's thread.
+pub(super) fn spawn<S, M>(
+    context: WorkerContext,
+    listener: std::net::TcpListener,
+    make: M,
+) -> Result<(JoinHandle<()>, Ready), super::EdgeError>
+where
+    S: WorkerService,
+    M: Fn(WorkerId) -> S + Send + 'static,
+{
+    let (ready, started) = blocking::sync_channel(1);
+    let WorkerId(worker) = context.id;
+    let purpose = context.options.purpose;
+    let name = format!("{purpose}-{worker}");
+    let body = move || {
+        let outcome = catch_unwind(AssertUnwindSafe(|| run(&context, listener, &make, &ready)));
+        let drained = match outcome {
+            Ok(Ok(drained)) => drained,
+            Ok(Err(error)) => {
+                let _ = ready.send(Err(error.to_string()));
+                Drained::default()
+            }
+            Err(panic) => {
+                report_death(&context, panic_text(&*panic));
+                Drained::default()
+            }
+        };
+        let _ = context.exit.send(Exit { drained });
+    };
+    let thread = std::thread::Builder::new().name(name).spawn(body);
+    thread.map(|thread| (thread, started)).map_err(|error| super::EdgeError::Worker {
+        worker,
+        purpose,
+        cause: error.to_string(),
+    })
+}
+
+fn report_death(context: &WorkerContext, cause: String) {
+    let failure = WorkerFailure { worker: context.id.0, purpose: context.options.purpose, cause };
+    tracing::error!(worker = failure.worker, purpose = failure.purpose, cause = failure.cause, "worker died");
+    context.failed.send_replace(Some(failure));
+}
+
+/// A worker's life: everything of it stays in this thread.
+fn run<S, M>(
+    context: &WorkerContext,
+    listener: std::net::TcpListener,
+    make: &M,
+    ready: &blocking::SyncSender<Result<(), String>>,
+) -> io::Result<Drained>
+where
+    S: WorkerService,
+    M: Fn(WorkerId) -> S,
+{
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let metrics = context.metrics.worker(context.id.0);
+    let _running = Running::new(&metrics);
+    LocalSet::new().block_on(&runtime, async {
+        let listener = TcpListener::from_std(listener)?;
+        let service = Rc::new(make(context.id));
+        let _ = ready.send(Ok(()));
+        Ok(serve(context, listener, service, metrics.clone()).await)
+    })
+}
+
+/// Accepts and serves until told to stop.
+async fn serve<S: WorkerService>(
+    context: &WorkerContext,
+    listener: TcpListener,
+    service: Rc<S>,
+    metrics: WorkerMetrics,
+) -> Drained {
+    let options = &context.options;
+    let layers = edge_layers(Rc::clone(&service), options.concurrency_max);
+    let drain = Rc::new(Drain::default());
+    let shared = Connections::new(
+        Arc::clone(options),
+        context.tls.clone(),
+        metrics.clone(),
+        Rc::clone(&drain),
+        service,
+    );
+    let shared = Rc::new(shared);
+    let mut worker =
+        Accepted { tasks: JoinSet::new(), connections_max: options.connections_per_worker(), metrics };
+    let mut acceptor = Acceptor { listener, resume_at: None, pause: ACCEPT_PAUSE_MIN };
+    let mut commands = context.commands.clone();
+
+    let command = loop {
+        tokio::select! {
+            command = changed(&mut commands) => break command,
+            Some(ended) = worker.tasks.join_next() => worker.ended(ended),
+            accepted = acceptor.accept(&worker.metrics) => {
+                worker.admit(accepted, |stream, peer| connection::serve(stream, peer, Rc::clone(&shared), layers.clone()));
+            }
+        }
+    };
+    let Command::Drain { deadline } = command else { return worker.stop().await };
+
+    // The kernel has completed handshakes of clients that wait in the queue; closing the socket would reset them.
+    for (stream, peer) in acceptor.waiting() {
+        worker.admit((stream, peer), |stream, peer| {
+            connection::serve(stream, peer, Rc::clone(&shared), layers.clone())
+        });
+    }
+    drop(acceptor);
+    drain.begin();
+    worker.drain(deadline, &mut commands).await
+}
+
+/// What every request passes before the service, outermost first:
+/// 1. load shed: a request that finds no room is answered 503 at once and does not queue;
+/// 2. concurrency limit: room for `concurrency_max` requests at a time, each until its response's head.
+fn edge_layers<S: WorkerService>(service: Rc<S>, concurrency_max: usize) -> impl EdgeService {
+    let innermost = tower::service_fn(move |(request, info): (Request<Body>, ConnectionInfo)| {
+        let service = Rc::clone(&service);
+        async move { Ok::<_, Infallible>(service.call(request, info).await) }
+    });
+    LoadShed::new(ConcurrencyLimit::new(innermost, concurrency_max))
+}
+
+/// The layered service as connections use it: each request takes a clone; all clones share one limit.
+pub(super) trait EdgeService:
+    tower::Service<
+        (Request<Body>, ConnectionInfo),
+        Response = Response<Body>,
+        Error = BoxError,
+        Future: 'static,
+    > + Clone
+    + 'static
+{
+}
+
+impl<T> EdgeService for T where
+    T: tower::Service<
+            (Request<Body>, ConnectionInfo),
+            Response = Response<Body>,
+            Error = BoxError,
+            Future: 'static,
+        > + Clone
+        + 'static
+{
+}
+
+/// The next command; a listener that is gone means stop.
+async fn changed(commands: &mut watch::Receiver<Command>) -> Command {
+    match commands.changed().await {
+        Ok(()) => *commands.borrow_and_update(),
+        Err(_) => Command::Stop,
+    }
+}
+
+/// A worker's connections, one task each.
+struct Accepted {
+    tasks: JoinSet<ConnectionEnd>,
+    connections_max: usize,
+    metrics: WorkerMetrics,
+}
+
+impl Accepted {
+    /// Serves a connection, or closes it at once when the worker has as many as it may.
+    fn admit<F>(
+        &mut self,
+        (stream, peer): (TcpStream, SocketAddr),
+        serve: impl FnOnce(TcpStream, SocketAddr) -> F,
+    ) where
+        F: Future<Output = ConnectionEnd> + 'static,
+    {
+        self.metrics.cells.connections_accepted.increment();
+        if self.tasks.len() >= self.connections_max {
+            WorkerCells::count(&self.metrics.cells.edge_rejections, EdgeRejection::Connections);
+            return;
+        }
+        self.tasks.spawn_local(serve(stream, peer));
+    }
+
+    fn ended(&mut self, outcome: Result<ConnectionEnd, JoinError>) {
+        let end = outcome.unwrap_or_else(|error| {
+            if let Ok(panic) = error.try_into_panic() {
+                self.metrics.cells.panics.increment();
+                tracing::error!(cause = panic_text(&*panic), "a connection's task panicked");
+            }
+            ConnectionEnd::Panicked
+        });
+        WorkerCells::count(&self.metrics.cells.connections_ended, end);
+    }
+
+    /// Waits for the connections to end, until the deadline or until told to stop.
+    async fn drain(mut self, deadline: Instant, commands: &mut watch::Receiver<Command>) -> Drained {
+        let mut finished = 0;
+        loop {
+            tokio::select! {
+                ended = self.tasks.join_next() => match ended {
+                    Some(ended) => { self.ended(ended); finished += 1 }
+                    None => return Drained { finished, aborted: 0 },
+                },
+                () = tokio::time::sleep_until(deadline) => break,
+                Command::Stop = changed(commands) => break,
+            }
+        }
+        let Drained { aborted, .. } = self.stop().await;
+        Drained { finished, aborted }
+    }
+
+    /// Cuts every connection off.
+    async fn stop(mut self) -> Drained {
+        self.tasks.abort_all();
+        let mut aborted = 0;
+        while let Some(outcome) = self.tasks.join_next().await {
+            match outcome {
+                Err(error) if error.is_cancelled() => {
+                    aborted += 1;
+                    WorkerCells::count(&self.metrics.cells.connections_ended, ConnectionEnd::DrainExpired);
+                }
+                ended => self.ended(ended),
+            }
+        }
+        Drained { finished: 0, aborted }
+    }
+}
+
+/// Accepts, and pauses when accepting fails.
+struct Acceptor {
+    listener: TcpListener,
+    resume_at: Option<Instant>,
+    pause: Duration,
+}
+
+impl Acceptor {
+    /// The next connection. May be dropped and called again at any time.
+    async fn accept(&mut self, metrics: &WorkerMetrics) -> (TcpStream, SocketAddr) {
+        loop {
+            if let Some(resume_at) = self.resume_at {
+                tokio::time::sleep_until(resume_at).await;
+                self.resume_at = None;
+            }
+            match self.listener.accept().await {
+                Ok(accepted) => {
+                    self.pause = ACCEPT_PAUSE_MIN;
+                    return accepted;
+                }
+                Err(error) => self.failed(&error, metrics),
+            }
+        }
+    }
+
+    fn failed(&mut self, error: &io::Error, metrics: &WorkerMetrics) {
+        metrics.cells.accept_errors.increment();
+        // The client gave up while it was queued; the next one is not worse off.
+        if matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset) {
+            return;
+        }
+        if self.pause == ACCEPT_PAUSE_MIN {
+            tracing::warn!(%error, "cannot accept connections; trying again with pauses up to {ACCEPT_PAUSE_MAX:?}");
+        }
+        self.resume_at = Some(Instant::now() + self.pause);
+        self.pause = (self.pause * 2).min(ACCEPT_PAUSE_MAX);
+    }
+
+    /// The connections that wait in the kernel's queue now.
+    fn waiting(&mut self) -> impl Iterator<Item = (TcpStream, SocketAddr)> {
+        let next = || self.listener.accept().now_or_never()?.ok();
+        std::iter::from_fn(next).take(usize::try_from(LISTEN_BACKLOG).unwrap_or(usize::MAX))
+    }
+}
+
+/// Counts a worker as running for as long as it lives.
+struct Running {
+    metrics: WorkerMetrics,
+}
+
+impl Running {
+    fn new(metrics: &WorkerMetrics) -> Self {
+        metrics.cells.running.add(1);
+        Self { metrics: metrics.clone() }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.metrics.cells.running.add(-1);
+    }
+}
+
+fn panic_text(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|&text| text.to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "a panic without text".to_owned())
+}
