@@ -287,6 +287,13 @@ impl Plane {
         &self.readiness
     }
 
+    /// Whether no other member is known to be in the group.
+    #[must_use]
+    pub fn is_alone(&self) -> bool {
+        let present = |state| matches!(state, State::Alive | State::Suspect);
+        !self.gossip.members().any(|member| *member.id != *self.identity.id && present(member.state))
+    }
+
     /// The map published last, or about to be; empty until this member is ready.
     #[must_use]
     pub fn map(&self) -> &Arc<Map> {
