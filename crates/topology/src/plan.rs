@@ -33,8 +33,8 @@ pub struct Plan {
 pub struct Movement {
     /// Copies (or primaries) that a node gains.
     pub moved: u64,
-    /// The greater of what the leaving nodes hold and what the fair shares of the others grow by, in whole
-    /// partitions rounded down.
+    /// The least that any placement must move: what the leaving nodes hold, and what the fair shares of the others
+    /// grow by beyond the fair shares of the leaving ones; in whole partitions, rounded down.
     pub minimum: u64,
 }
 
@@ -145,18 +145,23 @@ impl Plan {
     }
 }
 
-/// The greater of what the leaving nodes hold and what the fair shares of the others grow by.
+/// See [`Movement::minimum`].
 fn minimum(nodes: &[NodeChange], held: fn(&NodeLoad) -> u32, fair: fn(&NodeLoad) -> u64) -> u64 {
     let mut homeless = 0;
+    let mut homeless_fair = 0;
     let mut owed = 0;
     for node in nodes {
         match (&node.before, &node.after) {
-            (Some(before), None) => homeless += u64::from(held(before)),
+            (Some(before), None) => {
+                homeless += u64::from(held(before));
+                homeless_fair += fair(before);
+            }
             (before, Some(after)) => owed += fair(after).saturating_sub(before.as_ref().map_or(0, fair)),
             (None, None) => {}
         }
     }
-    homeless.max(owed / MILLIONTHS)
+    // What the others are owed in place of the leaving nodes is what those actually hold.
+    homeless + owed.saturating_sub(homeless_fair) / MILLIONTHS
 }
 
 /// The nodes of two placements under one numbering.

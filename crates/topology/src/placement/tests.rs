@@ -69,3 +69,41 @@ fn scratch() {
         );
     }
 }
+
+#[test]
+fn scratch_moves() {
+    for (n, q, times) in [(50, 65536, 12), (200, 65536, 12), (200, 1 << 14, 5), (1000, 1 << 18, 4)] {
+        let m = Membership::new((0..n).map(|i| node(i, 3, 1)));
+        let p = params(q, 3);
+        let before = Placement::whole(p, &m);
+        let mut sums = [0.0; 4];
+        let mut worst = [0.0f64; 4];
+        let mut order = [0.0f64; 2];
+        for t in 0..times {
+            let mut a = before.clone();
+            a.update(&m.with(node(n + t * 3, 3, 1)));
+            let mut b = before.clone();
+            b.update(&m.without(&NodeId::new(&format!("n{}", t * 4 + 1)).unwrap()));
+            let (x, y) = (Plan::between(&before, &a), Plan::between(&before, &b));
+            for (i, r) in [x.copies.ratio(), x.primaries.ratio(), y.copies.ratio(), y.primaries.ratio()]
+                .into_iter()
+                .enumerate()
+            {
+                sums[i] += r / times as f64;
+                worst[i] = worst[i].max(r);
+            }
+            for (i, pl) in [&a, &b].into_iter().enumerate() {
+                let names = |p: &Placement, r: &[NodeIndex]| {
+                    r.iter().map(|x| p.node_id(*x).unwrap().clone()).collect::<Vec<_>>()
+                };
+                let changed =
+                    before.rows().zip(pl.rows()).filter(|(f, t)| names(&before, f) != names(pl, t)).count();
+                order[i] += changed as f64 / q as f64 / times as f64;
+            }
+        }
+        println!(
+            "N={n} Q={q} {sums:.3?} worst {worst:.3?} rows changed {order:.4?}, min {:.4}",
+            3.0 / n as f64
+        );
+    }
+}
