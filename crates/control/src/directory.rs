@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use ringway_topology::{NodeId, Phase};
+use ringway_topology::NodeId;
 
 use crate::records::{MEMBER_KEY_PREFIX, MemberRecord, NODE_KEY_PREFIX, NodeRecord, RecordProblem};
 
@@ -73,11 +73,6 @@ impl Directory {
         self.nodes.entries.values()
     }
 
-    /// The node records the placement reads, ascending by id.
-    pub(crate) fn active(&self) -> impl Iterator<Item = &NodeRecord> {
-        self.nodes().filter(|record| record.phase == Phase::Active)
-    }
-
     /// Whether a node's record is known.
     pub(crate) fn knows_node(&self, id: &NodeId) -> bool {
         self.nodes.entries.contains_key(id)
@@ -124,5 +119,44 @@ impl<K: Ord + Clone, V: PartialEq> Shelf<K, V> {
         self.turned_away += 1;
         // Somebody had to go; when it is another entry, the caller still has to act on the new one.
         if evicted.is_some_and(|(evicted, _)| evicted == key) { Err(Refusal::OverLimit) } else { Ok(true) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_shelf_keeps_the_same_entries_in_every_order() {
+        let orders = [[1, 2, 3, 4, 5], [5, 4, 3, 2, 1], [3, 5, 1, 4, 2]];
+        for order in orders {
+            let mut shelf = Shelf::new(3);
+            for id in order {
+                let outcome = shelf.put(id, ());
+                assert_eq!(outcome.is_err(), !shelf.entries.contains_key(&id), "{order:?} {id}");
+            }
+            assert_eq!(shelf.entries.into_keys().collect::<Vec<_>>(), [1, 2, 3], "{order:?}");
+            assert_eq!(shelf.turned_away, 2, "{order:?}");
+        }
+    }
+
+    #[test]
+    fn records_of_other_kinds_and_of_other_keys_change_nothing() {
+        let mut directory = Directory::new(10, 10);
+        assert_eq!(directory.absorb("claim/17", b"later software"), Ok(Change::Nothing));
+        let record = MemberRecord {
+            kind: crate::MemberKind::Router,
+            generation: 3,
+            ready: true,
+            admin: None,
+            version: String::new(),
+        };
+        assert_eq!(directory.absorb("member/r1", &record.encode()), Ok(Change::Member));
+        assert_eq!(directory.absorb("member/r1", &record.encode()), Ok(Change::Nothing));
+        assert_eq!(directory.member("r1", 3), Some(&record));
+        assert_eq!(directory.member("r1", 4), None, "an earlier life says nothing of this one");
+        assert_eq!(directory.absorb("member/", &record.encode()), Err(RecordProblem::WrongKey.into()));
+        assert_eq!(directory.absorb("node/n1", &record.encode()).is_err(), true);
+        assert_eq!(directory.nodes().len(), 0);
     }
 }

@@ -436,7 +436,7 @@ impl Plane {
 
     /// Acts on everything that is due. Whether gossip may have something new to say.
     fn settle(&mut self, now: Duration) -> bool {
-        let spoke = self.reassert(now) | self.seek_readiness(now);
+        let spoke = self.follow_generation(now) | self.reassert(now) | self.seek_readiness(now);
         if !self.readiness.is_ready() {
             return spoke;
         }
@@ -446,6 +446,19 @@ impl Plane {
             self.refresh_health(now);
         }
         spoke
+    }
+
+    /// Gossip raises the generation when it hears of an earlier life that had more; what this member says of itself
+    /// counts only in the life that is alive.
+    fn follow_generation(&mut self, now: Duration) -> bool {
+        let generation = self.gossip.generation();
+        if generation == self.identity.generation {
+            return false;
+        }
+        self.identity.generation = generation;
+        // A refusal is reported by `spread`.
+        let _ = self.say_member_record(now);
+        true
     }
 
     fn reassert(&mut self, now: Duration) -> bool {
