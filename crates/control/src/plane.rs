@@ -135,6 +135,8 @@ pub struct Plane {
     map: Arc<Map>,
     unpublished: Option<Arc<Map>>,
     confirmed_at: Option<Duration>,
+    hellos_matched: u64,
+    gossip_events_dropped: u64,
 
     events: VecDeque<PlaneEvent>,
     view_changed: bool,
@@ -171,6 +173,8 @@ impl Plane {
             map: Arc::new(Map::empty(Arc::clone(&settings))),
             unpublished: None,
             confirmed_at: None,
+            hellos_matched: 0,
+            gossip_events_dropped: 0,
             events: VecDeque::new(),
             view_changed: true,
             records_changed: false,
@@ -346,6 +350,7 @@ impl Plane {
             while let Some(event) = self.gossip.poll_event() {
                 self.absorb(now, event);
             }
+            self.absorb_counters(now);
             if self.fatal || !self.settle(now) {
                 return;
             }
@@ -380,6 +385,31 @@ impl Plane {
             Event::Refused { by, terms } => self.absorb_refusal(by, &terms),
             Event::Isolated(isolated) => self.emit(PlaneEvent::Isolated(isolated)),
             Event::Health(_) => self.view_changed = true,
+        }
+    }
+
+    /// What gossip tells by counting: a peer's state equals ours; events were lost, and all has to be read again.
+    fn absorb_counters(&mut self, now: Duration) {
+        let stats = self.gossip.stats();
+        if stats.hellos_matched != self.hellos_matched {
+            self.hellos_matched = stats.hellos_matched;
+            self.confirmed_at = Some(now);
+        }
+        if stats.events_dropped == self.gossip_events_dropped {
+            return;
+        }
+        self.gossip_events_dropped = stats.events_dropped;
+        self.health_stale = true;
+        self.gate_stale = true;
+        self.view_changed = true;
+        let records: Vec<(String, u64, Arc<[u8]>)> = self
+            .gossip
+            .records()
+            .map(|record| (record.key.to_owned(), record.version, Arc::clone(record.value)))
+            .collect();
+        for (key, version, value) in records {
+            self.own.met(&key, version, &value);
+            self.absorb_record(now, &key, &value);
         }
     }
 

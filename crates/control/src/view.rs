@@ -74,7 +74,9 @@ pub struct ClusterView {
     pub stats: Stats,
     /// The plane's counters.
     pub plane: PlaneStats,
-    /// When a peer last confirmed what this member knows; `None` before the first time and for a member alone.
+    /// When a peer last confirmed what this member knows, by a full exchange or by saying hello with the same sum;
+    /// `None` before the first time and for a member alone. Expect a confirmation per anti-entropy interval on
+    /// average; after several without one the map may be old.
     pub confirmed_at: Option<Duration>,
     /// When this picture was taken, on the same clock.
     pub taken_at: Duration,

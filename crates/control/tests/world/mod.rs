@@ -1,0 +1,247 @@
+//! Planes on virtual time over a lossless network with one delay.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ringway_control::{Command, MemberKind, NodeRecord, Plane, PlaneEvent, PlaneOptions};
+use ringway_gossip::{Config, Identity, Keyring, Via};
+use ringway_topology::settings::EPSILON_PPM_DEFAULT;
+use ringway_topology::{
+    Algorithm, ClusterName, ClusterSettings, Map, NodeId, Ownership, PartitionCount, Phase, StoreId, Weight,
+    ZoneName,
+};
+
+/// One-way delay.
+const DELAY: Duration = Duration::from_millis(1);
+/// Steps a run may take; more is a loop without end.
+const STEPS_MAX: usize = 1_000_000;
+
+pub(crate) const fn ms(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}
+
+pub(crate) fn settings() -> ClusterSettings {
+    ClusterSettings {
+        name: ClusterName::new("shop").unwrap(),
+        partitions: PartitionCount::new(256).unwrap(),
+        replicas: 1,
+        hash_seed: 0,
+        epsilon_ppm: EPSILON_PPM_DEFAULT,
+        algorithm: Algorithm::Balanced,
+        ownership: Ownership::Derived,
+    }
+}
+
+pub(crate) fn address(n: u8) -> SocketAddr {
+    SocketAddr::from(([10, 0, 0, n], 7946))
+}
+
+pub(crate) fn node_id(n: u8) -> NodeId {
+    NodeId::new(&format!("n{n}")).unwrap()
+}
+
+pub(crate) fn record(n: u8) -> NodeRecord {
+    NodeRecord {
+        id: node_id(n),
+        zone: ZoneName::new(["a", "b", "c"][usize::from(n) % 3]).unwrap(),
+        weight: Weight::ONE,
+        store: StoreId(u128::from(n)),
+        data: SocketAddr::from(([10, 0, 0, n], 80)),
+        peer: None,
+        phase: Phase::Active,
+    }
+}
+
+/// A node `n<n>` in its first life, alone in the world.
+pub(crate) fn node(n: u8) -> PlaneOptions {
+    PlaneOptions {
+        settings: settings(),
+        gossip: Config::default(),
+        identity: Identity { id: node_id(n).as_str().into(), generation: 1, addr: address(n) },
+        keyring: Keyring::none(),
+        seed: u64::from(n),
+        kind: MemberKind::Node,
+        local: Some(record(n)),
+        admin: None,
+        version: "test".to_owned(),
+        bootstrap: Vec::new(),
+        seeds_configured: false,
+        restored: Vec::new(),
+        debounce_min: ms(100),
+        debounce_max: ms(250),
+    }
+}
+
+/// A node that joins through seeds.
+pub(crate) fn joiner(n: u8) -> PlaneOptions {
+    PlaneOptions { seeds_configured: true, ..node(n) }
+}
+
+/// A router at address `n` that joins through seeds.
+pub(crate) fn router(n: u8) -> PlaneOptions {
+    PlaneOptions {
+        kind: MemberKind::Router,
+        local: None,
+        identity: Identity { id: format!("r{n}").into(), generation: 1, addr: address(n) },
+        ..joiner(n)
+    }
+}
+
+/// One plane and what came out of it.
+pub(crate) struct Member {
+    pub(crate) plane: Plane,
+    pub(crate) maps: Vec<(Duration, Arc<Map>)>,
+    pub(crate) events: Vec<(Duration, PlaneEvent)>,
+}
+
+impl Member {
+    pub(crate) fn map(&self) -> &Map {
+        self.plane.map()
+    }
+
+    pub(crate) fn is_ready(&self) -> bool {
+        self.plane.readiness().is_ready()
+    }
+
+    /// When the first event that `wanted` accepts happened.
+    pub(crate) fn first(&self, wanted: impl Fn(&PlaneEvent) -> bool) -> Option<Duration> {
+        self.events.iter().find(|(_, event)| wanted(event)).map(|(at, _)| *at)
+    }
+}
+
+enum Packet {
+    Datagram(Vec<u8>),
+    Request(Vec<u8>),
+    Response(Vec<u8>),
+}
+
+/// The planes by address, and what is under way between them.
+#[derive(Default)]
+pub(crate) struct World {
+    pub(crate) now: Duration,
+    members: BTreeMap<SocketAddr, Member>,
+    under_way: BTreeMap<(Duration, u64), (SocketAddr, SocketAddr, Packet)>,
+    packets: u64,
+}
+
+impl World {
+    pub(crate) fn new() -> Self {
+        Self { now: Duration::from_secs(1_000), ..Self::default() }
+    }
+
+    /// Starts a member at the address of its identity, in the place of whoever was there.
+    pub(crate) fn start(&mut self, options: PlaneOptions) -> SocketAddr {
+        let address = options.identity.addr;
+        let plane = Plane::new(options, self.now).unwrap();
+        self.members.insert(address, Member { plane, maps: Vec::new(), events: Vec::new() });
+        self.collect(address);
+        address
+    }
+
+    pub(crate) fn crash(&mut self, at: SocketAddr) -> Member {
+        self.members.remove(&at).unwrap()
+    }
+
+    pub(crate) fn member(&self, at: SocketAddr) -> &Member {
+        &self.members[&at]
+    }
+
+    pub(crate) fn command(&mut self, at: SocketAddr, command: Command) {
+        self.members.get_mut(&at).unwrap().plane.handle_command(self.now, command);
+        self.collect(at);
+    }
+
+    pub(crate) fn join(&mut self, at: SocketAddr, seed: SocketAddr) {
+        self.command(at, Command::Join(vec![seed]));
+    }
+
+    /// Runs for a while.
+    pub(crate) fn run(&mut self, time: Duration) {
+        let end = self.now + time;
+        for _ in 0..STEPS_MAX {
+            if !self.step(end) {
+                self.now = end;
+                return;
+            }
+        }
+        panic!("the planes never come to rest");
+    }
+
+    /// Runs until `done`, at most for `limit`; how long it took.
+    pub(crate) fn run_until(
+        &mut self,
+        what: &str,
+        limit: Duration,
+        mut done: impl FnMut(&World) -> bool,
+    ) -> Duration {
+        let start = self.now;
+        while !done(self) {
+            assert!(self.step(start + limit), "{what}: not within {limit:?}");
+        }
+        self.now - start
+    }
+
+    /// The next thing to happen before `end`; whether there was one.
+    fn step(&mut self, end: Duration) -> bool {
+        let timer =
+            self.members.iter().filter_map(|(at, member)| Some((member.plane.poll_timeout()?, *at))).min();
+        let packet = self.under_way.first_key_value().map(|(key, _)| key.0);
+        let due = [timer.map(|(due, _)| due), packet].into_iter().flatten().min();
+        let Some(due) = due.filter(|due| *due < end) else { return false };
+        self.now = self.now.max(due);
+        // Sockets before timers.
+        if packet.is_some_and(|at| at <= self.now) {
+            self.deliver();
+        } else if let Some((_, at)) = timer {
+            self.members.get_mut(&at).unwrap().plane.handle_timeout(self.now);
+            self.collect(at);
+        }
+        true
+    }
+
+    fn deliver(&mut self) {
+        let (_, (from, to, packet)) = self.under_way.pop_first().unwrap();
+        let Some(member) = self.members.get_mut(&to) else { return };
+        match packet {
+            Packet::Datagram(bytes) => member.plane.handle_datagram(self.now, from, &bytes),
+            Packet::Response(bytes) => member.plane.handle_stream_response(self.now, from, &bytes),
+            Packet::Request(bytes) => {
+                // A stream comes from a port of its own.
+                let stream = SocketAddr::new(from.ip(), 55_555);
+                if let Some(reply) = member.plane.handle_stream_request(self.now, stream, &bytes) {
+                    self.send(to, from, Packet::Response(reply));
+                }
+            }
+        }
+        self.collect(to);
+    }
+
+    fn send(&mut self, from: SocketAddr, to: SocketAddr, packet: Packet) {
+        self.packets += 1;
+        self.under_way.insert((self.now + DELAY, self.packets), (from, to, packet));
+    }
+
+    fn collect(&mut self, at: SocketAddr) {
+        let now = self.now;
+        let member = self.members.get_mut(&at).unwrap();
+        let mut sent = Vec::new();
+        while let Some(transmit) = member.plane.poll_transmit() {
+            sent.push(transmit);
+        }
+        while let Some(map) = member.plane.poll_publish() {
+            member.maps.push((now, map));
+        }
+        while let Some(event) = member.plane.poll_event() {
+            member.events.push((now, event));
+        }
+        for transmit in sent {
+            let packet = match transmit.via {
+                Via::Datagram => Packet::Datagram(transmit.bytes),
+                Via::Stream => Packet::Request(transmit.bytes),
+            };
+            self.send(at, transmit.to, packet);
+        }
+    }
+}
