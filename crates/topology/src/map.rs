@@ -68,6 +68,19 @@ pub struct OwnerRow {
 }
 
 impl OwnerRow {
+    /// The row of these slots, of which the first empty one ends it.
+    #[inline]
+    fn of(slots: &[u16]) -> Self {
+        let mut row = Self { len: 0, nodes: [NodeIndex(NOBODY); REPLICAS_MAX] };
+        let mut filled = true;
+        for (node, &slot) in row.nodes.iter_mut().zip(slots) {
+            filled &= slot != NOBODY;
+            row.len += u8::from(filled);
+            *node = NodeIndex(slot);
+        }
+        row
+    }
+
     /// Primary first. Empty when the partition has no owner.
     #[must_use]
     #[inline]
@@ -144,16 +157,25 @@ impl ClaimTable {
         Self::derived(usize::from(settings.replicas), (0..settings.partitions.get()).map(|_| [].as_slice()))
     }
 
+    #[inline]
     fn row(&self, partition: Partition) -> OwnerRow {
-        let start = partition.0 as usize * self.stride;
-        let mut row = OwnerRow { len: 0, nodes: [NodeIndex(NOBODY); REPLICAS_MAX] };
-        for &node in self.owners.get(start..start + self.stride).unwrap_or_default() {
-            if node != NOBODY {
-                row.nodes[usize::from(row.len)] = NodeIndex(node);
-                row.len += 1;
+        // Unrolled for the usual replication factors.
+        match self.stride {
+            1 => self.row_of::<1>(partition),
+            2 => self.row_of::<2>(partition),
+            3 => self.row_of::<3>(partition),
+            stride => {
+                let start = partition.0 as usize * stride;
+                OwnerRow::of(self.owners.get(start..start + stride).unwrap_or_default())
             }
         }
-        row
+    }
+
+    #[inline]
+    fn row_of<const STRIDE: usize>(&self, partition: Partition) -> OwnerRow {
+        let start = partition.0 as usize * STRIDE;
+        let slots = self.owners.get(start..).and_then(<[u16]>::first_chunk::<STRIDE>);
+        OwnerRow::of(slots.map_or(&[], <[u16; STRIDE]>::as_slice))
     }
 
     fn set(&mut self, partition: Partition, epoch: Epoch, owners: &[NodeIndex]) {
@@ -177,6 +199,7 @@ impl ClaimTable {
         size_of_val(&*self.owners) + epochs
     }
 
+    #[inline]
     fn epoch(&self, partition: Partition) -> Epoch {
         let index = partition.0 as usize;
         match &self.epochs {
@@ -253,8 +276,10 @@ impl Map {
         let stride = usize::from(settings.replicas).clamp(1, REPLICAS_MAX);
         let mut owners = vec![NOBODY; settings.partitions.get() as usize * stride];
         for (row, wanted) in owners.chunks_exact_mut(stride).zip(placement.rows()) {
-            for (slot, node) in row.iter_mut().zip(wanted) {
-                *slot = index_of[usize::from(node.0)];
+            let known =
+                wanted.iter().map(|node| index_of[usize::from(node.0)]).filter(|&node| node != NOBODY);
+            for (slot, node) in row.iter_mut().zip(known) {
+                *slot = node;
             }
         }
         let claims = ClaimTable { stride, owners: owners.into(), epochs: Epochs::Uniform(Epoch::DERIVED) };

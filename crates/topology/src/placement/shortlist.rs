@@ -10,6 +10,7 @@ use super::PlacementParams;
 use super::score::{inverse, node_hash, ring_point, salt, score, weighted_cost};
 use super::shares::Shares;
 use super::tokens::{self, TokenRing};
+use crate::REPLICAS_MAX;
 use crate::ids::{Partition, ZoneName};
 use crate::membership::{Membership, PlacementNode};
 use crate::settings::Algorithm;
@@ -20,6 +21,9 @@ pub(super) const LANES_MAX: usize = 8;
 const SPARE: usize = 5;
 /// Entries of the one list that serves many zones.
 const DEPTH_SHARED: usize = 24;
+/// Entries of the longest list.
+const DEPTH_MAX: usize = DEPTH_SHARED;
+const _: () = assert!(REPLICAS_MAX + SPARE <= DEPTH_MAX);
 
 /// A node and what it costs a partition; ordered by cost, ties to the smaller node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -195,13 +199,13 @@ impl Shortlists {
         Candidate { cost: self.costs[at], node: self.nodes[at] }
     }
 
-    /// Puts a candidate in its place, dropping the last of a full list; false when it is worse than all of a full list.
+    /// Puts a candidate in its place and drops the last of a full list.
     #[inline]
-    fn keep(&mut self, partition: usize, lane: usize, candidate: Candidate) -> bool {
+    fn keep(&mut self, partition: usize, lane: usize, candidate: Candidate) {
         let (entries, len) = self.entries(partition, lane);
         let full = len == entries.len();
         if full && candidate > self.entry(entries.end - 1) {
-            return false;
+            return;
         }
         let mut at = entries.start + if full { len - 1 } else { len };
         while at > entries.start && candidate < self.entry(at - 1) {
@@ -212,7 +216,6 @@ impl Shortlists {
         self.costs[at] = candidate.cost;
         self.nodes[at] = candidate.node;
         self.lens[partition * self.lanes.len() + lane] += u8::from(!full);
-        true
     }
 
     #[cold]
@@ -243,38 +246,36 @@ impl Shortlists {
 
     fn rank_by_score(&mut self, lane: usize) {
         let Ranker::Scores { hashes, inverses } = &self.ranker else { return };
-        // Nodes of one weight together: among them a lower score never costs less.
-        let mut members: Vec<(u64, u64, u16)> = self.lanes[lane]
+        // Nodes of one weight together: among them a higher score never costs more.
+        let mut members: Vec<(u64, u16, u64)> = self.lanes[lane]
             .members
             .iter()
-            .map(|&node| (inverses[usize::from(node)], hashes[usize::from(node)], node))
+            .map(|&node| (inverses[usize::from(node)], node, hashes[usize::from(node)]))
             .collect();
         members.sort_unstable();
-        let classes: Vec<Vec<(u64, u64, u16)>> =
-            members.chunk_by(|a, b| a.0 == b.0).map(<[(u64, u64, u16)]>::to_vec).collect();
+        let classes: Vec<(u64, Vec<(u64, u16)>)> = members
+            .chunk_by(|a, b| a.0 == b.0)
+            .map(|class| (class[0].0, class.iter().map(|&(_, node, hash)| (hash, node)).collect()))
+            .collect();
+        let depth = self.lanes[lane].depth;
+        let mut best = [(0, 0); DEPTH_MAX + 1];
         for partition in 0..self.lens.len() / self.lanes.len() {
             let salt = salt(partition as u64);
-            for class in &classes {
-                // The highest score that cost more than the last of a full list: none below it can enter.
-                let mut refused = 0;
-                for &(inverse, hash, node) in class {
-                    let score = score(hash, salt);
-                    if score > refused {
-                        let cost = weighted_cost(score, inverse);
-                        if !self.keep(partition, lane, Candidate { cost, node })
-                            && cost > self.last_cost(partition, lane)
-                        {
-                            refused = score;
-                        }
-                    }
+            let mut tied = false;
+            for (inverse, class) in &classes {
+                // One more than the list holds, to see whether its last place is tied.
+                let found = best_scores(class, salt, &mut best[..=depth]);
+                for &(score, node) in &best[..found.min(depth)] {
+                    self.keep(partition, lane, Candidate { cost: weighted_cost(score, *inverse), node });
                 }
+                tied |= found > depth
+                    && weighted_cost(best[depth - 1].0, *inverse) == weighted_cost(best[depth].0, *inverse);
+            }
+            if tied {
+                // The smaller node wins a tie, and the scores did not look at that: rank by cost when asked.
+                self.lens[partition * self.lanes.len() + lane] = 0;
             }
         }
-    }
-
-    fn last_cost(&self, partition: usize, lane: usize) -> u64 {
-        let (entries, len) = self.entries(partition, lane);
-        if len == 0 { u64::MAX } else { self.costs[entries.start + len - 1] }
     }
 
     fn rank_by_ring(&mut self, lane: usize) {
@@ -290,6 +291,29 @@ impl Shortlists {
             }
         }
     }
+}
+
+/// The highest scores of a class with their nodes, descending, as many as `best` holds; how many were found.
+#[inline]
+fn best_scores(class: &[(u64, u16)], salt: u64, best: &mut [(u64, u16)]) -> usize {
+    let last = best.len() - 1;
+    let mut found = 0;
+    let mut lowest = 0;
+    for &(hash, node) in class {
+        let score = score(hash, salt);
+        if found > last && score <= lowest {
+            continue;
+        }
+        let mut at = found.min(last);
+        while at > 0 && best[at - 1].0 < score {
+            best[at] = best[at - 1];
+            at -= 1;
+        }
+        best[at] = (score, node);
+        found = (found + 1).min(best.len());
+        lowest = best[last].0;
+    }
+    found
 }
 
 /// The lanes that a set of zones needs, without their members.
