@@ -229,7 +229,11 @@ fn put_address(out: &mut Vec<u8>, address: Option<SocketAddr>) {
 
 /// The longest prefix of `text` of at most `bytes_max` bytes that ends between characters.
 fn cut(text: &str, bytes_max: usize) -> &str {
-    &text[..text.floor_char_boundary(bytes_max)]
+    let mut end = text.len().min(bytes_max);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
 }
 
 /// Takes fields off the front of a record.

@@ -1,5 +1,7 @@
 //! Planes on virtual time: what makes a map, when it is published, and who may serve.
 
+#![expect(clippy::unwrap_used, reason = "a test says what went wrong by panicking")]
+
 mod world;
 
 use std::time::Duration;

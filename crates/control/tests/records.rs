@@ -1,5 +1,7 @@
 //! Whatever arrives under a record's key is either that record or refused; nothing panics.
 
+#![expect(clippy::unwrap_used, reason = "a test says what went wrong by panicking")]
+
 use std::net::SocketAddr;
 
 use proptest::prelude::*;
