@@ -6,23 +6,39 @@
 //! does, in this order and for ever: drain the sockets into `handle_*`, call [`Gossip::handle_timeout`] when
 //! [`Gossip::poll_timeout`] says so, send everything [`Gossip::poll_transmit`] gives, take the events.
 //!
-//! The story, top-down: [`core`](Gossip) (what happens to a packet, a timer, a command) over
-//! `probe` (who is asked next), `suspicion` (how long a doubt may last), `members` and `records` (what is
-//! believed, merged monotonically), `broadcast` (what is still news), `anti_entropy` (what got lost), and at
-//! the bottom [`wire`] (bytes) and `seal` (authenticated encryption under a [`Keyring`]).
+//! The story, top-down: [`core`](Gossip) (what happens to a packet, a timer, a command) over `join` (coming
+//! in, going away, whose name it is), `probe` (the failure detector), `merge` (how evidence changes what is
+//! believed) and `anti_entropy` (what got lost is found). Below them data: `members`, `records`, `suspicion` (how
+//! long a doubt may last), `broadcast` (what is still news), `timers`; at the bottom [`wire`] (bytes) and `seal`
+//! (authenticated encryption under a [`Keyring`]).
 //!
 //! `docs/GOSSIP.md` has the messages byte by byte, the rules and where they deviate from the papers.
 
+mod anti_entropy;
+mod broadcast;
 mod config;
 mod core;
 mod event;
+mod join;
 mod keyring;
+mod members;
+mod merge;
+mod probe;
+mod records;
+mod rng;
+mod seal;
 mod stats;
+mod suspicion;
+mod timers;
+pub mod wire;
+
+#[cfg(test)]
+mod tests;
 
 pub use config::{Config, ConfigError};
 pub use core::{Gossip, RecordError};
 pub use event::{DeadCause, Event, Identity, MemberView, RecordView, State, Transmit, Via};
-pub use keyring::{Key, KeyId, Keyring, KeyringError};
+pub use keyring::{KEY_BYTES, KEYS_MAX, Key, KeyId, Keyring, KeyringError};
 pub use stats::Stats;
 
 /// Largest datagram, header and tag included: under every common path MTU.

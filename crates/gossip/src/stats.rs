@@ -59,6 +59,8 @@ counters! {
     dropped_transport,
     /// Dropped: we have left, or lost a conflict over our id, and take no part any more.
     dropped_retired,
+    /// Dropped: under our own name, and not about it: an echo, or the other process of a conflict.
+    dropped_own_name,
     /// Probes begun.
     probes,
     /// Probes that nobody answered.
@@ -93,14 +95,14 @@ counters! {
     records_refused,
     /// Pairs of different values seen under one version of a record.
     records_conflicted,
-    /// Records dropped from the news because they had to make room; anti-entropy still spreads them.
-    broadcasts_dropped,
     /// Backlogs of records sent by stream.
     backlogs_streamed,
     /// Anti-entropy rounds begun with a live member.
     hellos,
     /// Hellos to dead members.
     hellos_to_dead,
+    /// Hellos with the sum that we have: a peer confirmed our state.
+    hellos_matched,
     /// Hellos answered with a digest: the states differed.
     digests_sent,
     /// Deltas sent.

@@ -1,0 +1,197 @@
+//! The failure detector: who is asked, who is asked to ask, and what silence means.
+//!
+//! *Source*: SWIM, section 3.1 (ping, ping-req); Lifeguard, section IV-A (local health, nack).
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::core::{Gossip, Mode};
+use crate::event::{Event, State};
+use crate::members::Slot;
+use crate::timers::Timer;
+use crate::wire::Body;
+
+/// Most relayed pings under way.
+pub(crate) const RELAYS_MAX: usize = 256;
+/// A relay says nack at this share of the asker's patience, in percent.
+const NACK_AT_PERCENT: u32 = 80;
+
+/// The probe under way.
+#[derive(Debug)]
+pub(crate) struct Probe {
+    slot: Slot,
+    id: Arc<str>,
+    seq: u32,
+    answered: bool,
+    /// Relays asked.
+    asked: u32,
+    /// Of these, relays that said they are fine and the target silent.
+    nacks: u32,
+}
+
+/// A ping on another member's behalf.
+#[derive(Debug)]
+pub(crate) struct Relay {
+    asker: SocketAddr,
+    asker_seq: u32,
+}
+
+impl Gossip {
+    /// The period is over: judge the last probe and begin the next.
+    pub(crate) fn on_probe_period(&mut self, now: Duration) {
+        self.judge_probe(now);
+        if self.takes_part() {
+            self.begin_probe(now);
+        }
+        let period = self.config.probe_interval * self.stretch();
+        self.timers.set(Timer::ProbePeriod, now + period);
+    }
+
+    fn judge_probe(&mut self, now: Duration) {
+        self.timers.cancel(Timer::ProbeTimeout);
+        let Some(probe) = self.probe.take() else { return };
+        let listed = self.members.at(probe.slot).is_some_and(|member| member.id == probe.id);
+        if probe.answered || !listed {
+            return;
+        }
+        self.stats.probes_failed += 1;
+        // Relays that do not even say nack: the fault may be here. No relay at all: nobody can tell.
+        let doubt = if probe.asked == 0 { 1 } else { probe.asked.saturating_sub(probe.nacks) };
+        self.worsen_health(doubt);
+        self.accuse(now, probe.slot);
+    }
+
+    fn begin_probe(&mut self, now: Duration) {
+        let Some(slot) = self.members.next_probe(&mut self.rng) else { return };
+        let Some(id) = self.members.at(slot).map(|member| member.id.clone()) else { return };
+        let seq = self.rng.next_u32();
+        self.stats.probes += 1;
+        self.send_to(slot, &Body::Ping { seq, target: &id });
+        self.probe = Some(Probe { slot, id, seq, answered: false, asked: 0, nacks: 0 });
+        self.timers.set(Timer::ProbeTimeout, now + self.config.probe_timeout * self.stretch());
+    }
+
+    /// No ack yet: ask others to ping.
+    pub(crate) fn on_probe_timeout(&mut self, now: Duration) {
+        let Some(probe) = self.probe.as_ref().filter(|probe| !probe.answered) else { return };
+        let (slot, id, seq) = (probe.slot, probe.id.clone(), probe.seq);
+        let Some(addr) = self.members.at(slot).map(|member| member.addr) else { return };
+        let period_end = self.timers.deadline(Timer::ProbePeriod).unwrap_or(now);
+        let timeout_ms = period_end.saturating_sub(now).as_millis().min(u128::from(u16::MAX)) as u16;
+        let relays = self.members.sample(self.config.indirect_probes, Some(slot), &mut self.rng);
+        for relay in &relays {
+            self.send_to(*relay, &Body::PingReq { seq, target: &id, addr, timeout_ms });
+        }
+        if let Some(probe) = self.probe.as_mut() {
+            probe.asked = relays.len() as u32;
+        }
+    }
+
+    pub(crate) fn on_ping(&mut self, from: SocketAddr, sender: &str, seq: u32, target: &str) {
+        if *target != *self.id {
+            self.stats.pings_misaddressed += 1;
+            return;
+        }
+        let peer = self.members.find(sender);
+        self.send_datagram(from, peer, &Body::Ack { seq });
+    }
+
+    pub(crate) fn on_ack(&mut self, seq: u32) {
+        if let Some(probe) = self.probe.as_mut().filter(|probe| probe.seq == seq && !probe.answered) {
+            probe.answered = true;
+            self.timers.cancel(Timer::ProbeTimeout);
+            self.improve_health();
+        } else if let Some(relay) = self.relays.remove(&seq) {
+            self.timers.cancel(Timer::RelayNack(seq));
+            self.timers.cancel(Timer::RelayEnd(seq));
+            self.send_datagram(relay.asker, None, &Body::Ack { seq: relay.asker_seq });
+        } else {
+            self.stats.answers_unexpected += 1;
+        }
+    }
+
+    pub(crate) fn on_nack(&mut self, seq: u32) {
+        match self.probe.as_mut() {
+            Some(probe) if probe.seq == seq && probe.nacks < probe.asked => probe.nacks += 1,
+            _ => self.stats.answers_unexpected += 1,
+        }
+    }
+
+    pub(crate) fn on_ping_req(
+        &mut self,
+        now: Duration,
+        from: SocketAddr,
+        seq: u32,
+        target: (&str, SocketAddr),
+        timeout_ms: u16,
+    ) {
+        let own = self.rng.next_u32();
+        if self.relays.len() >= RELAYS_MAX || self.relays.contains_key(&own) {
+            self.stats.relays_refused += 1;
+            return;
+        }
+        let (id, addr) = target;
+        let timeout = Duration::from_millis(u64::from(timeout_ms));
+        self.stats.relays += 1;
+        self.relays.insert(own, Relay { asker: from, asker_seq: seq });
+        self.timers.set(Timer::RelayNack(own), now + timeout * NACK_AT_PERCENT / 100);
+        self.timers.set(Timer::RelayEnd(own), now + timeout);
+        let peer = self.members.find(id);
+        self.send_datagram(addr, peer, &Body::Ping { seq: own, target: id });
+    }
+
+    pub(crate) fn on_relay_nack(&mut self, seq: u32) {
+        if let Some(relay) = self.relays.get(&seq) {
+            let (asker, asker_seq) = (relay.asker, relay.asker_seq);
+            self.send_datagram(asker, None, &Body::Nack { seq: asker_seq });
+        }
+    }
+
+    /// A sender that we hold for dead is told so, that it may refute.
+    pub(crate) fn answer_if_dead(&mut self, from: SocketAddr, sender: &str, generation: u64) {
+        let Some(slot) = self.members.find(sender) else { return };
+        let dead = self
+            .members
+            .at(slot)
+            .is_some_and(|member| member.state() == State::Dead && member.evidence.generation >= generation);
+        if dead {
+            self.stats.dead_answered += 1;
+            self.send_datagram(from, Some(slot), &Body::Gossip);
+        }
+    }
+
+    /// We were paused (our timers fired far too late): what we did not hear says nothing about others.
+    pub(crate) fn on_pause_noticed(&mut self, now: Duration) {
+        self.stats.pauses += 1;
+        self.paused_at = Some(now);
+        self.timers.cancel(Timer::ProbeTimeout);
+        self.probe = None;
+        self.worsen_health(1);
+    }
+
+    /// Both probe timers are multiplied by this.
+    pub(crate) fn stretch(&self) -> u32 {
+        self.health + 1
+    }
+
+    pub(crate) fn worsen_health(&mut self, by: u32) {
+        self.set_health((self.health + by).min(self.config.health_max));
+    }
+
+    fn improve_health(&mut self) {
+        self.set_health(self.health.saturating_sub(1));
+    }
+
+    fn set_health(&mut self, health: u32) {
+        if health != self.health {
+            self.health = health;
+            self.emit(Event::Health(health));
+        }
+    }
+
+    /// Not while we leave, nor while it is open whether our name is ours.
+    pub(crate) fn takes_part(&self) -> bool {
+        self.mode == Mode::Active && !self.is_contested_newcomer()
+    }
+}

@@ -1,0 +1,98 @@
+//! How long a doubt may last before it becomes a verdict.
+//!
+//! *Source*: Lifeguard (arXiv 1707.00788), section IV-B, "Lifeguard suspicion": the timeout begins long and falls
+//! with every independent accuser.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::config::Config;
+
+/// One suspicion against one member.
+#[derive(Debug, Clone)]
+pub(crate) struct Suspicion {
+    started: Duration,
+    shortest: Duration,
+    longest: Duration,
+    /// Independent confirmations, beyond the first accuser, that bring it down to the shortest.
+    wanted: u32,
+    /// Who accuses; the first one began it. At most `wanted` + 1.
+    accusers: Vec<Arc<str>>,
+}
+
+impl Suspicion {
+    /// `members` are all that are not dead, ourselves and the suspect included.
+    pub(crate) fn new(config: &Config, now: Duration, members: usize, by: Arc<str>) -> Self {
+        let shortest = shortest(config, members);
+        // With fewer others than K, confirmations cannot be had: do not wait for them.
+        let others = members.saturating_sub(2) as u32;
+        let wanted = if others < config.suspicion_confirmations { 0 } else { config.suspicion_confirmations };
+        let longest = longest(config, members);
+        Self { started: now, shortest, longest, wanted, accusers: vec![by] }
+    }
+
+    /// Another accuser. `true` when it counts: independent, and still wanted.
+    pub(crate) fn confirm(&mut self, by: &Arc<str>) -> bool {
+        let counts = self.accusers.len() <= self.wanted as usize && !self.accusers.contains(by);
+        if counts {
+            self.accusers.push(by.clone());
+        }
+        counts
+    }
+
+    /// When it runs out: longest − (longest − shortest)·ln(c + 1)/ln(K + 1) after its start.
+    pub(crate) fn deadline(&self) -> Duration {
+        let confirmed = self.accusers.len() as u32 - 1;
+        if confirmed >= self.wanted {
+            return self.started + self.shortest;
+        }
+        let share = f64::from(confirmed + 1).ln() / f64::from(self.wanted + 1).ln();
+        let after = self.longest - (self.longest - self.shortest).mul_f64(share);
+        self.started + after.max(self.shortest)
+    }
+
+    /// The gate may put the end off until here, not longer.
+    pub(crate) fn gate_end(&self) -> Duration {
+        self.started + self.longest
+    }
+}
+
+/// α·max(1, log10 n)·probe interval.
+fn shortest(config: &Config, members: usize) -> Duration {
+    let scale = (members.max(1) as f64).log10().max(1.0);
+    (config.probe_interval * config.suspicion_alpha).mul_f64(scale)
+}
+
+fn longest(config: &Config, members: usize) -> Duration {
+    shortest(config, members) * config.suspicion_beta
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const S: fn(u64) -> Duration = Duration::from_secs;
+
+    #[test]
+    fn the_timeout_falls_with_independent_accusers_only() {
+        let config = Config::default();
+        let mut suspicion = Suspicion::new(&config, S(100), 10, "a".into());
+        assert_eq!(suspicion.deadline(), S(124), "β = 12 times α = 2");
+        assert!(!suspicion.confirm(&"a".into()), "the same accuser again says nothing new");
+        assert_eq!(suspicion.deadline(), S(124));
+        assert!(suspicion.confirm(&"b".into()));
+        let one = suspicion.deadline();
+        assert!(one > S(102) && one < S(124));
+        assert!(suspicion.confirm(&"c".into()));
+        assert_eq!(suspicion.deadline(), S(102));
+        assert!(!suspicion.confirm(&"d".into()), "K = 2 are enough");
+    }
+
+    #[test]
+    fn it_grows_with_the_logarithm_and_two_members_wait_for_nobody() {
+        let config = Config::default();
+        assert_eq!(Suspicion::new(&config, S(0), 2, "a".into()).deadline(), S(2));
+        assert_eq!(Suspicion::new(&config, S(0), 3, "a".into()).deadline(), S(2));
+        assert_eq!(Suspicion::new(&config, S(0), 1_000, "a".into()).deadline(), S(72));
+    }
+}
