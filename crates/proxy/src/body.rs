@@ -121,7 +121,7 @@ impl http_body::Body for Body {
             Inner::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             Inner::Incoming(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
             Inner::Client(body) => Pin::new(body).poll_frame(cx),
-            Inner::Upstream(body) => body.poll_frame_inner(cx),
+            Inner::Upstream(body) => body.poll_frame(cx),
             Inner::Boxed(body) => body.as_mut().poll_frame(cx),
         }
     }

@@ -1,20 +1,43 @@
 //! The data plane and the embeddable router.
 //!
 //! [`edge`] accepts connections and speaks HTTP to clients, [`router`] sends each request to the owner of its
-//! key, and [`metrics`] counts per worker what both do. A proxy is the two together; a node uses the edge for its
-//! own data listener and the router for keys it does not own; a client program embeds the router alone.
+//! key, and [`metrics`] counts per worker what both do. A [`Proxy`] is the two together; a node uses the edge for its
+//! own data listener and a router for keys it does not own; a client program embeds the router alone
+//! ([`EmbeddedRouter`]).
+//!
+//! A request's life is `serve.rs`, read from the top: routing key ([`key`](options::KeySource)) → snapshot loaded once, owners and
+//! epoch copied out → pick (`ringway_route`) → forward, the only await on an upstream → verdict (`ringway_route`) → answer.
 
 pub mod body;
+pub mod claim;
 pub mod edge;
+pub mod embed;
+pub mod error;
+mod exchange;
+mod forward;
+mod headers;
+mod hold;
+mod ids;
+mod key;
+mod log_gate;
 pub mod metrics;
 pub mod options;
+mod proxy;
+pub mod router;
+mod serve;
 pub mod template;
 pub mod tls;
+mod transfer;
 mod upstream;
 
 pub use body::{Body, BoxError};
+pub use claim::Claim;
+pub use embed::{EmbedError, EmbeddedBody, EmbeddedRouter, Stopped};
+pub use error::Problem;
 pub use options::{
-    HeaderOptions, HoldOptions, KeyPart, KeySource, ProxyOptions, Reads, RouteError, RouteMatch, RouteOptions, RoutingOptions,
-    UpstreamOptions,
+    HeaderOptions, HoldOptions, KeyPart, KeySource, ProxyOptions, Reads, RouteError, RouteMatch,
+    RouteOptions, RoutingOptions, UpstreamOptions,
 };
+pub use proxy::{Proxy, StartError};
+pub use router::{ClusterFeed, Router, RouterError, Routers};
 pub use template::{HostPattern, PathTemplate, TemplateError};

@@ -8,12 +8,22 @@ use ringway_route::{BudgetOptions, HoldLimits, OutlierOptions};
 use ringway_topology::ZoneName;
 use thiserror::Error;
 
+use crate::edge::EdgeOptions;
 use crate::template::{HostPattern, PathTemplate};
 
 /// Most routes of one proxy; they are tried in order, one after the other.
 pub const ROUTES_MAX: usize = 256;
 /// Most of a request's body that is kept for a replay, whatever is configured.
 pub const REPLAY_BYTES_MAX: usize = 1 << 20;
+
+/// A routing tier: its edge, its routes, and how it treats nodes.
+#[derive(Debug, Clone, Default)]
+pub struct ProxyOptions {
+    /// Listener, workers and the limits towards clients.
+    pub edge: EdgeOptions,
+    /// How requests are routed.
+    pub routing: RoutingOptions,
+}
 
 /// Everything the routing core needs, listener or not: what a proxy, a node and an embedded router share.
 #[derive(Debug, Clone, Default)]
@@ -107,8 +117,6 @@ pub struct UpstreamOptions {
     pub total_timeout: Duration,
     /// Time one attempt may take until its answer's head. Range 1 ms – 1 h; default 15 s.
     pub head_timeout: Duration,
-    /// Longest pause inside an answer's body. Range 1 ms – 24 h; default 60 s.
-    pub body_idle_timeout: Duration,
     /// A pooled connection unused for longer is closed; keep it below the nodes' own. Range 1 ms – 1 h; default 20 s.
     pub idle_timeout: Duration,
     /// Idle connections kept per node. Range 0 – 65,536; default 128.
@@ -128,7 +136,6 @@ impl Default for UpstreamOptions {
             connect_timeout: Duration::from_secs(1),
             total_timeout: Duration::from_secs(15),
             head_timeout: Duration::from_secs(15),
-            body_idle_timeout: Duration::from_secs(60),
             idle_timeout: Duration::from_secs(20),
             idle_per_node_max: 128,
             connections_per_node_max: 1_024,
@@ -171,7 +178,9 @@ pub struct HeaderOptions {
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum RouteError {
     /// The key is a segment that the template does not name.
-    #[error("route `{route}`: the key is the path segment `{segment}`, which the path template does not name")]
+    #[error(
+        "route `{route}`: the key is the path segment `{segment}`, which the path template does not name"
+    )]
     UnknownSegment {
         /// The route.
         route: String,

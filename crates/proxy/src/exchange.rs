@@ -1,0 +1,260 @@
+//! One request on its way: what is kept of it between attempts.
+
+use std::fmt::Write as _;
+use std::rc::Rc;
+
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Uri, request};
+use ringway_route::{Access, Reason, Tried, Why};
+use ringway_topology::{Epoch, NodeIndex, Partition};
+use tokio::time::Instant;
+
+use crate::body::Body;
+use crate::claim::Claim;
+use crate::edge::ConnectionInfo;
+use crate::headers::{self, Screened, X_REQUEST_ID};
+use crate::hold::Held;
+use crate::ids::WriteId;
+use crate::key::{self, Head};
+use crate::metrics::{MethodClass, RouteLabel};
+use crate::options::Reads;
+use crate::router::Core;
+use crate::transfer::{SentBody, Transfer};
+use crate::upstream::Node;
+
+/// A request that has a key and may be forwarded.
+pub(crate) struct Exchange {
+    pub(crate) facts: Facts,
+    pub(crate) partition: Partition,
+    pub(crate) hash: u64,
+    pub(crate) access: Access,
+    pub(crate) safe: bool,
+    pub(crate) transfer: Transfer,
+    method: Method,
+    uri: Uri,
+    /// The headers of the first attempt; taken by it.
+    first: Option<HeaderMap>,
+    /// The same headers, for every later attempt. A list, as a map would cost two allocations per request.
+    spare: Spare,
+    write_id: Option<WriteId>,
+    /// The request's deadline; moves on while its body flows.
+    pub(crate) deadline: Instant,
+    pub(crate) tried: Tried,
+    /// A claim from a 421 that is newer than the map; serves this request only.
+    pub(crate) claim: Option<Claim>,
+    pub(crate) held: Option<Held>,
+    pub(crate) retries: u32,
+    pub(crate) misdirected: u32,
+}
+
+/// Headers as a list that workers recycle.
+pub(crate) type Spare = Vec<(HeaderName, HeaderValue)>;
+
+/// What the end of a request needs to know, however it ends: for the answer, the log, the metrics and `explain`.
+pub(crate) struct Facts {
+    pub(crate) started: Instant,
+    pub(crate) method: MethodClass,
+    pub(crate) route: Option<usize>,
+    pub(crate) screened: Screened,
+    pub(crate) request_id: Option<HeaderValue>,
+    pub(crate) partition: Option<Partition>,
+    pub(crate) epoch: Epoch,
+    pub(crate) node: Option<Rc<Node>>,
+    pub(crate) why: Option<Why>,
+    pub(crate) attempts: u32,
+    pub(crate) denied: bool,
+    /// When the last attempt began.
+    pub(crate) attempted: Instant,
+    pub(crate) held_since: Option<Instant>,
+}
+
+/// The owner chosen for one attempt.
+pub(crate) struct Target {
+    pub(crate) node: Rc<Node>,
+    pub(crate) position: u8,
+    pub(crate) epoch: Epoch,
+    /// The map it was chosen by.
+    pub(crate) stamp: u64,
+    /// An owner is left that has not failed this request.
+    pub(crate) others_left: bool,
+}
+
+impl Facts {
+    fn new(method: &Method, started: Instant) -> Self {
+        Self {
+            started,
+            method: MethodClass::from(method),
+            route: None,
+            screened: Screened::default(),
+            request_id: None,
+            partition: None,
+            epoch: Epoch::DERIVED,
+            node: None,
+            why: None,
+            attempts: 0,
+            denied: false,
+            attempted: started,
+            held_since: None,
+        }
+    }
+
+    pub(crate) fn label(&self) -> RouteLabel {
+        key::label(self.route)
+    }
+
+    /// The decision in words, for `Ringway-Explain`.
+    pub(crate) fn explain(&self, hash: u64, routes: &[crate::RouteOptions]) -> String {
+        let mut text = String::with_capacity(160);
+        let route = self.route.and_then(|at| routes.get(at)).map_or("none", |route| route.name.as_str());
+        let _ = write!(text, "route {route}; hash {hash:016x}");
+        if let Some(partition) = self.partition {
+            let _ = write!(text, "; partition {partition} at epoch {}", self.epoch);
+        }
+        if let (Some(node), Some(why)) = (&self.node, self.why) {
+            let _ = write!(text, "; sent to {} at {}: {}", node.id, node.addr, why.words());
+        }
+        let _ = write!(text, "; attempts {}", self.attempts);
+        if let Some(since) = self.held_since {
+            let _ = write!(text, "; held since {} ms", since.elapsed().as_millis());
+        }
+        if self.denied {
+            text.push_str("; retry denied by the budget");
+        }
+        text
+    }
+}
+
+/// Why a request does not become an [`Exchange`].
+pub(crate) type Refused = Box<(Facts, Reason)>;
+
+impl Exchange {
+    /// Routes, checks and cleans a request.
+    ///
+    /// *Errors*: what is wrong with the request; nothing was forwarded.
+    pub(crate) fn open(
+        core: &Core,
+        request: Request<Body>,
+        connection: &ConnectionInfo,
+        started: Instant,
+    ) -> Result<Self, Refused> {
+        let (mut parts, body) = request.into_parts();
+        let mut facts = Facts::new(&parts.method, started);
+        match Self::prepare(core, &mut parts, connection, &mut facts) {
+            Ok((partition, hash)) => Ok(Self::assemble(core, parts, body, facts, partition, hash)),
+            Err(reason) => Err(Box::new((facts, reason))),
+        }
+    }
+
+    fn prepare(
+        core: &Core,
+        parts: &mut request::Parts,
+        connection: &ConnectionInfo,
+        facts: &mut Facts,
+    ) -> Result<(Partition, u64), Reason> {
+        let options = &core.options;
+        // Before the key is looked for: what is malformed has no key, and the host is one only afterwards.
+        let authority = parts.uri.clone();
+        facts.screened =
+            headers::screen_request(parts, connection, &core.identity, &options.headers, &options.trusted)?;
+        let uri = if authority.authority().is_some() { &authority } else { &parts.uri };
+        let head = Head { method: &parts.method, uri, headers: &parts.headers };
+        let found = key::routing_key(&options.routes, head).map_err(|(reason, route)| {
+            facts.route = route;
+            reason
+        })?;
+        facts.route = Some(found.route);
+        let location = core.locate(found.hashed());
+        facts.partition = Some(location.0);
+        facts.request_id = Some(match parts.headers.get(X_REQUEST_ID) {
+            Some(id) => id.clone(),
+            None => core.ids.trace_id(),
+        });
+        Ok(location)
+    }
+
+    fn assemble(
+        core: &Core,
+        mut parts: request::Parts,
+        body: Body,
+        facts: Facts,
+        partition: Partition,
+        hash: u64,
+    ) -> Self {
+        parts.headers.extend(facts.request_id.clone().map(|id| (X_REQUEST_ID, id)));
+        let mut spare = core.take_spare();
+        spare.extend(parts.headers.iter().map(|(name, value)| (name.clone(), value.clone())));
+        let safe = parts.method.is_safe();
+        let any = facts.route.is_some_and(|at| core.options.routes[at].reads == Reads::Any);
+        let access = match (safe, any) {
+            (false, _) => Access::Write,
+            (true, false) => Access::ReadPrimary,
+            (true, true) => Access::ReadAny,
+        };
+        Self {
+            partition,
+            hash,
+            access,
+            safe,
+            transfer: Transfer::new(body, core.options.upstream.replay_bytes),
+            method: parts.method,
+            uri: parts.uri,
+            first: Some(parts.headers),
+            spare,
+            write_id: (!safe).then(|| core.ids.write_id()),
+            deadline: facts.started + core.options.upstream.total_timeout,
+            tried: Tried::default(),
+            claim: None,
+            held: None,
+            retries: 0,
+            misdirected: 0,
+            facts,
+        }
+    }
+
+    /// The request as one attempt sends it.
+    pub(crate) fn attempt(&mut self, target: &Target) -> Request<SentBody> {
+        let mut request = Request::new(self.transfer.send());
+        *request.method_mut() = self.method.clone();
+        *request.uri_mut() = self.uri.clone();
+        let mut headers = self.first.take().unwrap_or_else(|| {
+            let mut again = HeaderMap::with_capacity(self.spare.len() + 3);
+            for (name, value) in &self.spare {
+                again.append(name.clone(), value.clone());
+            }
+            again
+        });
+        let id = self.write_id.as_ref().map(|id| &id.header);
+        headers::address(&mut headers, self.partition, target.epoch, id);
+        *request.headers_mut() = headers;
+
+        let facts = &mut self.facts;
+        if facts.attempts > 0 {
+            facts.attempted = Instant::now();
+        }
+        facts.attempts += 1;
+        facts.epoch = target.epoch;
+        facts.node = Some(Rc::clone(&target.node));
+        request
+    }
+
+    /// Ends the exchange; the list of headers goes back for the next request.
+    pub(crate) fn finish(mut self, core: &Core) -> Facts {
+        core.give_spare(std::mem::take(&mut self.spare));
+        self.facts
+    }
+
+    /// The owners and epoch of a newer claim, by the node indexes of a map; `None` when its primary is not known there.
+    pub(crate) fn claimed_owners(&self, map: &ringway_topology::Map) -> Option<(Vec<NodeIndex>, Epoch)> {
+        let claim = self.claim.as_ref().filter(|claim| claim.epoch > map.epoch(self.partition))?;
+        let known = claim.owners.iter().map(|owner| {
+            map.node_by_id(&owner.node).filter(|(_, node)| node.store == owner.store).map(|(index, _)| index)
+        });
+        let known: Vec<_> = known.collect();
+        known.first().copied().flatten()?;
+        Some((known.into_iter().flatten().collect(), claim.epoch))
+    }
+}
+
+/// Whether an answer counts as a failure of the node (and not of what was asked of it).
+pub(crate) fn is_failure(status: StatusCode) -> bool {
+    matches!(status, StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT)
+}

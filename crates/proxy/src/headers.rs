@@ -1,0 +1,347 @@
+//! What a proxy does to headers, in both directions (RFC 9110 §7.6, interfaces.md).
+//!
+//! Everything that belongs to one hop, and everything named `Ringway-*`, is taken off *before* anything of ours is
+//! put on, so that `Connection: ringway-epoch` from a client removes nothing of ours.
+
+use std::net::{IpAddr, SocketAddr};
+
+use bytes::{BufMut, BytesMut};
+use http::uri::PathAndQuery;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, Version, header, request};
+use ipnet::IpNet;
+use ringway_route::Reason;
+use ringway_topology::{Epoch, Partition};
+
+use crate::edge::ConnectionInfo;
+use crate::options::HeaderOptions;
+
+/// Longest `X-Request-Id` that is kept; a longer one is replaced.
+pub(crate) const REQUEST_ID_BYTES_MAX: usize = 256;
+
+pub(crate) const RINGWAY_PARTITION: HeaderName = HeaderName::from_static("ringway-partition");
+pub(crate) const RINGWAY_EPOCH: HeaderName = HeaderName::from_static("ringway-epoch");
+pub(crate) const RINGWAY_REQUEST_ID: HeaderName = HeaderName::from_static("ringway-request-id");
+pub(crate) const RINGWAY_CLAIM: HeaderName = HeaderName::from_static("ringway-claim");
+pub(crate) const RINGWAY_EXPLAIN: HeaderName = HeaderName::from_static("ringway-explain");
+pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+pub(crate) const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
+pub(crate) const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
+const FORWARDED: HeaderName = HeaderName::from_static("forwarded");
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+
+const RINGWAY_PREFIX: &str = "ringway-";
+const STALENESS: &str = "ringway-staleness";
+
+/// How this router names itself to others.
+#[derive(Debug, Clone)]
+pub(crate) struct Identity {
+    pub(crate) pseudonym: String,
+    via_http1: HeaderValue,
+    via_http2: HeaderValue,
+}
+
+impl Identity {
+    /// A pseudonym is a token ([`crate::RoutingOptions::check`]), so it always makes a header value.
+    pub(crate) fn new(pseudonym: String) -> Self {
+        let via = |version| {
+            let text = format!("{version} {pseudonym}");
+            HeaderValue::try_from(text).unwrap_or_else(|_| HeaderValue::from_static("1.1 ringway"))
+        };
+        Self { via_http1: via("1.1"), via_http2: via("2.0"), pseudonym }
+    }
+
+    fn via(&self, version: Version) -> HeaderValue {
+        if version == Version::HTTP_2 { self.via_http2.clone() } else { self.via_http1.clone() }
+    }
+}
+
+/// What a request's headers said, before they were changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Screened {
+    /// A trusted caller asked why.
+    pub(crate) explain: bool,
+    /// The caller speaks gRPC and reads errors from trailers only.
+    pub(crate) grpc: bool,
+}
+
+/// What one pass over a header section finds.
+#[derive(Default)]
+struct Found {
+    hosts: u8,
+    lengths: u8,
+    connection: bool,
+    /// Any other hop-by-hop field.
+    hop: bool,
+    upgrade: bool,
+    te_trailers: bool,
+    te_other: bool,
+    coding_unknown: bool,
+    ringway: bool,
+    explain: bool,
+    grpc: bool,
+    request_id: bool,
+}
+
+impl Found {
+    fn of(headers: &HeaderMap) -> Self {
+        let mut found = Self::default();
+        for (name, value) in headers {
+            match name.as_str() {
+                "host" => found.hosts = found.hosts.saturating_add(1),
+                "content-length" => found.lengths = found.lengths.saturating_add(1),
+                "connection" => found.connection = true,
+                "keep-alive" | "proxy-connection" => found.hop = true,
+                "upgrade" => {
+                    found.hop = true;
+                    // Offering h2c is no request to leave HTTP; it may be ignored (RFC 9113 §3.1).
+                    found.upgrade |= !value.as_bytes().eq_ignore_ascii_case(b"h2c");
+                }
+                "te" => {
+                    found.hop = true;
+                    let trailers = value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"trailers");
+                    found.te_trailers |= trailers || lists(value, "trailers");
+                    found.te_other |= !trailers;
+                }
+                "transfer-encoding" => {
+                    found.hop = true;
+                    found.coding_unknown |= !value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked");
+                }
+                "content-type" => found.grpc = value.as_bytes().starts_with(b"application/grpc"),
+                "x-request-id" => found.request_id = (1..=REQUEST_ID_BYTES_MAX).contains(&value.len()),
+                other => {
+                    if let Some(rest) = other.strip_prefix(RINGWAY_PREFIX) {
+                        found.ringway = true;
+                        found.explain |= rest == "explain" && value.as_bytes() == b"1";
+                    }
+                }
+            }
+        }
+        found
+    }
+}
+
+/// Checks a request's head, takes off what belongs to the client's hop or may not come from a client, and puts on
+/// what every attempt carries.
+///
+/// *Errors*: what is malformed or not supported; the head is then half changed and must not be forwarded.
+///
+/// *Cost*: one pass over the headers, and work only for what it finds.
+pub(crate) fn screen_request(
+    parts: &mut request::Parts,
+    connection: &ConnectionInfo,
+    identity: &Identity,
+    options: &HeaderOptions,
+    trusted: &[IpNet],
+) -> Result<Screened, Reason> {
+    let found = Found::of(&parts.headers);
+    check(parts, &found)?;
+    if passed_here(&parts.headers, &identity.pseudonym) {
+        return Err(Reason::Loop);
+    }
+    strip(&mut parts.headers, &found, |_| false);
+    normalise_target(parts)?;
+    if found.te_trailers {
+        // Tells the node that trailers reach the client; `TE` is of this hop and so must be named.
+        parts.headers.insert(header::TE, HeaderValue::from_static("trailers"));
+        parts.headers.insert(header::CONNECTION, HeaderValue::from_static("te"));
+    }
+    parts.headers.append(header::VIA, identity.via(parts.version));
+    if !found.request_id {
+        parts.headers.remove(X_REQUEST_ID);
+    }
+    if options.forwarded || options.x_forwarded {
+        add_forwarded(&mut parts.headers, connection, options);
+    }
+    parts.version = Version::HTTP_11;
+    let explain = found.explain && is_trusted(trusted, connection.peer.ip());
+    Ok(Screened { explain, grpc: found.grpc })
+}
+
+/// Refuses what must not be forwarded: RFC 9112 §3.2 and §6.3, RFC 9113 §8.2.2 and §8.3.1.
+fn check(parts: &request::Parts, found: &Found) -> Result<(), Reason> {
+    if parts.method == Method::CONNECT {
+        return Err(Reason::ConnectUnsupported);
+    }
+    let http2 = parts.version == Version::HTTP_2;
+    if http2 && (found.connection || found.te_other || (found.hop && !found.te_trailers)) {
+        return Err(Reason::MalformedRequest);
+    }
+    if found.upgrade && found.connection {
+        return Err(Reason::UpgradeUnsupported);
+    }
+    if found.lengths > 1 || found.coding_unknown || found.hosts > 1 {
+        return Err(Reason::MalformedRequest);
+    }
+    let nameless = found.hosts == 0 && parts.uri.authority().is_none();
+    if nameless && parts.version != Version::HTTP_10 {
+        return Err(Reason::MalformedRequest);
+    }
+    let path = parts.uri.path();
+    let asterisk = path == "*" && parts.method == Method::OPTIONS;
+    if path.starts_with('/') || asterisk { Ok(()) } else { Err(Reason::MalformedRequest) }
+}
+
+/// Whether `Via` names this router as an earlier recipient (RFC 9110 §7.6.3).
+fn passed_here(headers: &HeaderMap, pseudonym: &str) -> bool {
+    headers.get_all(header::VIA).iter().any(|value| {
+        value.as_bytes().split(|b| *b == b',').any(|hop| {
+            let mut words = hop.split(|b| b.is_ascii_whitespace()).filter(|word| !word.is_empty());
+            words.nth(1).is_some_and(|by| by.eq_ignore_ascii_case(pseudonym.as_bytes()))
+        })
+    })
+}
+
+/// Takes off hop-by-hop fields, all that `Connection` names, and `Ringway-*` but what `keep` says.
+fn strip(headers: &mut HeaderMap, found: &Found, keep: impl Fn(&str) -> bool) {
+    if found.connection {
+        for name in named_by_connection(headers) {
+            headers.remove(name);
+        }
+        headers.remove(header::CONNECTION);
+    }
+    if found.hop {
+        for name in [header::TE, header::TRANSFER_ENCODING, header::UPGRADE] {
+            headers.remove(name);
+        }
+        headers.remove("keep-alive");
+        headers.remove("proxy-connection");
+    }
+    if found.ringway {
+        let ours = |name: &&HeaderName| name.as_str().starts_with(RINGWAY_PREFIX) && !keep(name.as_str());
+        let names: Vec<HeaderName> = headers.keys().filter(ours).cloned().collect();
+        for name in names {
+            headers.remove(name);
+        }
+    }
+}
+
+/// The fields that `Connection` names. A message's framing and its host are not a hop's to take away.
+fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
+    let values = headers.get_all(header::CONNECTION);
+    let tokens = values.iter().flat_map(|value| value.as_bytes().split(|b| *b == b','));
+    let names = tokens.filter_map(|token| HeaderName::from_bytes(token.trim_ascii()).ok());
+    names.filter(|name| *name != header::HOST && *name != header::CONTENT_LENGTH).collect()
+}
+
+/// Makes the target origin-form and `Host` the one host the request is for.
+fn normalise_target(parts: &mut request::Parts) -> Result<(), Reason> {
+    if let Some(authority) = parts.uri.authority() {
+        let value = HeaderValue::from_str(authority.as_str()).map_err(|_| Reason::MalformedRequest)?;
+        let differs = parts.headers.get(header::HOST).is_some_and(|host| {
+            !host.as_bytes().trim_ascii().eq_ignore_ascii_case(authority.as_str().as_bytes())
+        });
+        // In HTTP/1.1 the target wins over `Host` (RFC 9112 §3.2.2); in HTTP/2 two answers are one too many.
+        if differs && parts.version == Version::HTTP_2 {
+            return Err(Reason::MalformedRequest);
+        }
+        parts.headers.insert(header::HOST, value);
+        let path = parts.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
+        parts.uri = Uri::from(path);
+    }
+    match parts.headers.get(header::HOST) {
+        Some(host) if host.as_bytes().iter().all(|b| is_host_byte(*b)) => {}
+        Some(_) => return Err(Reason::MalformedRequest),
+        None => drop(parts.headers.insert(header::HOST, HeaderValue::from_static(""))),
+    }
+    Ok(())
+}
+
+fn is_host_byte(byte: u8) -> bool {
+    byte.is_ascii_graphic() && !matches!(byte, b'/' | b'@' | b'?' | b'#' | b',' | b'\\')
+}
+
+fn lists(value: &HeaderValue, wanted: &str) -> bool {
+    let mut tokens = value.as_bytes().split(|b| *b == b',');
+    tokens.any(|token| token.trim_ascii().eq_ignore_ascii_case(wanted.as_bytes()))
+}
+
+fn is_trusted(ranges: &[IpNet], peer: IpAddr) -> bool {
+    let peer = peer.to_canonical();
+    ranges.iter().any(|range| range.contains(&peer))
+}
+
+fn add_forwarded(headers: &mut HeaderMap, connection: &ConnectionInfo, options: &HeaderOptions) {
+    let host = headers.get(header::HOST).cloned();
+    let proto = if connection.tls { "https" } else { "http" };
+    let peer = connection.peer.ip().to_canonical();
+    if options.forwarded {
+        let node = match peer {
+            IpAddr::V4(v4) => v4.to_string(),
+            IpAddr::V6(v6) => format!("\"[{v6}]\""),
+        };
+        let host = host.as_ref().and_then(|h| h.to_str().ok()).unwrap_or_default();
+        let text = format!("for={node};host=\"{host}\";proto={proto}");
+        // A host with a quote in it cannot be quoted here; it is left out rather than misread.
+        let safe = if host.contains('"') { format!("for={node};proto={proto}") } else { text };
+        headers.extend(HeaderValue::try_from(safe).ok().map(|value| (FORWARDED, value)));
+    }
+    if options.x_forwarded {
+        if let Ok(value) = HeaderValue::try_from(peer.to_string()) {
+            headers.append(X_FORWARDED_FOR, value);
+        }
+        headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(proto));
+        headers.extend(host.map(|host| (X_FORWARDED_HOST, host)));
+    }
+}
+
+/// What one attempt tells the node: partition, epoch and, for writes, the request id.
+pub(crate) fn address(
+    headers: &mut HeaderMap,
+    partition: Partition,
+    epoch: Epoch,
+    request_id: Option<&HeaderValue>,
+) {
+    headers.insert(RINGWAY_PARTITION, HeaderValue::from(partition.0));
+    headers.insert(RINGWAY_EPOCH, HeaderValue::from(epoch.0));
+    if let Some(id) = request_id {
+        headers.insert(RINGWAY_REQUEST_ID, id.clone());
+    }
+}
+
+/// Takes off an answer what belongs to the node's hop or is not for clients, and adds `Via`.
+pub(crate) fn screen_response(headers: &mut HeaderMap, identity: &Identity) {
+    let found = Found::of(headers);
+    strip(headers, &found, |name| name == STALENESS);
+    headers.append(header::VIA, identity.via_http1.clone());
+}
+
+/// `X-Request-Id` of a request that came without one: `prefix` and a counter, in hex.
+pub(crate) fn made_request_id(prefix: u64, counter: u64) -> HeaderValue {
+    let mut text = BytesMut::with_capacity(32);
+    put_hex(&mut text, prefix);
+    put_hex(&mut text, counter);
+    HeaderValue::from_maybe_shared(text.freeze()).unwrap_or_else(|_| HeaderValue::from_static("0"))
+}
+
+pub(crate) fn put_hex(text: &mut BytesMut, word: u64) {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    for shift in (0..16).rev() {
+        text.put_u8(DIGITS[(word >> (shift * 4) & 15) as usize]);
+    }
+}
+
+/// Decimal digits without a formatter.
+pub(crate) fn put_decimal(text: &mut BytesMut, mut number: u64) {
+    let mut digits = [0u8; 20];
+    let mut at = digits.len();
+    loop {
+        at -= 1;
+        digits[at] = b'0' + (number % 10) as u8;
+        number /= 10;
+        if number == 0 {
+            break;
+        }
+    }
+    text.put_slice(&digits[at..]);
+}
+
+/// Where an embedded router's requests come from: nowhere on a wire.
+pub(crate) fn no_connection() -> ConnectionInfo {
+    let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
+    ConnectionInfo { peer: nowhere, local: nowhere, tls: false, http2: false }
+}
+
+#[cfg(test)]
+mod tests;

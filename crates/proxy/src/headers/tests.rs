@@ -1,0 +1,203 @@
+use http::Request;
+
+use super::*;
+
+fn identity() -> Identity {
+    Identity::new("me".into())
+}
+
+fn parts(request: http::request::Builder) -> request::Parts {
+    request.body(()).unwrap().into_parts().0
+}
+
+fn get(headers: &[(&str, &str)]) -> request::Parts {
+    let mut request = Request::get("/kv/a").header("host", "h");
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    parts(request)
+}
+
+fn screen(parts: &mut request::Parts) -> Result<Screened, Reason> {
+    screen_with(parts, &HeaderOptions::default())
+}
+
+fn screen_with(parts: &mut request::Parts, options: &HeaderOptions) -> Result<Screened, Reason> {
+    let mut connection = no_connection();
+    connection.peer = "10.1.2.3:4567".parse().unwrap();
+    screen_request(parts, &connection, &identity(), options, &["10.0.0.0/8".parse().unwrap()])
+}
+
+fn names(headers: &HeaderMap) -> Vec<&str> {
+    let mut names: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
+    names.sort_unstable();
+    names
+}
+
+#[test]
+fn hop_by_hop_fields_and_all_that_connection_names_are_dropped() {
+    let mut parts = get(&[
+        ("connection", "x-drop, keep-alive ,, X-Other"),
+        ("connection", "close"),
+        ("x-drop", "1"),
+        ("x-other", "1"),
+        ("keep-alive", "timeout=5"),
+        ("proxy-connection", "keep-alive"),
+        ("te", "gzip"),
+        ("x-keep", "1"),
+        ("traceparent", "00-aa-bb-01"),
+    ]);
+    screen(&mut parts).unwrap();
+    assert_eq!(names(&parts.headers), ["host", "traceparent", "via", "x-keep"]);
+}
+
+#[test]
+fn connection_cannot_name_away_what_we_add_nor_framing_nor_host() {
+    let mut parts = get(&[
+        ("connection", "ringway-epoch, ringway-partition, via, host, content-length, ringway-request-id"),
+        ("content-length", "3"),
+    ]);
+    screen(&mut parts).unwrap();
+    address(&mut parts.headers, Partition(7), Epoch(3), Some(&HeaderValue::from_static("id")));
+    let expected =
+        ["content-length", "host", "ringway-epoch", "ringway-partition", "ringway-request-id", "via"];
+    assert_eq!(names(&parts.headers), expected);
+    assert_eq!(parts.headers[RINGWAY_PARTITION], "7");
+    assert_eq!(parts.headers[RINGWAY_EPOCH], "3");
+}
+
+#[test]
+fn ringway_headers_of_clients_are_dropped_and_explain_is_heard_from_trusted_ranges() {
+    let mut parts = get(&[("ringway-partition", "1"), ("ringway-foo", "2"), ("ringway-explain", "1")]);
+    assert!(screen(&mut parts).unwrap().explain);
+    assert_eq!(names(&parts.headers), ["host", "via"]);
+
+    let mut parts = get(&[("ringway-explain", "1")]);
+    let mut stranger = no_connection();
+    stranger.peer = "192.0.2.1:1".parse().unwrap();
+    let trusted = ["10.0.0.0/8".parse().unwrap()];
+    let screened = screen_request(&mut parts, &stranger, &identity(), &HeaderOptions::default(), &trusted);
+    assert!(!screened.unwrap().explain);
+}
+
+#[test]
+fn answers_lose_ringway_headers_but_staleness() {
+    let mut headers = HeaderMap::new();
+    for (name, value) in [
+        ("ringway-epoch", "1"),
+        ("ringway-claim", "x"),
+        ("ringway-staleness", "12"),
+        ("connection", "x-a, via"),
+        ("x-a", "1"),
+        ("etag", "e"),
+    ] {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    screen_response(&mut headers, &identity());
+    assert_eq!(names(&headers), ["etag", "ringway-staleness", "via"]);
+    assert_eq!(headers["via"], "1.1 me");
+}
+
+#[test]
+fn a_request_that_was_here_before_is_a_loop() {
+    for via in ["1.1 me", "1.0 a, 1.1 ME (comment)", "HTTP/2.0 me"] {
+        assert_eq!(screen(&mut get(&[("via", via)])), Err(Reason::Loop), "{via}");
+    }
+    for via in ["1.1 other", "1.1 meme", "me 1.1", ""] {
+        let mut parts = get(&[("via", via)]);
+        screen(&mut parts).unwrap();
+        assert_eq!(parts.headers.get_all("via").iter().count(), 2, "ours comes on top of {via}");
+    }
+}
+
+#[test]
+fn te_trailers_is_passed_on_and_named() {
+    let mut parts = get(&[("te", "deflate, trailers"), ("connection", "te")]);
+    screen(&mut parts).unwrap();
+    assert_eq!(
+        (&parts.headers["te"], &parts.headers["connection"]),
+        (&"trailers".parse().unwrap(), &"te".parse().unwrap())
+    );
+}
+
+#[test]
+fn what_cannot_be_forwarded_is_refused() {
+    let host = |request: http::request::Builder| parts(request.header("host", "h"));
+    let http2 = |request: http::request::Builder| parts(request.version(Version::HTTP_2));
+    let table = [
+        (host(Request::connect("h:80")), Reason::ConnectUnsupported),
+        (get(&[("connection", "upgrade"), ("upgrade", "websocket")]), Reason::UpgradeUnsupported),
+        (get(&[("host", "again")]), Reason::MalformedRequest),
+        (parts(Request::get("/")), Reason::MalformedRequest),
+        (get(&[("content-length", "1"), ("content-length", "1")]), Reason::MalformedRequest),
+        (get(&[("transfer-encoding", "gzip, chunked")]), Reason::MalformedRequest),
+        (parts(Request::get("/").header("host", "a b")), Reason::MalformedRequest),
+        (parts(Request::get("/").header("host", "a/b")), Reason::MalformedRequest),
+        (parts(Request::get("/").header("host", "user@a")), Reason::MalformedRequest),
+        (http2(Request::get("http://h/").header("connection", "close")), Reason::MalformedRequest),
+        (http2(Request::get("http://h/").header("te", "gzip")), Reason::MalformedRequest),
+        (http2(Request::get("http://h/").header("host", "other")), Reason::MalformedRequest),
+        (http2(Request::get("http://u@h/")), Reason::MalformedRequest),
+    ];
+    for (mut parts, reason) in table {
+        assert_eq!(screen(&mut parts), Err(reason), "{parts:?}");
+    }
+    let mut offer =
+        get(&[("connection", "upgrade, http2-settings"), ("upgrade", "h2c"), ("http2-settings", "x")]);
+    screen(&mut offer).unwrap();
+    assert_eq!(names(&offer.headers), ["host", "via"], "an offer of h2c is ignored");
+}
+
+#[test]
+fn targets_become_origin_form_with_one_host() {
+    let mut absolute = parts(Request::get("http://real:81/kv/a?b=c").header("host", "other"));
+    screen(&mut absolute).unwrap();
+    assert_eq!(
+        (absolute.uri.to_string().as_str(), &absolute.headers["host"]),
+        ("/kv/a?b=c", &"real:81".parse().unwrap())
+    );
+
+    let mut http2 = parts(Request::get("http://h/kv/a").version(Version::HTTP_2));
+    screen(&mut http2).unwrap();
+    assert_eq!((http2.version, http2.uri.to_string().as_str()), (Version::HTTP_11, "/kv/a"));
+    assert_eq!(
+        (&http2.headers["host"], &http2.headers["via"]),
+        (&"h".parse().unwrap(), &"2.0 me".parse().unwrap())
+    );
+
+    let mut old = parts(Request::get("/kv/a").version(Version::HTTP_10));
+    screen(&mut old).unwrap();
+    assert_eq!(old.headers["host"], "");
+}
+
+#[test]
+fn forwarding_headers_come_by_option_and_add_to_what_is_there() {
+    let options = HeaderOptions { forwarded: true, x_forwarded: true, ..HeaderOptions::default() };
+    let mut parts = get(&[("x-forwarded-for", "192.0.2.9")]);
+    screen_with(&mut parts, &options).unwrap();
+    assert_eq!(parts.headers["forwarded"], "for=10.1.2.3;host=\"h\";proto=http");
+    let chain: Vec<_> = parts.headers.get_all("x-forwarded-for").iter().collect();
+    assert_eq!(chain, ["192.0.2.9", "10.1.2.3"]);
+    assert_eq!(
+        (&parts.headers["x-forwarded-proto"], &parts.headers["x-forwarded-host"]),
+        (&"http".parse().unwrap(), &"h".parse().unwrap())
+    );
+}
+
+#[test]
+fn request_ids_are_kept_unless_absurd() {
+    let long = "x".repeat(REQUEST_ID_BYTES_MAX + 1);
+    let mut parts = get(&[("x-request-id", &long)]);
+    screen(&mut parts).unwrap();
+    assert!(!parts.headers.contains_key("x-request-id"));
+    let mut parts = get(&[("x-request-id", "abc")]);
+    screen(&mut parts).unwrap();
+    assert_eq!(parts.headers["x-request-id"], "abc");
+    assert_eq!(made_request_id(0xab, 255), "00000000000000ab00000000000000ff");
+    let mut text = BytesMut::new();
+    for number in [0, 7, 1_234, u64::MAX] {
+        put_decimal(&mut text, number);
+        text.put_u8(b' ');
+    }
+    assert_eq!(&text[..], b"0 7 1234 18446744073709551615 ");
+}

@@ -1,0 +1,313 @@
+//! The routing core of one worker, and what the workers of a process share.
+
+use std::cell::{Cell, RefCell};
+use std::fmt;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use http::{HeaderValue, Request, Response};
+use ringway_route::{HealthView, HoldRoom, Reason, RetryBudget};
+use ringway_topology::{Map, Partition, SnapshotCell, SnapshotReader};
+use thiserror::Error;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::body::Body;
+use crate::edge::{ConnectionInfo, WorkerService};
+use crate::error::{Problem, put_request_id};
+use crate::exchange::{Exchange, Facts, Spare};
+use crate::headers::{self, Identity, RINGWAY_EXPLAIN, SERVER_TIMING};
+use crate::hold::SharedRoom;
+use crate::ids::RequestIds;
+use crate::log_gate::LogGate;
+use crate::metrics::WorkerMetrics;
+use crate::options::{RouteError, RoutingOptions};
+use crate::serve::serve_request;
+use crate::upstream::{Nodes, UpstreamBody};
+
+/// Header lists kept for the next requests.
+const SPARES_MAX: usize = 1_024;
+
+/// The cluster as a router sees it.
+#[derive(Clone)]
+pub struct ClusterFeed {
+    /// The map.
+    pub snapshot: SnapshotCell,
+    /// Changes its value after every publication of a map (`Member::map_changed`).
+    pub changed: watch::Receiver<u64>,
+    /// Whether the first map is complete. Asked until it says yes once: a map grows stale, but not incomplete.
+    pub ready: Arc<dyn Fn() -> bool + Send + Sync>,
+}
+
+impl fmt::Debug for ClusterFeed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClusterFeed").finish_non_exhaustive()
+    }
+}
+
+/// Why there is no router.
+#[derive(Debug, Error)]
+pub enum RouterError {
+    /// The routes cannot be served.
+    #[error(transparent)]
+    Route(#[from] RouteError),
+    /// The operating system gave no random bytes.
+    #[error("the operating system gave no random bytes: {0}")]
+    Random(getrandom::Error),
+}
+
+/// Makes one [`Router`] per worker. The routers of one process share their options, their name towards others and the
+/// room for held requests, and nothing that a request writes on its way when all is well.
+#[derive(Debug, Clone)]
+pub struct Routers {
+    options: Arc<RoutingOptions>,
+    feed: ClusterFeed,
+    room: SharedRoom,
+    identity: Identity,
+    incarnation: u128,
+    made: Arc<AtomicU64>,
+}
+
+impl Routers {
+    /// Routers with these options for this cluster.
+    ///
+    /// # Errors
+    /// [`RouterError`].
+    pub fn new(options: RoutingOptions, feed: ClusterFeed) -> Result<Self, RouterError> {
+        options.check()?;
+        let incarnation = (u128::from(random_word()?) << 64) | u128::from(random_word()? >> 1);
+        let pseudonym = match &options.headers.pseudonym {
+            Some(name) => name.clone(),
+            None => format!("ringway-{:08x}", incarnation >> 96),
+        };
+        let room = Arc::new(Mutex::new(HoldRoom::new(options.hold.limits)));
+        Ok(Self {
+            options: Arc::new(options),
+            feed,
+            room,
+            identity: Identity::new(pseudonym),
+            incarnation,
+            made: Arc::default(),
+        })
+    }
+
+    /// The name in `Via` and `Proxy-Status`.
+    #[must_use]
+    pub fn pseudonym(&self) -> &str {
+        &self.identity.pseudonym
+    }
+
+    /// The router of one worker. Call it in the worker's thread; its requests must run inside a
+    /// [`tokio::task::LocalSet`].
+    #[must_use]
+    pub fn make(&self, metrics: WorkerMetrics) -> Router {
+        // Random once per process, then counted: no two routers share one.
+        let incarnation = self.incarnation + u128::from(self.made.fetch_add(1, Ordering::Relaxed));
+        let mut reader = self.feed.snapshot.reader();
+        let (upstream, outlier) = (self.options.upstream.clone(), self.options.outlier);
+        let nodes = Nodes::new(Arc::clone(reader.load()), upstream, outlier, metrics.clone());
+        let origin = Instant::now();
+        let core = Core {
+            options: Arc::clone(&self.options),
+            identity: self.identity.clone(),
+            nodes,
+            room: Arc::clone(&self.room),
+            changed: self.feed.changed.clone(),
+            metrics,
+            ids: Rc::new(RequestIds::new(incarnation)),
+            reader: RefCell::new(reader),
+            ready_check: Arc::clone(&self.feed.ready),
+            ready: Cell::new(false),
+            budget: RefCell::new(RetryBudget::new(self.options.budget)),
+            spares: RefCell::default(),
+            random: Cell::new(incarnation as u64 | 1),
+            log: LogGate::default(),
+            origin,
+            swept: Cell::new(origin),
+        };
+        Router { core: Rc::new(core) }
+    }
+}
+
+fn random_word() -> Result<u64, RouterError> {
+    getrandom::u64().map_err(RouterError::Random)
+}
+
+/// The routing core of one worker. Clones are the same router. It stays on its thread.
+#[derive(Clone)]
+pub struct Router {
+    core: Rc<Core>,
+}
+
+impl Router {
+    /// Sends a request to the owner of its key and returns the answer, or the error the client is told.
+    ///
+    /// Dropping the future (the client went away) drops the attempt under way and closes its connection.
+    ///
+    /// *Cost*: no lock, no boxed future, no allocation but for the headers added and, with a body, its shared state.
+    pub async fn serve(&self, request: Request<Body>, connection: ConnectionInfo) -> Response<Body> {
+        serve_request(&self.core, request, connection).await
+    }
+}
+
+impl WorkerService for Router {
+    async fn call(&self, request: Request<Body>, connection: ConnectionInfo) -> Response<Body> {
+        self.serve(request, connection).await
+    }
+
+    fn overloaded(&self, _: ConnectionInfo) -> Response<Body> {
+        self.core.metrics.error(Reason::Overloaded.label());
+        Problem::new(Reason::Overloaded).response(&self.core.identity.pseudonym)
+    }
+}
+
+impl fmt::Debug for Router {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Router").field("pseudonym", &self.core.identity.pseudonym).finish_non_exhaustive()
+    }
+}
+
+/// One worker's state. Interior mutability without locks: everything here stays on one thread, and no borrow is
+/// held across an await.
+pub(crate) struct Core {
+    pub(crate) options: Arc<RoutingOptions>,
+    pub(crate) identity: Identity,
+    pub(crate) nodes: Nodes,
+    pub(crate) room: SharedRoom,
+    pub(crate) changed: watch::Receiver<u64>,
+    pub(crate) metrics: WorkerMetrics,
+    pub(crate) ids: Rc<RequestIds>,
+    reader: RefCell<SnapshotReader>,
+    ready_check: Arc<dyn Fn() -> bool + Send + Sync>,
+    ready: Cell<bool>,
+    budget: RefCell<RetryBudget>,
+    spares: RefCell<Vec<Spare>>,
+    random: Cell<u64>,
+    log: LogGate,
+    origin: Instant,
+    swept: Cell<Instant>,
+}
+
+impl Core {
+    /// Reads the current map.
+    pub(crate) fn with_map<T>(&self, read: impl FnOnce(&Map) -> T) -> T {
+        self.with_pin(|map, _, _| read(map))
+    }
+
+    /// Reads the current map, with its stamp and what its health is worth. One load; nothing shared is written.
+    pub(crate) fn with_pin<T>(&self, read: impl FnOnce(&Map, u64, HealthView) -> T) -> T {
+        let mut reader = self.reader.borrow_mut();
+        let map = reader.load();
+        let (stamp, health) = self.nodes.follow(map);
+        read(map, stamp, health)
+    }
+
+    pub(crate) fn locate(&self, key: &[u8]) -> (Partition, u64) {
+        let mut reader = self.reader.borrow_mut();
+        let location = reader.load().locate(key);
+        (location.partition, location.hash)
+    }
+
+    pub(crate) fn is_ready(&self) -> bool {
+        if !self.ready.get() {
+            self.ready.set((self.ready_check)());
+        }
+        self.ready.get()
+    }
+
+    /// Time since this router was made.
+    pub(crate) fn now(&self) -> Duration {
+        self.origin.elapsed()
+    }
+
+    /// A random word (xorshift64, Marsaglia 2003): for jitter and ties, not for secrets.
+    pub(crate) fn coin(&self) -> u64 {
+        let mut x = self.random.get();
+        x ^= x << 13;
+        x ^= x >> 7;
+        x ^= x << 17;
+        self.random.set(x);
+        x
+    }
+
+    /// Counts a request towards the retry budget, and looks after the pools now and then.
+    pub(crate) fn count_request(&self) {
+        let now = self.now();
+        self.budget.borrow_mut().request(now);
+        let swept = self.swept.get();
+        if self.origin + now > swept + self.options.upstream.idle_timeout / 2 {
+            self.swept.set(self.origin + now);
+            self.nodes.sweep();
+        }
+    }
+
+    pub(crate) fn withdraw(&self) -> bool {
+        let granted = self.budget.borrow_mut().withdraw(self.now());
+        if !granted {
+            self.metrics.retry_budget_denied();
+        }
+        granted
+    }
+
+    pub(crate) fn take_spare(&self) -> Spare {
+        self.spares.borrow_mut().pop().unwrap_or_default()
+    }
+
+    pub(crate) fn give_spare(&self, mut spare: Spare) {
+        let mut spares = self.spares.borrow_mut();
+        if spares.len() < SPARES_MAX {
+            spare.clear();
+            spares.push(spare);
+        }
+    }
+
+    /// Passes a node's answer on.
+    pub(crate) fn answer(&self, exchange: Exchange, answer: Response<UpstreamBody>) -> Response<Body> {
+        let hash = exchange.hash;
+        let facts = exchange.finish(self);
+        let mut response = answer.map(Body::upstream);
+        headers::screen_response(response.headers_mut(), &self.identity);
+        if !response.headers().contains_key(headers::X_REQUEST_ID) {
+            put_request_id(&mut response, facts.request_id.as_ref());
+        }
+        self.finish(response, &facts, hash)
+    }
+
+    /// Ends a request that had a key in an error.
+    pub(crate) fn fail(&self, exchange: Exchange, reason: Reason) -> Response<Body> {
+        let hash = exchange.hash;
+        self.refuse(exchange.finish(self), hash, reason)
+    }
+
+    /// Answers with an error of our own making: one answer, one count, one log line, all from the reason.
+    pub(crate) fn refuse(&self, facts: Facts, hash: u64, reason: Reason) -> Response<Body> {
+        let route = facts.route.and_then(|at| self.options.routes.get(at)).map(|route| route.name.as_str());
+        let node = facts.node.as_ref().map(|node| node.id.as_str());
+        let detail = facts.denied.then_some("a retry was due and the retry budget denied it");
+        let problem = Problem { reason, detail, route, partition: facts.partition, node };
+        let pseudonym = &self.identity.pseudonym;
+        let mut response =
+            if facts.screened.grpc { problem.grpc_response(pseudonym) } else { problem.response(pseudonym) };
+        put_request_id(&mut response, facts.request_id.as_ref());
+        self.metrics.error(reason.label());
+        self.log.error(&problem, facts.attempts, facts.request_id.as_ref(), self.now());
+        self.finish(response, &facts, hash)
+    }
+
+    fn finish(&self, mut response: Response<Body>, facts: &Facts, hash: u64) -> Response<Body> {
+        let elapsed = facts.started.elapsed();
+        self.metrics.request(facts.label(), facts.method, response.status(), elapsed);
+        if facts.screened.explain {
+            let words = facts.explain(hash, &self.options.routes);
+            response.headers_mut().extend(HeaderValue::try_from(words).ok().map(|v| (RINGWAY_EXPLAIN, v)));
+        }
+        if self.options.headers.server_timing {
+            let upstream = facts.attempted.elapsed().as_secs_f64() * 1e3;
+            let text = format!("ringway;dur={:.3}, upstream;dur={upstream:.3}", elapsed.as_secs_f64() * 1e3);
+            response.headers_mut().extend(HeaderValue::try_from(text).ok().map(|v| (SERVER_TIMING, v)));
+        }
+        response
+    }
+}
