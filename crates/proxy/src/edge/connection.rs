@@ -19,7 +19,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
@@ -50,6 +50,10 @@ const HTTP2_PING_INTERVAL: Duration = Duration::from_secs(20);
 const RESETS_PENDING_MAX: usize = 20;
 /// Streams this side reset because of a client's errors; beyond it the connection is closed.
 const LOCAL_RESETS_MAX: usize = 256;
+
+/// At a drain, how long a connection without a byte may still send one: what the kernel holds already counts, and the
+/// runtime may not have been told of it.
+const SILENT_GRACE: Duration = Duration::from_millis(100);
 
 /// What all connections of one worker share.
 pub(super) struct Connections<S> {
@@ -217,15 +221,19 @@ async fn open<S>(
 
 /// Reads until the bytes differ from HTTP/2's preface or are the whole of it.
 ///
-/// A client that has sent nothing when the worker drains is let go: it has lost nothing.
+/// A client that has sent nothing when the worker drains is let go after [`SILENT_GRACE`]: it has lost nothing.
 async fn sniff(tcp: &mut TcpStream, drain: &mut DrainWatch) -> Result<(Protocol, Sniffed), ConnectionEnd> {
     let mut sniffed = Sniffed::default();
+    let mut grace = None;
     while sniffed.len < Sniffed::LEN_MAX {
         let nothing_yet = sniffed.len == 0;
         let read = {
             let mut read = pin!(tcp.read(&mut sniffed.bytes[sniffed.len..]));
             poll_fn(|cx| match read.as_mut().poll(cx) {
-                Poll::Pending if nothing_yet && drain.begun(cx) => Poll::Ready(Ok(0)),
+                Poll::Pending if nothing_yet && drain.begun(cx) => {
+                    let grace = grace.get_or_insert_with(|| Box::pin(sleep(SILENT_GRACE)));
+                    grace.as_mut().poll(cx).map(|()| Ok(0))
+                }
                 outcome => outcome,
             })
             .await

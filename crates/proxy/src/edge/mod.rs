@@ -20,6 +20,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use http::{HeaderValue, Request, Response, StatusCode, header};
+use ringway_route::Reason;
 use thiserror::Error;
 use tokio::sync::{mpsc, watch};
 
@@ -49,6 +50,8 @@ pub trait WorkerService: 'static {
     ) -> impl Future<Output = Response<Body>>;
 
     /// The answer to a request that met a full worker ([`EdgeOptions::concurrency_max`]): 503, at once.
+    ///
+    /// The edge counts it under `edge_rejections_total`; a service that counts its errors does so here.
     fn overloaded(&self, connection: ConnectionInfo) -> Response<Body> {
         let _ = connection;
         overload_problem()
@@ -56,13 +59,19 @@ pub trait WorkerService: 'static {
 }
 
 fn overload_problem() -> Response<Body> {
-    let text =
-        r#"{"type":"about:blank","title":"Too many requests at once","status":503,"reason":"overload"}"#;
+    let reason = Reason::Overloaded;
+    let text = format!(
+        r#"{{"type":"urn:ringway:problem:{reason}","title":"{}","status":{},"reason":"{reason}"}}"#,
+        reason.title(),
+        reason.status(),
+    );
     let mut response = Response::new(Body::from(text));
     *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-    headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    if let Some(seconds) = reason.retry_after_seconds() {
+        headers.insert(header::RETRY_AFTER, seconds.into());
+    }
     response
 }
 

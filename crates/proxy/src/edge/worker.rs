@@ -10,7 +10,6 @@ use std::sync::{Arc, mpsc as blocking};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use futures_util::FutureExt;
 use http::{Request, Response};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
@@ -166,12 +165,11 @@ async fn serve<S: WorkerService>(
     let Command::Drain { deadline } = command else { return worker.stop().await };
 
     // The kernel has completed handshakes of clients that wait in the queue; closing the socket would reset them.
-    for (stream, peer) in acceptor.waiting() {
-        worker.admit((stream, peer), |stream, peer| {
+    for accepted in acceptor.close() {
+        worker.admit(accepted, |stream, peer| {
             connection::serve(stream, peer, Rc::clone(&shared), layers.clone())
         });
     }
-    drop(acceptor);
     drain.begin();
     worker.drain(deadline, &mut commands).await
 }
@@ -325,10 +323,17 @@ impl Acceptor {
         self.pause = (self.pause * 2).min(ACCEPT_PAUSE_MAX);
     }
 
-    /// The connections that wait in the kernel's queue now.
-    fn waiting(&mut self) -> impl Iterator<Item = (TcpStream, SocketAddr)> {
-        let next = || self.listener.accept().now_or_never()?.ok();
-        std::iter::from_fn(next).take(usize::try_from(LISTEN_BACKLOG).unwrap_or(usize::MAX))
+    /// Closes the socket and gives the connections that waited in the kernel's queue.
+    ///
+    /// Asks the kernel itself: the runtime learns of newcomers only when it next waits for events.
+    fn close(self) -> Vec<(TcpStream, SocketAddr)> {
+        let Ok(listener) = self.listener.into_std() else { return Vec::new() };
+        let next = || {
+            let (stream, peer) = listener.accept().ok()?;
+            stream.set_nonblocking(true).ok()?;
+            Some((TcpStream::from_std(stream).ok()?, peer))
+        };
+        std::iter::from_fn(next).take(LISTEN_BACKLOG.unsigned_abs() as usize).collect()
     }
 }
 

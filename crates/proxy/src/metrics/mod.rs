@@ -96,3 +96,6 @@ impl Shared {
         self.workers.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -81,7 +81,7 @@ label! {
         /// The worker's share of `connections_max` was in use.
         Connections = "connections_max",
         /// The worker's `concurrency_max` was in use: answered 503.
-        Concurrency = "overload",
+        Concurrency = "overloaded",
     }
 }
 
