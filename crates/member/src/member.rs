@@ -259,6 +259,12 @@ impl Member {
         self.counters.snapshot()
     }
 
+    /// [`Self::stats`] for a reader that outlives this handle, a metrics registry for one.
+    pub fn stats_reader(&self) -> impl Fn() -> MemberStats + Send + Sync + use<> {
+        let counters = Arc::clone(&self.counters);
+        move || counters.snapshot()
+    }
+
     /// Ends when this member must stop: the cluster refuses it, its socket failed, or its driver panicked. The text
     /// of the reason names both values, or both addresses. Never ends for a member that is shut down.
     pub fn fatal(&self) -> impl Future<Output = Fatal> + Send + use<> {
