@@ -23,6 +23,7 @@ use http::{HeaderValue, Request, Response, StatusCode, header};
 use ringway_route::Reason;
 use thiserror::Error;
 use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, timeout_at};
 
 use crate::body::Body;
 use crate::metrics::Metrics;
@@ -36,6 +37,9 @@ pub use options::{
 pub use request::{BodyIdle, RequestBody};
 
 use worker::{Command, Exit, WorkerContext};
+
+/// How long after the end of a drain a worker may take to cut its connections off.
+const STOP_GRACE: Duration = Duration::from_secs(5);
 
 /// What answers requests. Each worker has one, made in its thread, so it need be neither `Send` nor `Sync`.
 pub trait WorkerService: 'static {
@@ -220,22 +224,27 @@ impl Edge {
     /// Stops accepting, lets requests under way finish for at most `drain`, then cuts the rest off.
     ///
     /// The listening sockets are closed first. HTTP/1.1 connections finish their request and say `Connection: close`;
-    /// HTTP/2 connections get a GOAWAY and finish their streams.
+    /// HTTP/2 connections get a GOAWAY and finish their streams. A worker that does not even answer the order to stop
+    /// is left behind, with an error in the log.
     pub async fn shutdown(mut self, drain: Duration) -> Drained {
-        let _ = self.command.send(Command::Drain { deadline: tokio::time::Instant::now() + drain });
+        let deadline = Instant::now() + drain;
+        let _ = self.command.send(Command::Drain { deadline });
         let mut total = Drained::default();
-        for _ in 0..self.threads.len() {
-            let Some(exit) = self.exits.recv().await else { break };
+        for exited in 0..self.threads.len() {
+            let Ok(Some(exit)) = timeout_at(deadline + STOP_GRACE, self.exits.recv()).await else {
+                tracing::error!(
+                    purpose = self.purpose,
+                    stuck = self.threads.len() - exited,
+                    "workers do not stop"
+                );
+                self.threads.clear();
+                break;
+            };
             total.finished += exit.drained.finished;
             total.aborted += exit.drained.aborted;
         }
-        tracing::info!(
-            purpose = self.purpose,
-            addr = %self.addr,
-            finished = total.finished,
-            aborted = total.aborted,
-            "listener closed"
-        );
+        let Drained { finished, aborted } = total;
+        tracing::info!(purpose = self.purpose, addr = %self.addr, finished, aborted, "listener closed");
         total
     }
 }

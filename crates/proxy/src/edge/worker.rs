@@ -360,3 +360,34 @@ fn panic_text(panic: &(dyn Any + Send)) -> String {
     text.or_else(|| panic.downcast_ref::<String>().cloned())
         .unwrap_or_else(|| "a panic without text".to_owned())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn accepting_pauses_ever_longer_while_descriptors_are_out() {
+        const EMFILE: i32 = 24;
+        let metrics = Metrics::new("test", Vec::new()).unwrap().worker(0);
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let mut acceptor = Acceptor { listener, resume_at: None, pause: ACCEPT_PAUSE_MIN };
+
+        acceptor.failed(&io::ErrorKind::ConnectionAborted.into(), &metrics);
+        assert_eq!(acceptor.resume_at, None, "one client's fault");
+        let mut pauses = Vec::new();
+        for _ in 0..9 {
+            acceptor.failed(&io::Error::from_raw_os_error(EMFILE), &metrics);
+            pauses.push((acceptor.resume_at.unwrap() - Instant::now()).as_millis());
+        }
+        assert_eq!(pauses, [10, 20, 40, 80, 160, 320, 640, 1_000, 1_000]);
+        assert_eq!(metrics.cells.accept_errors.value(), 10);
+
+        let before = Instant::now();
+        let client = std::net::TcpStream::connect(addr).unwrap();
+        let (_, peer) = acceptor.accept(&metrics).await;
+        assert_eq!(peer, client.local_addr().unwrap());
+        assert!(before.elapsed() >= ACCEPT_PAUSE_MAX, "it paused first");
+        assert_eq!(acceptor.pause, ACCEPT_PAUSE_MIN, "and starts over");
+    }
+}

@@ -151,7 +151,7 @@ pub(crate) struct Table<T> {
 #[derive(Debug)]
 struct Slot<T> {
     name: OnceLock<Box<str>>,
-    /// Boxed, so that an unused slot costs little and two slots share no cache line by accident.
+    /// Boxed, so that an unused slot costs little.
     cells: OnceLock<Box<T>>,
 }
 

@@ -186,6 +186,7 @@ pub(crate) struct WorkerCells {
 
 /// Requests of one route.
 #[derive(Debug, Default)]
+#[repr(align(128))]
 pub(crate) struct RouteCells {
     pub(crate) requests: [[Counter; StatusClass::COUNT]; MethodClass::COUNT],
     pub(crate) duration: [Histogram; MethodClass::COUNT],
@@ -193,6 +194,7 @@ pub(crate) struct RouteCells {
 
 /// Attempts at one node.
 #[derive(Debug, Default)]
+#[repr(align(128))]
 pub(crate) struct NodeCells {
     pub(crate) answers: [Counter; StatusClass::COUNT],
     pub(crate) failures: Counter,

@@ -180,3 +180,36 @@ async fn a_panic_costs_its_connection_or_stream_and_nothing_else() {
     assert_eq!(bed.metric("requests_in_flight"), 0);
     assert_eq!(*bed.edge.failure().borrow(), None);
 }
+
+/// Streams opened and reset at once cost the client one write and the server a request each (CVE-2023-44487).
+#[tokio::test]
+async fn a_rapid_reset_ends_the_connection() {
+    const GOAWAY: u8 = 7;
+    const ENHANCE_YOUR_CALM: [u8; 4] = [0, 0, 0, 0xb];
+    let bed = Bed::start(|_| {});
+    let mut flood = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    flood.extend([0, 0, 0, 4, 0, 0, 0, 0, 0]);
+    for stream in (1..2_001u32).step_by(2) {
+        // HEADERS with END_STREAM and END_HEADERS: GET, http, `/`, authority `x`; then RST_STREAM with CANCEL.
+        flood.extend(
+            [0, 0, 6, 1, 5].into_iter().chain(stream.to_be_bytes()).chain([0x82, 0x86, 0x84, 0x41, 1, b'x']),
+        );
+        flood.extend([0, 0, 4, 3, 0].into_iter().chain(stream.to_be_bytes()).chain([0, 0, 0, 8]));
+    }
+    let mut client = bed.connect().await;
+    let _ = client.write_all(&flood).await;
+    let goaway = async {
+        loop {
+            let mut head = [0; 9];
+            client.read_exact(&mut head).await.unwrap();
+            let mut payload = vec![0; usize::from(head[1]) * 256 + usize::from(head[2])];
+            client.read_exact(&mut payload).await.unwrap();
+            if head[3] == GOAWAY && payload[4..8] == ENHANCE_YOUR_CALM {
+                return;
+            }
+        }
+    };
+    soon(goaway).await.expect("a GOAWAY");
+    bed.until("connections{phase=\"http2\"}", 0).await;
+    bed.until("requests_in_flight", 0).await;
+}
