@@ -156,7 +156,7 @@ mod tests {
         assert_eq!(directory.member("r1", 3), Some(&record));
         assert_eq!(directory.member("r1", 4), None, "an earlier life says nothing of this one");
         assert_eq!(directory.absorb("member/", &record.encode()), Err(RecordProblem::WrongKey.into()));
-        assert_eq!(directory.absorb("node/n1", &record.encode()).is_err(), true);
+        assert!(directory.absorb("node/n1", &record.encode()).is_err());
         assert_eq!(directory.nodes().len(), 0);
     }
 }

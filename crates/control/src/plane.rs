@@ -136,6 +136,7 @@ pub struct Plane {
     unpublished: Option<Arc<Map>>,
     confirmed_at: Option<Duration>,
     hellos_matched: u64,
+    joins_refused: u64,
     gossip_events_dropped: u64,
 
     events: VecDeque<PlaneEvent>,
@@ -174,6 +175,7 @@ impl Plane {
             unpublished: None,
             confirmed_at: None,
             hellos_matched: 0,
+            joins_refused: 0,
             gossip_events_dropped: 0,
             events: VecDeque::new(),
             view_changed: true,
@@ -375,6 +377,11 @@ impl Plane {
             Event::RecordConflict { key, version } => {
                 self.stats.record_conflicts += 1;
                 self.emit(PlaneEvent::RecordConflict { key: key.to_string(), version });
+                // Whichever value won is the record now.
+                if let Some(value) = self.gossip.record(&key).map(|record| Arc::clone(record.value)) {
+                    self.own.met(&key, version, &value);
+                    self.absorb_record(now, &key, &value);
+                }
             }
             Event::Synced { with } => {
                 self.confirmed_at = Some(now);
@@ -395,10 +402,14 @@ impl Plane {
             self.hellos_matched = stats.hellos_matched;
             self.confirmed_at = Some(now);
         }
-        if stats.events_dropped == self.gossip_events_dropped {
+        let (refused, dropped) = (stats.joins_refused, stats.events_dropped);
+        if std::mem::replace(&mut self.joins_refused, refused) != refused {
+            self.emit(PlaneEvent::JoinRefused { total: refused });
+        }
+        if dropped == self.gossip_events_dropped {
             return;
         }
-        self.gossip_events_dropped = stats.events_dropped;
+        self.gossip_events_dropped = dropped;
         self.health_stale = true;
         self.gate_stale = true;
         self.view_changed = true;

@@ -99,7 +99,7 @@ pub struct PlaneStats {
     pub own_records_reasserted: u64,
     /// Second processes seen with the id of a member.
     pub id_conflicts: u64,
-    /// Members refused, or refusing us, over the cluster's settings.
+    /// Times somebody refused us over the cluster's settings.
     pub terms_refused: u64,
     /// Events nobody collected in time.
     pub events_dropped: u64,
@@ -208,6 +208,11 @@ pub enum PlaneEvent {
         by: SocketAddr,
         /// The settings that differ: name, our value, their value.
         differences: Vec<(String, String, String)>,
+    },
+    /// A process that wanted to join was refused over its settings or its cluster; it was told ours.
+    JoinRefused {
+        /// Refused so far.
+        total: u64,
     },
     /// A record was ignored.
     RecordRefused {

@@ -336,6 +336,7 @@ fn other_settings_are_refused_by_both_values() {
     world.run(SOON);
     let standing = world.member(n1);
     assert!(standing.is_ready() && standing.first(fatal).is_none(), "the cluster goes on");
+    assert!(standing.first(|event| matches!(event, PlaneEvent::JoinRefused { .. })).is_some(), "and says so");
     assert_eq!(standing.map().nodes().len(), 1, "nothing of the refused member gets in");
 }
 

@@ -5,8 +5,8 @@ use ringway_control::PlaneEvent;
 /// One log line for one event; none for what only concerns the shell.
 pub(crate) fn log(event: &PlaneEvent) {
     match event {
-        PlaneEvent::Changed | PlaneEvent::RecordsChanged => {}
-        PlaneEvent::Fatal(reason) => tracing::error!(%reason, "refused by the cluster"),
+        // The supervisor logs what ends a member, whatever it was.
+        PlaneEvent::Changed | PlaneEvent::RecordsChanged | PlaneEvent::Fatal(_) => {}
         PlaneEvent::Ready => tracing::info!("the map is complete: this member may serve"),
         PlaneEvent::MemberUp { id, address, generation } => {
             tracing::info!(member = %id, %address, generation, "member up");
@@ -24,6 +24,12 @@ pub(crate) fn log(event: &PlaneEvent) {
             for (setting, ours, theirs) in differences {
                 tracing::error!(%by, setting, ours, theirs, "a member with other settings was met");
             }
+        }
+        PlaneEvent::JoinRefused { total } => {
+            tracing::warn!(
+                total,
+                "a process of another cluster or with other settings wanted to join and was refused"
+            );
         }
         PlaneEvent::RecordRefused { key, problem } => {
             tracing::warn!(key, %problem, "a record cannot be read and is ignored");

@@ -1,6 +1,10 @@
 //! Members over real sockets on loopback, with timers five times as fast as the defaults.
 
-#![expect(clippy::unwrap_used, reason = "a test says what went wrong by panicking")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test says what went wrong by panicking, and how long things took by printing"
+)]
 
 use std::io::Write;
 use std::net::SocketAddr;
