@@ -22,7 +22,7 @@ pub use map::{Health, Map, MapDigest, NodeEntry, OwnerRow, Phase};
 pub use membership::{Membership, MembershipDigest, PlacementNode, Weight};
 pub use placement::{Placement, PlacementDigest, PlacementParams};
 pub use plan::{Plan, PlanDigest};
-pub use settings::{Algorithm, ClusterSettings, Ownership, PartitionCount};
+pub use settings::{Algorithm, ClusterSettings, Ownership, PartitionCount, TooFewPartitions};
 pub use snapshot::{SnapshotCell, SnapshotReader};
 
 /// Most owners a partition can have (replication factor).

@@ -121,11 +121,13 @@ impl std::fmt::Display for MapDigest {
 
 /// The committed owners and epoch of every partition, as one flat table.
 ///
+/// Clones share the table.
+///
 /// *Cost*: 2 bytes per owner and, while epochs are below 65,536, 2 bytes per partition.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClaimTable {
     stride: usize,
-    owners: Box<[u16]>,
+    owners: Arc<[u16]>,
     epochs: Epochs,
 }
 
@@ -133,8 +135,8 @@ pub struct ClaimTable {
 enum Epochs {
     /// Every claim stands at this epoch.
     Uniform(Epoch),
-    Narrow(Box<[u16]>),
-    Wide(Box<[u64]>),
+    Narrow(Arc<[u16]>),
+    Wide(Arc<[u64]>),
 }
 
 impl ClaimTable {
@@ -180,7 +182,7 @@ impl ClaimTable {
 
     fn set(&mut self, partition: Partition, epoch: Epoch, owners: &[NodeIndex]) {
         let start = partition.0 as usize * self.stride;
-        let Some(row) = self.owners.get_mut(start..start + self.stride) else { return };
+        let Some(row) = Arc::make_mut(&mut self.owners).get_mut(start..start + self.stride) else { return };
         for (at, slot) in row.iter_mut().enumerate() {
             *slot = owners.get(at).map_or(NOBODY, |node| node.0);
         }
@@ -227,8 +229,8 @@ impl Epochs {
             *self = Self::Wide(epochs.iter().map(|&epoch| epoch.into()).collect());
         }
         match (self, narrow) {
-            (Self::Narrow(epochs), Ok(narrow)) => epochs[index] = narrow,
-            (Self::Wide(epochs), _) => epochs[index] = epoch.0,
+            (Self::Narrow(epochs), Ok(narrow)) => Arc::make_mut(epochs)[index] = narrow,
+            (Self::Wide(epochs), _) => Arc::make_mut(epochs)[index] = epoch.0,
             (Self::Uniform(_) | Self::Narrow(_), _) => {}
         }
     }
@@ -239,7 +241,7 @@ impl Epochs {
 pub struct Map {
     settings: Arc<ClusterSettings>,
     hasher: KeyHasher,
-    claims: Arc<ClaimTable>,
+    claims: ClaimTable,
     nodes: Arc<[NodeEntry]>,
     digest: MapDigest,
 }
@@ -254,7 +256,13 @@ impl Map {
         debug_assert!(nodes.is_sorted_by(|a, b| a.id < b.id), "nodes ascend by id, each once");
         debug_assert!(claims.owners.iter().all(|&n| n == NOBODY || usize::from(n) < nodes.len()));
         let digest = digest(&settings, &nodes, &claims);
-        Self { hasher: KeyHasher::new(&settings), settings, claims, nodes: nodes.into(), digest }
+        Self {
+            hasher: KeyHasher::new(&settings),
+            settings,
+            claims: (*claims).clone(),
+            nodes: nodes.into(),
+            digest,
+        }
     }
 
     /// The map of `derived` ownership: every partition is owned by whom the placement wants.
@@ -293,9 +301,10 @@ impl Map {
     /// *Cost*: copies the claim table and digests it anew, like every map.
     #[must_use]
     pub fn with_claim(&self, partition: Partition, epoch: Epoch, owners: &[NodeIndex]) -> Self {
-        let mut claims = (*self.claims).clone();
+        let mut claims = self.claims.clone();
         claims.set(partition, epoch, owners);
-        Self::new(Arc::clone(&self.settings), self.nodes.to_vec(), Arc::new(claims))
+        let digest = digest(&self.settings, &self.nodes, &claims);
+        Self { claims, digest, ..self.clone() }
     }
 
     /// The map of a member that knows nobody yet.
@@ -388,11 +397,113 @@ fn digest(settings: &ClusterSettings, nodes: &[NodeEntry], claims: &ClaimTable) 
         let NodeEntry { id, zone, weight, store, data, peer, phase, health: _ } = node;
         hash.update(format!("{id} {zone} {} {store} {data} {peer:?} {phase:?}\n", weight.get()).as_bytes());
     }
-    for owner in &claims.owners {
+    for owner in &*claims.owners {
         hash.update(&owner.to_le_bytes());
     }
     for partition in 0..settings.partitions.get() {
         hash.update(&claims.epoch(Partition(partition)).0.to_le_bytes());
     }
     MapDigest(hash.digest())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::membership::{Membership, PlacementNode};
+    use crate::placement::PlacementParams;
+    use crate::settings::{Algorithm, Ownership, PartitionCount};
+
+    fn settings(replicas: u8) -> Arc<ClusterSettings> {
+        Arc::new(ClusterSettings {
+            name: "shop".parse().unwrap(),
+            partitions: PartitionCount::new(64).unwrap(),
+            replicas,
+            hash_seed: 0,
+            epsilon_ppm: 50_000,
+            algorithm: Algorithm::Balanced,
+            ownership: Ownership::Derived,
+        })
+    }
+
+    fn entry(name: &str, phase: Phase) -> NodeEntry {
+        NodeEntry {
+            id: name.parse().unwrap(),
+            zone: "z".parse().unwrap(),
+            weight: Weight::ONE,
+            store: StoreId(7),
+            data: "127.0.0.1:80".parse().unwrap(),
+            peer: None,
+            phase,
+            health: Health::Alive,
+        }
+    }
+
+    fn placement(settings: &ClusterSettings, nodes: &[NodeEntry]) -> Placement {
+        let active = nodes.iter().filter(|node| node.phase == Phase::Active);
+        let members =
+            active.map(|n| PlacementNode { id: n.id.clone(), zone: n.zone.clone(), weight: n.weight });
+        Placement::whole(PlacementParams::from(settings), &Membership::new(members))
+    }
+
+    #[test]
+    fn a_derived_map_owns_what_the_placement_wants_whatever_the_node_table_holds_besides() {
+        for replicas in 1..=5 {
+            let settings = settings(replicas);
+            // The leaving nodes stand in the table between the others, which is not in order.
+            let nodes: Vec<NodeEntry> = ["d", "b", "e", "a", "c"]
+                .iter()
+                .map(|&name| entry(name, if "bd".contains(name) { Phase::Leaving } else { Phase::Active }))
+                .collect();
+            let placement = placement(&settings, &nodes);
+            let map = Map::derived(Arc::clone(&settings), nodes, &placement);
+            for partition in map.partitions() {
+                let owners = map.owners(partition);
+                let ids: Vec<&NodeId> =
+                    owners.as_slice().iter().map(|&at| &map.node(at).unwrap().id).collect();
+                let wanted: Vec<&NodeId> =
+                    placement.owners(partition).iter().map(|&at| placement.node_id(at).unwrap()).collect();
+                assert_eq!(ids, wanted);
+                assert_eq!(map.epoch(partition), Epoch::DERIVED);
+            }
+            assert_eq!(map.owners(Partition(64)).as_slice(), [], "out of range");
+        }
+    }
+
+    #[test]
+    fn one_claim_changes_one_partition_and_the_digest() {
+        let settings = settings(3);
+        let nodes: Vec<NodeEntry> =
+            ["a", "b", "c", "d"].iter().map(|name| entry(name, Phase::Active)).collect();
+        let before = Map::derived(Arc::clone(&settings), nodes.clone(), &placement(&settings, &nodes));
+        let mut map = before.clone();
+        // Epochs grow from one for all, to 16 bits each, to 64.
+        for (epoch, owners) in [(5, vec![2, 0]), (70_000, vec![3, 1, 0]), (6, vec![]), (u64::MAX, vec![1])] {
+            let owners: Vec<NodeIndex> = owners.into_iter().map(NodeIndex).collect();
+            let changed = map.with_claim(Partition(9), Epoch(epoch), &owners);
+            assert_ne!(changed.digest(), map.digest());
+            assert_eq!(changed.owners(Partition(9)).as_slice(), owners);
+            assert_eq!(changed.epoch(Partition(9)), Epoch(epoch));
+            for partition in changed.partitions().filter(|partition| partition.0 != 9) {
+                assert_eq!(changed.owners(partition), before.owners(partition));
+                assert_eq!(changed.epoch(partition), Epoch::DERIVED);
+            }
+            map = changed;
+        }
+        let out_of_range = map.with_claim(Partition(64), Epoch(1), &[NodeIndex(0)]);
+        assert_eq!(out_of_range.digest(), map.digest());
+        assert_ne!(before.owners(Partition(9)), map.owners(Partition(9)), "the first map kept its table");
+    }
+
+    #[test]
+    fn health_is_no_part_of_the_digest_and_addresses_are() {
+        let settings = settings(1);
+        let nodes = vec![entry("a", Phase::Active)];
+        let placement = placement(&settings, &nodes);
+        let map = Map::derived(Arc::clone(&settings), nodes.clone(), &placement);
+        let sick = map.with_health(|_| Health::Dead);
+        assert_eq!(sick.nodes()[0].health, Health::Dead);
+        assert_eq!(sick.digest(), map.digest());
+        let moved = NodeEntry { data: "127.0.0.1:81".parse().unwrap(), ..nodes[0].clone() };
+        assert_ne!(Map::derived(settings, vec![moved], &placement).digest(), map.digest());
+    }
 }

@@ -226,3 +226,84 @@ impl NodeTable {
         row.iter().map(|&node| self.changes[node].id.clone()).collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::membership::{Membership, PlacementNode, Weight};
+    use crate::placement::PlacementParams;
+    use crate::settings::{Algorithm, PartitionCount};
+
+    fn node(n: usize, weight: u32) -> PlacementNode {
+        PlacementNode {
+            id: format!("n{n}").parse().unwrap(),
+            zone: format!("z{}", n % 3).parse().unwrap(),
+            weight: Weight::new(weight).unwrap(),
+        }
+    }
+
+    fn placed(membership: &Membership) -> Placement {
+        let params = PlacementParams {
+            partitions: PartitionCount::new(1_024).unwrap(),
+            replicas: 2,
+            epsilon_ppm: 50_000,
+            algorithm: Algorithm::Balanced,
+        };
+        Placement::whole(params, membership)
+    }
+
+    fn nine() -> Membership {
+        Membership::new((0..9).map(|n| node(n, 1)))
+    }
+
+    #[test]
+    fn nothing_changes_between_equal_memberships() {
+        let plan = Plan::between(&placed(&nine()), &placed(&nine()));
+        assert_eq!(plan.copies, Movement { moved: 0, minimum: 0 });
+        assert_eq!(plan.partitions, []);
+        assert!((plan.copies.ratio() - 1.0).abs() < f64::EPSILON);
+    }
+
+    #[test]
+    fn the_accounts_of_a_join_agree_with_each_other() {
+        let (before, after) = (placed(&nine()), placed(&nine().with(node(9, 1))));
+        let plan = Plan::between(&before, &after);
+        // Two copies of 1,024 partitions over ten nodes, rounded down.
+        assert_eq!(plan.copies.minimum, 204);
+        assert_eq!(plan.primaries.minimum, 102);
+        let sum = |field: fn(&NodeChange) -> u32| plan.nodes.iter().map(|n| u64::from(field(n))).sum::<u64>();
+        assert_eq!(sum(|n| n.copies_gained), plan.copies.moved);
+        assert_eq!(sum(|n| n.copies_lost), plan.copies.moved);
+        assert_eq!(sum(|n| n.primaries_gained), plan.primaries.moved);
+        for change in &plan.nodes {
+            let held = |load: Option<NodeLoad>| load.map_or(0, |load| load.copies);
+            assert_eq!(held(change.before) + change.copies_gained, held(change.after) + change.copies_lost);
+        }
+        let joined = plan.nodes.iter().find(|n| n.id.as_str() == "n9").unwrap();
+        assert_eq!((joined.before, joined.copies_lost), (None, 0));
+        assert_eq!(u64::from(joined.copies_gained), u64::from(joined.after.unwrap().copies));
+        // The moves listed are the moves counted.
+        let listed = plan.partitions.iter();
+        let moved: usize = listed.map(|p| p.to.iter().filter(|id| !p.from.contains(id)).count()).sum();
+        assert_eq!(moved as u64, plan.copies.moved);
+    }
+
+    #[test]
+    fn a_leave_moves_at_least_what_the_node_holds() {
+        let before = placed(&nine());
+        let plan = Plan::between(&before, &placed(&nine().without(&node(4, 1).id)));
+        assert_eq!(plan.copies.minimum, u64::from(before.loads()[4].copies));
+        assert!(plan.copies.moved >= plan.copies.minimum);
+        assert_eq!(plan.nodes[4].after, None);
+    }
+
+    #[test]
+    fn the_digest_names_the_change() {
+        let start = placed(&nine());
+        let join = |n| Plan::between(&start, &placed(&nine().with(node(n, 1)))).digest();
+        assert_eq!(join(9), join(9));
+        assert_ne!(join(9), join(10));
+        let back = Plan::between(&placed(&nine().with(node(9, 1))), &start).digest();
+        assert_ne!(join(9), back, "there and back are two plans");
+    }
+}

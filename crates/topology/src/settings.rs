@@ -51,6 +51,58 @@ impl PartitionCount {
     }
 }
 
+/// Partitions per node at which load and movement keep to the placement's targets.
+pub const PARTITIONS_PER_NODE_GOOD: u32 = 256;
+/// Partitions per node below which caps bind so often that changes move far more than they must.
+pub const PARTITIONS_PER_NODE_LEAST: u32 = 64;
+
+/// Why a cluster should have more partitions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TooFewPartitions {
+    /// Q as it is.
+    pub partitions: u32,
+    /// The number of nodes it was judged for.
+    pub nodes: usize,
+    /// The smallest Q that keeps to the targets, or the largest there is.
+    pub wanted: u32,
+    /// Below [`PARTITIONS_PER_NODE_LEAST`] per node, not only below [`PARTITIONS_PER_NODE_GOOD`].
+    pub far: bool,
+}
+
+impl fmt::Display for TooFewPartitions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { partitions, nodes, wanted, far } = self;
+        let consequence = if *far {
+            "a change of membership would move far more than it must"
+        } else {
+            "load and movement would be somewhat above their targets"
+        };
+        write!(
+            f,
+            "{partitions} partitions are few for {nodes} nodes: {consequence}; \
+             use {wanted} ({PARTITIONS_PER_NODE_GOOD} per node, {PARTITIONS_PER_NODE_LEAST} at least), \
+             as the number is fixed for the life of a cluster"
+        )
+    }
+}
+
+impl PartitionCount {
+    /// What there is to say about this Q in a cluster of up to `nodes` nodes; nothing when it is enough.
+    #[must_use]
+    pub fn too_few_for(self, nodes: usize) -> Option<TooFewPartitions> {
+        let below = |per_node: u32| u64::from(self.get()) < u64::from(per_node) * nodes as u64;
+        let largest = 1 << Self::LOG2_MAX;
+        let wanted =
+            (nodes as u64 * u64::from(PARTITIONS_PER_NODE_GOOD)).clamp(1, largest).next_power_of_two();
+        below(PARTITIONS_PER_NODE_GOOD).then_some(TooFewPartitions {
+            partitions: self.get(),
+            nodes,
+            wanted: wanted as u32,
+            far: below(PARTITIONS_PER_NODE_LEAST),
+        })
+    }
+}
+
 /// How partitions rank the nodes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Algorithm {
@@ -186,5 +238,18 @@ mod tests {
         for bad in [0, 3, 1_000, 1 << 21] {
             assert_eq!(PartitionCount::new(bad), None, "{bad}");
         }
+    }
+
+    #[test]
+    fn few_partitions_are_told_with_the_number_wanted() {
+        let partitions = PartitionCount::new(16_384).unwrap();
+        assert_eq!(partitions.too_few_for(0), None);
+        assert_eq!(partitions.too_few_for(64), None);
+        let few = partitions.too_few_for(65).unwrap();
+        assert_eq!((few.wanted, few.far), (32_768, false));
+        let far = partitions.too_few_for(257).unwrap();
+        assert_eq!((far.wanted, far.far), (131_072, true));
+        assert!(far.to_string().starts_with("16384 partitions are few for 257 nodes"), "{far}");
+        assert_eq!(partitions.too_few_for(60_000).unwrap().wanted, 1 << 20, "no more than there can be");
     }
 }
