@@ -80,9 +80,13 @@ impl<'t> Section<'t> {
         self.entries.iter().find(|entry| entry.key == key).map_or(self.at, |entry| entry.value.at)
     }
 
-    /// `key` as messages name it.
+    /// `key` as messages name it; the section itself when it is empty.
     pub(crate) fn path_of(&self, key: &str) -> String {
-        if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) }
+        match (self.path.as_str(), key) {
+            ("", key) => key.to_owned(),
+            (path, "") => path.to_owned(),
+            (path, key) => format!("{path}.{key}"),
+        }
     }
 
     /// Notes an error at `key`.
@@ -165,7 +169,7 @@ impl<'t> Section<'t> {
     }
 
     /// Sets `into` to the whole number under `key`, when there is one within `range`.
-    pub(crate) fn count<T: Copy + TryFrom<u64> + Display>(
+    pub(crate) fn count<T: Copy + TryFrom<u64> + TryInto<u64>>(
         &self,
         key: &str,
         into: &mut T,
@@ -173,9 +177,11 @@ impl<'t> Section<'t> {
         because: &str,
     ) {
         let Some((text, _)) = self.text(key) else { return };
+        // A required setting starts with a value out of its range.
+        let default = (*into).try_into().ok().filter(|default| range.contains(default));
         let shape = Shape {
             accepted: format!("a whole number from {} to {}", range.start(), range.end()),
-            default: into.to_string(),
+            default: default.map_or_else(String::new, |default| default.to_string()),
             because,
         };
         match text.replace('_', "").parse::<u64>() {
@@ -203,6 +209,7 @@ impl<'t> Section<'t> {
         let names: Vec<&str> = choices.iter().map(|(name, _)| *name).collect();
         let shape = Shape { accepted: names.join(", "), default: String::new(), because };
         let remedy = nearest(text, &names).map(|name| format!("did you mean `{name}`?"));
+        let remedy = remedy.or_else(|| Some(format!("write one of {}", names.join(", "))));
         self.note(key, format!("`{}` is not one of its values", echo(text)), &shape, remedy);
         None
     }
@@ -305,7 +312,7 @@ impl<'t> Field<'t> {
         }
     }
 
-    /// The items of a list of at most `max`.
+    /// The items of a list of at most `max`; of an empty one when something else stands here.
     pub(crate) fn items(&self, max: usize) -> Vec<Field<'t>> {
         let Kind::Sequence(items) = &self.node.kind else {
             self.refuse(format!("{} stands here", self.node.kind_name()))
@@ -327,6 +334,17 @@ impl<'t> Field<'t> {
             node,
         };
         items.iter().take(max).enumerate().map(field).collect()
+    }
+
+    /// [`Field::items`] of a list that means nothing when it is empty.
+    pub(crate) fn some_items(&self, max: usize, because: &str) -> Vec<Field<'t>> {
+        if matches!(&self.node.kind, Kind::Sequence(items) if items.is_empty()) {
+            self.refuse("the list is empty")
+                .accepted(format!("1 to {max} items"))
+                .because(because)
+                .remedy("write at least one, or take the line out");
+        }
+        self.items(max)
     }
 
     /// The text; something else than a single value is refused.

@@ -62,16 +62,26 @@ impl Node {
 ///
 /// *Cost*: linear in the text, bounded by [`FILE_BYTES_MAX`], [`NODES_MAX`] and [`DEPTH_MAX`].
 pub(crate) fn parse(text: &str, report: &Report) -> Option<Node> {
-    let mut builder = Builder { report, open: Vec::new(), root: None, nodes: 0, documents: 0 };
+    let mut builder = Builder {
+        report,
+        open: Vec::new(),
+        root: None,
+        nodes: 0,
+        documents: 0,
+        indirections: BTreeMap::new(),
+    };
     let mut parser = Parser::new_from_str(text);
-    while let Some(event) = parser.next_event() {
-        match event.map_err(Stop::Syntax).and_then(|(event, span)| builder.take(event, span)) {
-            Ok(()) => {}
-            Err(stop) => {
-                report.add(stop.problem());
-                return None;
-            }
+    let mut stopped = false;
+    while let (false, Some(event)) = (stopped, parser.next_event()) {
+        let taken = event.map_err(Stop::Syntax).and_then(|(event, span)| builder.take(event, span));
+        if let Err(stop) = taken {
+            report.add(stop.problem());
+            stopped = true;
         }
+    }
+    builder.refuse_indirections();
+    if stopped {
+        return None;
     }
     let empty = Node { at: Mark::START, kind: Kind::Null };
     Some(builder.root.unwrap_or(empty))
@@ -90,6 +100,7 @@ impl Stop {
             Self::Syntax(error) => {
                 let at = mark(*error.marker());
                 Problem::error(at, "", format!("this is not YAML: {}", error.info()))
+                    .accepted("YAML 1.2")
                     .consequence("nothing after this place was read; there may be more problems")
                     .remedy("mind the indentation (spaces, no tabs) and put text with `:`, `#`, `{` or `*` in quotes")
             }
@@ -112,6 +123,8 @@ struct Builder<'r> {
     root: Option<Node>,
     nodes: usize,
     documents: usize,
+    /// What makes a value come from somewhere else, with its first place and how often it was seen.
+    indirections: BTreeMap<&'static str, (Mark, usize)>,
 }
 
 /// A mapping or sequence whose end has not come yet.
@@ -126,19 +139,19 @@ impl Builder<'_> {
         match event {
             Event::DocumentStart(_) => self.start_document(at),
             Event::Alias(_) => {
-                self.refuse_indirection(at, "an alias");
+                self.note_indirection(at, "an alias");
                 self.place(Node { at, kind: Kind::Null })?;
             }
             Event::Scalar(text, style, anchor, tag) => {
-                self.refuse_properties(at, anchor, tag.as_deref());
+                self.note_properties(at, anchor, tag.as_deref());
                 self.place(Node { at, kind: scalar(&text, style) })?;
             }
             Event::SequenceStart(anchor, tag) => {
-                self.refuse_properties(at, anchor, tag.as_deref());
+                self.note_properties(at, anchor, tag.as_deref());
                 self.open(at, Open::Sequence { at, items: Vec::new() })?;
             }
             Event::MappingStart(anchor, tag) => {
-                self.refuse_properties(at, anchor, tag.as_deref());
+                self.note_properties(at, anchor, tag.as_deref());
                 self.open(at, Open::Mapping { at, entries: Vec::new(), seen: BTreeMap::new(), key: None })?;
             }
             Event::SequenceEnd | Event::MappingEnd => match self.open.pop() {
@@ -198,22 +211,30 @@ impl Builder<'_> {
         Ok(())
     }
 
-    fn refuse_properties(&self, at: Mark, anchor: usize, tag: Option<&Tag>) {
+    fn note_properties(&mut self, at: Mark, anchor: usize, tag: Option<&Tag>) {
         if anchor != 0 {
-            self.refuse_indirection(at, "an anchor");
+            self.note_indirection(at, "an anchor");
         }
         if tag.is_some() {
-            self.refuse_indirection(at, "a tag");
+            self.note_indirection(at, "a tag");
         }
     }
 
-    fn refuse_indirection(&self, at: Mark, what: &str) {
-        self.report.add(
-            Problem::error(at, "", format!("{what} stands here"))
-                .accepted("plain YAML: no `&anchor`, `*alias`, `!tag` or `<<`")
-                .consequence("a value would come from another place than where it is read")
-                .remedy("write the value out; text that starts with `&`, `*` or `!` goes in quotes"),
-        );
+    fn note_indirection(&mut self, at: Mark, what: &'static str) {
+        self.indirections.entry(what).or_insert((at, 0)).1 += 1;
+    }
+
+    /// One problem for each kind: a file that has one anchor may have thousands.
+    fn refuse_indirections(&self) {
+        for (what, (at, count)) in &self.indirections {
+            let more = if *count > 1 { format!(" (the first of {count})") } else { String::new() };
+            self.report.add(
+                Problem::error(*at, "", format!("{what} stands here{more}"))
+                    .accepted("plain YAML: no `&anchor`, `*alias`, `!tag` or `<<`")
+                    .consequence("a value would come from another place than where it is read")
+                    .remedy("write the value out; text that starts with `&`, `*` or `!` goes in quotes"),
+            );
+        }
     }
 }
 

@@ -1,9 +1,12 @@
 //! `cluster:`, `node:` and `router:`: what members agree on, and who this one is.
 
+use std::str::FromStr;
+
+use ringway_topology::ids::NAME_BYTES_MAX;
 use ringway_topology::settings::{EPSILON_PPM_DEFAULT, TOKENS_PER_WEIGHT_DEFAULT};
 use ringway_topology::{
-    Algorithm, ClusterName, ClusterSettings, NodeId, Ownership, PartitionCount, REPLICAS_MAX, Weight,
-    ZoneName,
+    Algorithm, ClusterName, ClusterSettings, NameError, NodeId, Ownership, PartitionCount, REPLICAS_MAX,
+    Weight, ZoneName,
 };
 
 use crate::problem::echo;
@@ -32,7 +35,7 @@ pub(super) fn settings(root: &Section<'_>) -> Option<ClusterSettings> {
     let section = root.required_section("cluster", &keys, "a member of no cluster can talk to nobody")?;
     let name: Option<ClusterName> = section
         .required("name", NAME, "members of another cluster are refused by this name")
-        .and_then(|field| field.parsed(NAME, "members of another cluster are refused by this name"));
+        .and_then(|field| name(&field, "members of another cluster are refused by this name"));
     let partitions = partitions(&section);
     let mut replicas = 0u8;
     if section.required("replicas", "a whole number from 1 to 7", MUST_AGREE).is_some() {
@@ -116,8 +119,10 @@ fn ownership(section: &Section<'_>) -> Option<Ownership> {
 pub(super) fn router(root: &Section<'_>) -> RouterSettings {
     let Some(section) = root.section("router", &["id", "zone"]) else { return RouterSettings::default() };
     RouterSettings {
-        id: section.parsed("id", NAME, "it names this router among the members"),
-        zone: section.parsed("zone", NAME, "`any` reads prefer owners of the same zone"),
+        id: section.field("id").and_then(|field| name(&field, "it names this router among the members")),
+        zone: section
+            .field("zone")
+            .and_then(|field| name(&field, "`any` reads prefer owners of the same zone")),
     }
 }
 
@@ -126,11 +131,10 @@ pub(super) fn node(root: &Section<'_>) -> Option<NodeSettings> {
     let keys = ["id", "zone", "weight", "bootstrap", "data_dir"];
     let section = root.required_section("node", &keys, "a storage node needs a name and a directory")?;
     let because = "it names the place in the placement, and the data directory belongs to it for good";
-    let id: Option<NodeId> =
-        section.required("id", NAME, because).and_then(|field| field.parsed(NAME, because));
+    let id: Option<NodeId> = section.required("id", NAME, because).and_then(|field| name(&field, because));
     let zone = match section.field("zone") {
         None => ZoneName::new(ZONE_DEFAULT).ok(),
-        Some(field) => field.parsed(NAME, "replicas of a partition are put into different zones"),
+        Some(field) => name(&field, "replicas of a partition are put into different zones"),
     };
     let weight = weight(&section);
     let bootstrap = bootstrap(&section);
@@ -153,7 +157,7 @@ fn bootstrap(section: &Section<'_>) -> Vec<NodeId> {
     let mut ids: Vec<NodeId> = Vec::new();
     for item in &items {
         let because = "the cluster is formed when all of these nodes have been seen";
-        let Some(id) = item.parsed::<NodeId>(NAME, because) else { continue };
+        let Some(id) = name::<NodeId>(item, because) else { continue };
         if ids.contains(&id) {
             refuse_repeated(item, &id);
         } else {
@@ -161,6 +165,34 @@ fn bootstrap(section: &Section<'_>) -> Vec<NodeId> {
         }
     }
     ids
+}
+
+/// A name; one that breaks the rules is answered with the nearest that does not.
+fn name<T: FromStr<Err = NameError>>(field: &Field<'_>, because: &str) -> Option<T> {
+    let text = field.text()?;
+    match text.parse() {
+        Ok(name) => Some(name),
+        Err(error) => {
+            let remedy = match valid_name(text) {
+                Some(name) => format!("write for example `{name}`"),
+                None => "write a short word".to_owned(),
+            };
+            field
+                .refuse(format!("`{}` is not a name: {}", echo(text), error.problem))
+                .accepted(NAME)
+                .because(because)
+                .remedy(remedy);
+            None
+        }
+    }
+}
+
+/// What is left of a text when everything that a name may not hold becomes `-`.
+fn valid_name(text: &str) -> Option<String> {
+    let plain = |c: char| if c.is_ascii_alphanumeric() || c == '.' { c.to_ascii_lowercase() } else { '-' };
+    let name: String = text.chars().take(NAME_BYTES_MAX).map(plain).collect();
+    let name = name.trim_matches(['-', '.']);
+    (!name.is_empty() && echo(text) == text).then(|| name.to_owned())
 }
 
 fn refuse_repeated(item: &Field<'_>, id: &NodeId) {

@@ -96,3 +96,34 @@ fn kv(root: &Section<'_>) -> Option<Config> {
         store,
     })))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    /// The last word of each setting that the code knows and the file neither sets nor shows in a comment.
+    fn unmentioned(text: &str) -> Vec<String> {
+        let report = Report::default();
+        assert!(file(text, &report).is_some());
+        let (offered, given) = (report.offered.borrow(), report.given.borrow());
+        let comments: BTreeSet<&str> = text
+            .lines()
+            .filter_map(|line| line.trim_start().strip_prefix('#'))
+            .flat_map(|comment| comment.split(|c: char| !c.is_ascii_alphanumeric() && c != '_'))
+            .collect();
+        let last = |path: &str| path.rsplit('.').next().unwrap_or_default().to_owned();
+        offered.difference(&given).filter(|path| !comments.contains(last(path).as_str())).cloned().collect()
+    }
+
+    #[test]
+    fn the_reference_files_name_every_setting() {
+        for text in [
+            include_str!("../../../../config/reference-proxy.yaml"),
+            include_str!("../../../../config/reference-kv.yaml"),
+        ] {
+            assert_eq!(unmentioned(text), Vec::<String>::new());
+        }
+    }
+}

@@ -86,7 +86,9 @@ fn address(field: &Field<'_>) -> Option<SocketAddr> {
     let remedy = match (text.parse::<IpAddr>(), text.strip_prefix(':').or(text.strip_prefix("*:"))) {
         (Ok(_), _) => format!("add a port, like `{text}:8080`, or `{text}:0` for any free one"),
         (_, Some(port)) => format!("write `0.0.0.0:{}` for every address of this machine", echo(port)),
-        _ if text.starts_with("localhost:") => text.replacen("localhost", "127.0.0.1", 1),
+        _ if text.starts_with("localhost:") => {
+            format!("write `{}`", text.replacen("localhost", "127.0.0.1", 1))
+        }
         _ => "write an address like `127.0.0.1:8080`, `0.0.0.0:8080` or `[::]:8080`".to_owned(),
     };
     field
@@ -297,7 +299,11 @@ pub(super) fn edge(root: &Section<'_>, listen: SocketAddr) -> EdgeOptions {
 
 fn tls(root: &Section<'_>) -> Option<TlsOptions> {
     let field = root.field("tls")?;
-    let files: Vec<CertificateFiles> = field.items(CERTIFICATES_MAX).iter().filter_map(certificate).collect();
+    let files: Vec<CertificateFiles> = field
+        .some_items(CERTIFICATES_MAX, "a listener that is to speak TLS needs a certificate")
+        .iter()
+        .filter_map(certificate)
+        .collect();
     (!files.is_empty()).then(|| TlsOptions::new(files))
 }
 

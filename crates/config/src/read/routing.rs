@@ -132,7 +132,7 @@ pub(super) fn routes(root: &Section<'_>) -> Vec<RouteOptions> {
     let Some(field) = root.required("routes", "a list of at least one route", because) else {
         return Vec::new();
     };
-    let items = field.items(ROUTES_MAX);
+    let items = field.some_items(ROUTES_MAX, because);
     let routes: Vec<Option<RouteOptions>> = items.iter().map(route).collect();
     for (index, item) in items.iter().enumerate() {
         if let Some(route) = &routes[index] {

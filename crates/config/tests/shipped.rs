@@ -1,0 +1,136 @@
+//! Every file in config/ can be used as it is, and the reference files show the defaults.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use ringway_config::{Config, KvConfig, Loaded, ProxyConfig, load, load_str};
+use ringway_gossip::Config as GossipConfig;
+use ringway_kv::KvOptions;
+use ringway_proxy::RoutingOptions;
+use ringway_proxy::edge::EdgeOptions;
+
+#[test]
+fn every_shipped_file_loads() {
+    let files = shipped();
+    assert!(files.len() >= 9, "{files:?}");
+    for file in files {
+        let name = file.file_name().unwrap().to_str().unwrap().to_owned();
+        let loaded = if name == "proxy-tls.yaml" { with_certificate(&file) } else { load(&file).unwrap() };
+        assert_eq!(matches!(loaded.config, Config::Kv(_)), name.contains("kv"), "{name}");
+        for warning in &loaded.warnings {
+            assert_eq!(warning.path, "cluster.ownership", "{warning}");
+        }
+    }
+}
+
+#[test]
+fn the_five_nodes_and_the_proxy_make_one_cluster() {
+    let nodes: Vec<KvConfig> = (1..=5).map(|n| kv(&format!("kv-{n}.yaml"))).collect();
+    let proxy = proxy("proxy.yaml");
+    let mut addresses = vec![proxy.listen.data, proxy.listen.admin, proxy.listen.gossip];
+    for node in &nodes {
+        assert_eq!(node.cluster, proxy.cluster);
+        assert!(node.node.bootstrap.contains(&node.node.id));
+        assert_eq!(node.node.bootstrap, nodes[0].node.bootstrap);
+        addresses.extend([node.listen.data, node.listen.admin, node.listen.gossip]);
+    }
+    let count = addresses.len();
+    addresses.sort();
+    addresses.dedup();
+    assert_eq!(addresses.len(), count, "no two listen on one port");
+    let gossip: Vec<String> = nodes.iter().map(|node| node.listen.gossip.to_string()).collect();
+    assert!(proxy.gossip.seeds.iter().all(|seed| gossip.contains(seed)), "seeds are nodes");
+}
+
+#[test]
+fn the_reference_files_show_the_defaults() {
+    let proxy = proxy("reference-proxy.yaml");
+    let node = kv("reference-kv.yaml");
+    assert_eq!(node.store, KvOptions::default());
+    for (listen, edge, routing, gossip) in [
+        (proxy.listen, &proxy.proxy.edge, &proxy.proxy.routing, &proxy.gossip.config),
+        (node.listen, &node.edge, &node.routing, &node.gossip.config),
+    ] {
+        assert_eq!(*edge, EdgeOptions { listen: listen.data, ..EdgeOptions::default() });
+        assert_eq!(*gossip, GossipConfig::default());
+        let default = RoutingOptions::default();
+        assert_eq!(format!("{:?}", routing.upstream), format!("{:?}", default.upstream));
+        assert_eq!(format!("{:?}", routing.hold), format!("{:?}", default.hold));
+        assert_eq!(format!("{:?}", routing.budget), format!("{:?}", default.budget));
+        assert_eq!(format!("{:?}", routing.outlier), format!("{:?}", default.outlier));
+        assert_eq!(format!("{:?}", routing.headers), format!("{:?}", default.headers));
+    }
+    assert_eq!(proxy.proxy.routing.routes.len(), 5);
+    assert!(proxy.proxy.routing.check().is_ok());
+}
+
+#[test]
+fn a_file_with_less_than_the_reference_says_the_same() {
+    let text =
+        "cluster: { name: shop, replicas: 1, ownership: derived }\nnode: { id: n1, data_dir: ./data/n1 }\n";
+    let loaded = load_str("short.yaml", text).unwrap();
+    let Config::Kv(short) = loaded.config else { panic!("it has a node") };
+    let reference = kv("reference-kv.yaml");
+    assert_eq!(short.cluster, reference.cluster);
+    assert_eq!(short.store, reference.store);
+    assert_eq!(short.gossip.config, reference.gossip.config);
+    assert_eq!(short.listen.data.to_string(), "127.0.0.1:8080");
+    assert_eq!(short.listen.peer, None);
+    assert!(short.gossip.seeds.is_empty() && short.node.bootstrap.is_empty());
+}
+
+/// proxy-tls.yaml names files that its first lines say how to make; here they are made.
+fn with_certificate(file: &Path) -> Loaded {
+    let dir = tempfile::tempdir().unwrap();
+    let pair = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    fs::write(dir.path().join("cert.pem"), pair.cert.pem()).unwrap();
+    fs::write(dir.path().join("key.pem"), pair.signing_key.serialize_pem()).unwrap();
+    let key = dir.path().join("key.pem");
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
+    }
+    let text = fs::read_to_string(file).unwrap().replace("./data/tls", &dir.path().to_string_lossy());
+    let loaded = load_str("proxy-tls.yaml", &text).unwrap();
+    let Config::Proxy(config) = &loaded.config else { panic!("it is a proxy's") };
+    assert_eq!(config.proxy.edge.tls.as_ref().map(|tls| tls.certificates.len()), Some(1));
+
+    // A certificate with the key of another one is found before anybody shakes hands.
+    let other = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    fs::write(&key, other.signing_key.serialize_pem()).unwrap();
+    let problems = load_str("proxy-tls.yaml", &text).unwrap_err();
+    assert!(problems.list.iter().any(|problem| problem.path == "tls[0]"), "{problems}");
+    loaded
+}
+
+fn shipped() -> Vec<PathBuf> {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../config");
+    let mut files: Vec<PathBuf> = fs::read_dir(dir)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "yaml"))
+        .collect();
+    files.sort();
+    files
+}
+
+fn load_shipped(name: &str) -> Config {
+    load(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../config").join(name)).unwrap().config
+}
+
+fn kv(name: &str) -> KvConfig {
+    match load_shipped(name) {
+        Config::Kv(config) => *config,
+        Config::Proxy(_) => panic!("{name} is a proxy's"),
+    }
+}
+
+fn proxy(name: &str) -> ProxyConfig {
+    match load_shipped(name) {
+        Config::Proxy(config) => *config,
+        Config::Kv(_) => panic!("{name} is a node's"),
+    }
+}
