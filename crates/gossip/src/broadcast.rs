@@ -50,6 +50,11 @@ impl Broadcasts {
         }
     }
 
+    /// Nobody is there to be told; whoever comes back learns it by exchange.
+    pub(crate) fn clear(&mut self) {
+        *self = Self::default();
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.members.is_empty() && self.records.is_empty() && self.bulk.is_empty()
     }
@@ -59,9 +64,16 @@ impl Broadcasts {
         self.records.bytes > BACKLOG_BYTES_MAX || !self.bulk.is_empty()
     }
 
-    /// Bytes waiting that datagrams can carry.
-    pub(crate) fn datagram_bytes(&self) -> usize {
-        self.members.bytes + self.records.bytes
+    /// The packets from here on go to another member: every piece may go again.
+    pub(crate) fn begin_pass(&mut self) {
+        self.members.passed.clear();
+        self.records.passed.clear();
+        self.bulk.passed.clear();
+    }
+
+    /// Something waits that this pass has not sent, and that datagrams can carry.
+    pub(crate) fn has_more_in_pass(&self) -> bool {
+        self.members.has_more() || self.records.has_more()
     }
 
     /// Fills a packet with `room` bytes; a quarter of it is the records' when they need it, three quarters the
@@ -112,13 +124,21 @@ struct Queue<K> {
     waiting: BTreeMap<K, Waiting>,
     /// Least sent first, then newest first.
     ranked: BTreeSet<(u32, u64, K)>,
+    /// Sent to the present receiver already.
+    passed: BTreeSet<K>,
     bytes: usize,
     pushed: u64,
 }
 
 impl<K> Default for Queue<K> {
     fn default() -> Self {
-        Self { waiting: BTreeMap::new(), ranked: BTreeSet::new(), bytes: 0, pushed: 0 }
+        Self {
+            waiting: BTreeMap::new(),
+            ranked: BTreeSet::new(),
+            passed: BTreeSet::new(),
+            bytes: 0,
+            pushed: 0,
+        }
     }
 }
 
@@ -137,7 +157,12 @@ impl<K: Ord + Clone> Queue<K> {
         if let Some(old) = self.waiting.remove(key) {
             self.bytes -= old.bytes;
             self.ranked.remove(&(old.sent, old.order, key.clone()));
+            self.passed.remove(key);
         }
+    }
+
+    fn has_more(&self) -> bool {
+        self.waiting.len() > self.passed.len()
     }
 
     fn is_empty(&self) -> bool {
@@ -149,7 +174,7 @@ impl<K: Ord + Clone> Queue<K> {
     fn take(&mut self, cost: u32, limit: u32, mut put: impl FnMut(&K) -> bool) {
         let mut misfits = 0;
         let mut taken = Vec::new();
-        for rank in &self.ranked {
+        for rank in self.ranked.iter().filter(|rank| !self.passed.contains(&rank.2)) {
             if put(&rank.2) {
                 taken.push(rank.clone());
             } else {
@@ -167,6 +192,7 @@ impl<K: Ord + Clone> Queue<K> {
                     self.bytes -= done.bytes;
                 }
             } else {
+                self.passed.insert(key.clone());
                 if let Some(waiting) = self.waiting.get_mut(&key) {
                     waiting.sent = sent;
                 }
@@ -176,11 +202,12 @@ impl<K: Ord + Clone> Queue<K> {
     }
 }
 
-/// λ·⌈log10(n + 1)⌉: how often a piece of news is sent among n members.
+/// λ·max(2, ⌈log10(n + 1)⌉): how often a piece of news is sent among n members.
 ///
-/// *Source*: SWIM, section 4.1, with memberlist's base.
+/// *Source*: SWIM, section 4.1, with memberlist's base; at least twice λ, as with λ alone one in fifty of a
+/// small group would miss it.
 pub(crate) fn packets_per_news(retransmit: u32, members: usize) -> u32 {
-    retransmit * ((members as f64 + 1.0).log10().ceil() as u32).max(1)
+    retransmit * ((members as f64 + 1.0).log10().ceil() as u32).max(2)
 }
 
 /// What one stream counts as, in packets: ⌈log2(n + 1)⌉ streams are as good as all those packets.
@@ -200,6 +227,7 @@ mod tests {
         let mut sent = Vec::new();
         for _ in 0..10 {
             let mut room = 1;
+            queue.passed.clear();
             queue.take(1, 3, |key| {
                 let fits = room > 0;
                 if fits {
@@ -215,8 +243,8 @@ mod tests {
 
     #[test]
     fn the_number_of_sendings_grows_with_the_logarithm() {
-        assert_eq!([2, 9, 10, 128, 1_024].map(|n| packets_per_news(4, n)), [4, 4, 8, 12, 16]);
+        assert_eq!([2, 9, 10, 128, 1_024].map(|n| packets_per_news(4, n)), [8, 8, 8, 12, 16]);
         assert_eq!(packets_per_stream(12, 128), 2);
-        assert_eq!(packets_per_stream(4, 2), 2);
+        assert_eq!(packets_per_stream(8, 2), 4);
     }
 }

@@ -461,18 +461,19 @@ impl Gossip {
             Body::IAm { seq, uptime_ms } => self.on_i_am(now, message, *seq, *uptime_ms),
             _ => {}
         }
-        // An ack carries the refutation by itself.
-        if refuted && !matches!(body, Body::Ping { .. }) {
-            let peer = self.members.find(sender);
-            self.send_datagram(from, peer, &Body::Gossip);
+        if refuted {
+            self.send_own_word(from);
         }
     }
 
     /// Merges what rides along; `true` when we had to refute something.
     fn hear_news(&mut self, now: Duration, message: &Message<'_>) -> bool {
+        // The verdicts of somebody we hold for dead were passed while it was cut off: they are doubts.
+        let cut_off = self.members.view(message.sender).is_some_and(|sender| sender.state == State::Dead);
+        let source = if cut_off { Source::Exchange { spread: true } } else { Source::News };
         let mut refuted = false;
         for update in &message.members {
-            refuted |= self.hear(now, update, Source::News) == Heard::Refuted;
+            refuted |= self.hear(now, update, source) == Heard::Refuted;
         }
         for record in &message.records {
             self.hear_record(now, record, true);
@@ -506,20 +507,24 @@ impl Gossip {
         if self.broadcasts.is_empty() || self.mode == Mode::Muted {
             return;
         }
+        if self.members.live().is_empty() {
+            self.broadcasts.clear();
+            return;
+        }
         self.timers.set(Timer::News, now + self.config.gossip_interval);
         if self.is_contested_newcomer() {
             return;
         }
-        let room = DATAGRAM_BYTES_MAX - ENVELOPE_BYTES;
-        let packets = self.broadcasts.datagram_bytes().div_ceil(room).clamp(1, NEWS_PACKETS_MAX);
         for slot in self.members.sample(self.config.gossip_fanout, None, &mut self.rng) {
+            self.broadcasts.begin_pass();
             if self.broadcasts.has_backlog() {
                 self.stream_backlog(slot);
             }
-            for _ in 0..packets {
-                if self.broadcasts.datagram_bytes() > 0 {
-                    self.send_to(slot, &Body::Gossip);
+            for _ in 0..NEWS_PACKETS_MAX {
+                if !self.broadcasts.has_more_in_pass() {
+                    break;
                 }
+                self.send_in_pass(slot);
             }
         }
     }
@@ -535,6 +540,13 @@ impl Gossip {
         self.send_stream(to, &payload);
     }
 
+    /// One of several packets of news to the same member.
+    fn send_in_pass(&mut self, slot: Slot) {
+        if let Some(to) = self.members.at(slot).map(|member| member.addr) {
+            self.send_filled(to, None, &Body::Gossip);
+        }
+    }
+
     pub(crate) fn send_to(&mut self, slot: Slot, body: &Body<'_>) {
         if let Some(to) = self.members.at(slot).map(|member| member.addr) {
             self.send_datagram(to, Some(slot), body);
@@ -543,12 +555,25 @@ impl Gossip {
 
     /// Sends a datagram, filled up with news. A peer that is accused hears that first.
     pub(crate) fn send_datagram(&mut self, to: SocketAddr, peer: Option<Slot>, body: &Body<'_>) {
+        let accused = peer.filter(|slot| {
+            self.members.at(*slot).is_some_and(|peer| matches!(peer.state(), State::Suspect | State::Dead))
+        });
+        self.broadcasts.begin_pass();
+        self.send_filled(to, accused, body);
+    }
+
+    /// Tells somebody who accuses us that we live.
+    fn send_own_word(&mut self, to: SocketAddr) {
+        self.broadcasts.begin_pass();
+        self.send_filled(to, Some(SELF), &Body::Gossip);
+    }
+
+    /// `first`: the member whose update goes first, whatever is news.
+    fn send_filled(&mut self, to: SocketAddr, first: Option<Slot>, body: &Body<'_>) {
         let mut payload = wire::encode(&self.id, self.generation(), body);
         let room = DATAGRAM_BYTES_MAX - ENVELOPE_BYTES - News::COUNT_BYTES - payload.len();
         let mut news = News::default();
-        if let Some(member) = peer.and_then(|slot| self.members.at(slot))
-            && matches!(member.state(), State::Suspect | State::Dead)
-        {
+        if let Some(member) = first.and_then(|slot| self.members.at(slot)) {
             news.push_member(&member.update(), room);
         }
         if !self.is_contested_newcomer() {

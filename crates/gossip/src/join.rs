@@ -86,9 +86,12 @@ impl Gossip {
             self.stats.joins_refused += 1;
             return Some(self.payload(&Body::Refuse { nonce, terms: &ours }, &News::default()));
         }
+        let namesake = *message.sender == *self.id;
         for update in &message.members {
             let newcomer = *update.id == *message.sender;
-            if !(newcomer && self.is_elsewhere(update)) {
+            if newcomer && namesake {
+                self.meet_namesake(now, update.addr, update.generation);
+            } else if !(newcomer && self.is_elsewhere(update)) {
                 self.hear(now, update, Source::Exchange { spread: true });
             }
         }
@@ -96,7 +99,7 @@ impl Gossip {
             self.hear_record(now, record, true);
         }
         self.stats.joins_accepted += 1;
-        self.standing.established |= *message.sender != *self.id;
+        self.standing.established |= !namesake;
         let state = self.whole_state();
         Some(self.payload(&Body::Welcome { nonce, terms: &ours }, &state))
     }
@@ -225,11 +228,17 @@ impl Gossip {
             return;
         }
         // Our question goes first: the newcomer falls silent when it has our answer.
-        if !self.standing.found.contains(&(addr, message.generation)) {
-            self.contest(now, addr, 0);
-        }
+        self.meet_namesake(now, addr, message.generation);
         let body = Body::IAm { seq, uptime_ms: self.uptime_ms(now) };
         self.send_bare(from, &body);
+    }
+
+    /// Somebody speaks under our name: does it live there, and was that not said yet?
+    fn meet_namesake(&mut self, now: Duration, there: SocketAddr, generation: u64) {
+        if !self.standing.found.contains(&(there, generation)) {
+            // Nobody else has heard of that life: there is nothing to outlive.
+            self.contest(now, there, 0);
+        }
     }
 
     /// It lives. The younger process is the newcomer, and must not serve; it falls silent at once.

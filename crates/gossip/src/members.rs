@@ -273,6 +273,20 @@ impl Members {
         Some(slot)
     }
 
+    /// Puts a live member next in turn, also when it had its turn in this round.
+    pub(crate) fn probe_next(&mut self, slot: Slot) {
+        let Some(place) = self.at(slot).filter(|member| member.is_live()).map(|member| member.place) else {
+            return;
+        };
+        if slot == SELF {
+            return;
+        }
+        if place < self.cursor {
+            self.cursor -= 1;
+        }
+        self.swap_live(place, self.cursor);
+    }
+
     /// Up to `count` different live members other than `but`, at random.
     pub(crate) fn sample(&self, count: usize, but: Option<Slot>, rng: &mut Rng) -> Vec<Slot> {
         let mut out = Vec::with_capacity(count);

@@ -17,6 +17,9 @@ use crate::wire::{Body, LIFE_MAX, RecordEntry, Update};
 /// News are collected for so long before the first packet goes out.
 const NEWS_DELAY: Duration = Duration::from_millis(10);
 
+/// About so many members, of all that hear of a doubt, look for themselves at once instead of in their turn.
+const WITNESSES: usize = 8;
+
 /// How evidence reached us.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Source {
@@ -38,7 +41,7 @@ pub(crate) enum Heard {
     Known,
     /// We know better.
     Older,
-    /// It was about us, and wrong.
+    /// It was about us, and wrong: the teller must hear our word.
     Refuted,
 }
 
@@ -126,10 +129,14 @@ impl Gossip {
         match member.evidence.state {
             State::Alive => {}
             State::Suspect => {
+                let told = *by != *self.id;
                 let suspicion = Suspicion::new(&self.config, now, members, by);
                 self.timers.set(Timer::Suspicion(slot), suspicion.deadline());
                 member.suspicion = Some(Box::new(suspicion));
                 self.stats.suspicions += 1;
+                if told && self.rng.below(members) < WITNESSES {
+                    self.members.probe_next(slot);
+                }
                 if before != State::Suspect {
                     self.emit(Event::Suspect { id });
                 }
@@ -226,8 +233,13 @@ impl Gossip {
         let Some(me) = self.members.at(SELF) else { return Heard::Known };
         let (ours, addr) = (me.evidence, me.addr);
         let lives = matches!(update.state, State::Alive | State::Suspect);
-        if update.generation < ours.generation || self.mode != Mode::Active {
+        if self.mode != Mode::Active {
             return Heard::Known;
+        }
+        if (update.generation, update.incarnation) < (ours.generation, ours.incarnation) {
+            // Long refuted. Whoever still accuses us has missed it.
+            let accused = update.state != State::Alive;
+            return if accused { Heard::Refuted } else { Heard::Known };
         }
         if update.addr != addr && lives {
             // Another process carries our name, or our own earlier life did, elsewhere: ask there.
@@ -240,8 +252,7 @@ impl Gossip {
             return Heard::Refuted;
         }
         match update.state {
-            State::Alive if update.incarnation <= ours.incarnation => return Heard::Known,
-            _ if update.incarnation < ours.incarnation => return Heard::Known,
+            State::Alive if update.incarnation == ours.incarnation => return Heard::Known,
             State::Alive | State::Left => {}
             State::Suspect | State::Dead => self.worsen_health(1),
         }

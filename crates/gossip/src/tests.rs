@@ -1,1 +1,8 @@
+//! Each rule of gossip, proven by two members (or as many as it takes) on virtual time.
 
+mod cluster;
+mod harness;
+mod hostile;
+mod identity;
+mod spread;
+mod swim;

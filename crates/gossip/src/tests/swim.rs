@@ -1,0 +1,232 @@
+//! SWIM and Lifeguard, by section of the papers.
+
+use super::harness::*;
+use crate::{Config, DeadCause, Event, State};
+
+#[test]
+fn swim_3_1_a_ping_is_acked_and_nobody_is_suspected() {
+    let mut pair = Cluster::pair();
+    pair.clear_events();
+    pair.run(S(60));
+    for at in 0..2 {
+        let stats = pair.nodes[at].gossip.stats();
+        assert!(stats.probes >= 60 && stats.probes_failed == 0 && stats.suspicions == 0, "{stats:?}");
+        assert_eq!(pair.events(at).count(), 0, "a healthy pair has nothing to tell");
+    }
+}
+
+#[test]
+fn swim_3_1_a_member_behind_a_cut_is_probed_through_a_third() {
+    let mut three = Cluster::joined(3, &Make::default(), 2);
+    three.cut(0, 1);
+    three.run(S(60));
+    assert_eq!((three.state(0, "n001"), three.state(1, "n000")), (Some(State::Alive), Some(State::Alive)));
+    let relays = three.nodes[2].gossip.stats().relays;
+    assert!(relays > 20, "the third pings for both: {relays}");
+    assert_eq!(three.nodes[0].gossip.stats().probes_failed, 0);
+}
+
+#[test]
+fn lifeguard_4a_a_relay_that_hears_nothing_says_nack_and_the_asker_stays_healthy() {
+    let mut four = Cluster::joined(4, &Make::default(), 3);
+    four.crash(3);
+    four.run(S(3));
+    let failed: u64 = (0..3).map(|at| four.nodes[at].gossip.stats().probes_failed).sum();
+    assert!(failed > 0);
+    for at in 0..3 {
+        assert_eq!(four.nodes[at].gossip.health(), 0, "the others vouched for us");
+    }
+}
+
+#[test]
+fn lifeguard_4a_silence_of_everybody_worsens_our_own_health_and_stretches_the_timers() {
+    let mut four = Cluster::joined(4, &Make::default(), 3);
+    for other in 1..4 {
+        four.cut(0, other);
+    }
+    four.run(S(10));
+    assert!(four.nodes[0].gossip.health() > 2);
+    let slow = four.nodes[0].gossip.stats().probes;
+    assert!(four.has_event(0, |e| *e == Event::Isolated(true)));
+    four.cuts.clear();
+    four.run(S(60));
+    assert_eq!(four.nodes[0].gossip.health(), 0);
+    assert!(four.has_event(0, |e| *e == Event::Isolated(false)));
+    assert!(slow < 15, "fewer probes while we seem slow: {slow}");
+    four.check_agreement();
+}
+
+#[test]
+fn swim_4_2_a_suspect_that_lives_refutes_with_a_higher_incarnation() {
+    let mut pair = Cluster::pair();
+    pair.clear_events();
+    // Its packets are lost, not it: long enough to be suspected, too short to die.
+    pair.cuts.insert((1, 0));
+    pair.run_until(S(5), |c| c.state(0, "n001") == Some(State::Suspect));
+    pair.cuts.clear();
+    pair.run_until(S(3), |c| c.state(0, "n001") == Some(State::Alive));
+    let member = pair.nodes[0].gossip.member("n001").unwrap();
+    assert_eq!((member.generation, member.incarnation), (1, 1));
+    let told: Vec<_> = pair.events(0).filter(|e| !matches!(e, Event::Health(_))).collect();
+    assert!(matches!(told[..], [Event::Suspect { .. }, Event::Up { .. }]), "{told:?}");
+    assert_eq!(pair.nodes[1].gossip.stats().refutations, 1);
+}
+
+#[test]
+fn swim_4_2_a_crashed_member_is_suspected_then_dead_and_everybody_is_told() {
+    let mut ten = Cluster::joined(10, &Make::default(), 4);
+    ten.crash(7);
+    let took = ten.run_until(S(30), |c| c.all_say("n007", State::Dead));
+    assert!(took < S(12), "{took:?}");
+    let causes: Vec<_> = (0..10).flat_map(|at| ten.events(at).cloned().collect::<Vec<_>>()).collect();
+    let expired = |e: &&Event| matches!(e, Event::Dead { cause: DeadCause::Expired, .. });
+    let told = |e: &&Event| matches!(e, Event::Dead { cause: DeadCause::Told { .. }, .. });
+    assert!(causes.iter().filter(expired).count() >= 1);
+    assert_eq!(causes.iter().filter(|e| expired(e) || told(e)).count(), 9, "once per member");
+}
+
+/// A member that hears nobody for a while, and is not woken late: its suspicions mature though all live.
+fn deaf_for(seconds: u64, expiry_gate: bool) -> u64 {
+    let config = Config { expiry_gate, ..Config::default() };
+    let mut ten = Cluster::joined(10, &Make { config, ..Make::default() }, 5);
+    for other in 1..10 {
+        ten.cuts.insert((other, 0));
+    }
+    ten.run(S(seconds));
+    ten.cuts.clear();
+    ten.nodes[0].gossip.stats().expiries
+}
+
+#[test]
+fn gate_who_hears_nothing_does_not_pass_verdicts() {
+    assert_eq!(deaf_for(16, true), 0, "with the gate the deaf member accuses and waits");
+    assert!(deaf_for(32, false) > 0, "without it healthy members die in its eyes");
+}
+
+#[test]
+fn gate_is_bounded_a_member_left_alone_does_pass_the_verdict() {
+    let mut pair = Cluster::pair();
+    pair.crash(1);
+    let took = pair.run_until(S(60), |c| c.state(0, "n001") == Some(State::Dead));
+    // The longest suspicion of two members is 24 s.
+    assert!(took > S(20) && took < S(30), "{took:?}");
+    assert!(pair.nodes[0].gossip.stats().expiries_gated > 5);
+}
+
+#[test]
+fn a_paused_process_knows_that_it_was_paused() {
+    let mut ten = Cluster::joined(10, &Make::default(), 6);
+    ten.sleep(3, S(16));
+    ten.run(S(60));
+    assert!(ten.nodes[3].gossip.stats().pauses >= 1);
+    assert_eq!(ten.nodes[3].gossip.stats().expiries, 0);
+    ten.check_agreement();
+}
+
+#[test]
+fn a_restart_is_a_higher_generation_and_beats_everything_said_of_the_life_before() {
+    let mut three = Cluster::joined(3, &Make::default(), 7);
+    three.crash(2);
+    three.run_until(S(60), |c| c.all_say("n002", State::Dead));
+    three.clear_events();
+    let again = three.add("n002", 2, 2, &Make::default());
+    three.join(again, 0);
+    let took = three.run_until(S(2), |c| c.all_say("n002", State::Alive));
+    assert!(took < S(1), "{took:?}");
+    assert!(three.has_event(1, |e| matches!(e, Event::Up { id, generation: 2, .. } if **id == *"n002")));
+    three.run(S(30));
+    three.check_agreement();
+}
+
+#[test]
+fn a_restart_with_a_lower_generation_outlives_the_one_before() {
+    let mut three = Cluster::joined(3, &Make::default(), 7);
+    three.crash(2);
+    let again = three.add("n002", 0, 2, &Make::default());
+    three.join(again, 0);
+    three.run(S(2));
+    assert_eq!(three.nodes[again].gossip.generation(), 2, "generation 1 was known of it");
+    three.check_agreement();
+}
+
+#[test]
+fn dead_is_refutable_and_a_dead_sender_is_told() {
+    let mut ten = Cluster::joined(10, &Make::default(), 8);
+    // It hears, and is not heard: its refutations are lost.
+    ten.cuts.extend((0..9).map(|other| (9, other)));
+    ten.run_until(S(60), |c| (0..9).all(|at| c.state(at, "n009") == Some(State::Dead)));
+    ten.run(S(20));
+    ten.cuts.clear();
+    let took = ten.run_until(S(30), |c| c.all_say("n009", State::Alive));
+    assert!(took < S(10), "at its next probe, not at the next anti-entropy: {took:?}");
+    let answered: u64 = (0..9).map(|at| ten.nodes[at].gossip.stats().dead_answered).sum();
+    assert!(answered > 0);
+    assert!(ten.nodes[9].gossip.stats().refutations > 0);
+    assert_eq!(ten.nodes[9].gossip.generation(), 1, "refuting needs no restart");
+}
+
+#[test]
+fn the_dead_are_forgotten_out_of_the_digest_from_the_start_and_old_news_cannot_raise_them() {
+    let config = Config { forget_after: S(100), ..Config::default() };
+    let mut three = Cluster::joined(3, &Make { config, ..Make::default() }, 9);
+    three.set_record(2, "node/n002", 1, b"stays");
+    three.run(S(1));
+    three.capture = Some(Vec::new());
+    three.run(S(3));
+    let old = three.capture.take().unwrap();
+    three.crash(2);
+    three.run_until(S(60), |c| c.all_say("n002", State::Dead));
+    assert!(three.agrees());
+    three.run(S(110));
+    assert!(three.has_event(0, |e| matches!(e, Event::Forgotten { id } if **id == *"n002")));
+    assert_eq!(three.state(0, "n002"), None);
+    assert_eq!(three.value(0, "node/n002"), Some(b"stays".to_vec()), "only drain or evict end a record");
+    assert!(three.agrees());
+    for packet in old.into_iter().filter(|p| p.to == addr(0)) {
+        three.deliver(0, packet);
+    }
+    three.run(S(5));
+    assert_eq!(three.state(0, "n002"), None);
+    let again = three.add("n002", 2, 2, &Make::default());
+    three.join(again, 0);
+    three.run(S(2));
+    three.check_agreement();
+}
+
+#[test]
+fn a_goodbye_is_no_crash() {
+    let mut ten = Cluster::joined(10, &Make::default(), 10);
+    ten.clear_events();
+    ten.with(4, |gossip, now| gossip.leave(now));
+    ten.run(MS(300));
+    ten.crash(4);
+    ten.run_until(S(2), |c| c.all_say("n004", State::Left));
+    ten.run(S(60));
+    for at in (0..10).filter(|at| *at != 4) {
+        let told: Vec<_> = ten.events(at).collect();
+        assert!(matches!(told[..], [Event::Left { .. }]), "{told:?}");
+    }
+}
+
+#[test]
+fn hello_heals_a_split_without_a_new_join() {
+    let mut ten = Cluster::joined(10, &Make::default(), 11);
+    ten.set_record(0, "k", 1, b"before");
+    for a in 0..5 {
+        for b in 5..10 {
+            ten.cut(a, b);
+        }
+    }
+    ten.run(S(90));
+    assert!((0..5).all(|at| (5..10).all(|of| ten.state(at, &name(of)) == Some(State::Dead))));
+    ten.set_record(0, "k", 2, b"left side");
+    ten.set_record(9, "j", 1, b"right side");
+    ten.run(S(1));
+    ten.cuts.clear();
+    let took = ten.run_until(S(60), |c| {
+        c.agrees() && c.nodes.iter().all(|n| n.gossip.members().all(|m| m.state == State::Alive))
+    });
+    assert!(took < S(20), "{took:?}");
+    assert!((0..10).all(|at| ten.value(at, "k").as_deref() == Some(b"left side")));
+    assert!((0..10).all(|at| ten.value(at, "j").as_deref() == Some(b"right side")));
+}
