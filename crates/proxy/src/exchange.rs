@@ -179,7 +179,9 @@ impl Exchange {
         partition: Partition,
         hash: u64,
     ) -> Self {
-        parts.headers.extend(facts.request_id.clone().map(|id| (X_REQUEST_ID, id)));
+        if let Some(id) = &facts.request_id {
+            parts.headers.insert(X_REQUEST_ID, id.clone());
+        }
         let mut spare = core.take_spare();
         spare.extend(parts.headers.iter().map(|(name, value)| (name.clone(), value.clone())));
         let safe = parts.method.is_safe();

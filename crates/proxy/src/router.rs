@@ -150,6 +150,11 @@ impl Router {
     pub async fn serve(&self, request: Request<Body>, connection: ConnectionInfo) -> Response<Body> {
         serve_request(&self.core, request, connection).await
     }
+
+    #[cfg(test)]
+    pub(crate) fn core(&self) -> &Core {
+        &self.core
+    }
 }
 
 impl WorkerService for Router {

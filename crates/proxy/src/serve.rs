@@ -270,3 +270,6 @@ async fn held(
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

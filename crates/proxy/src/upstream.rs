@@ -249,6 +249,11 @@ impl Node {
         None
     }
 
+    #[cfg(test)]
+    pub(crate) fn idle_is_closed(&self) -> bool {
+        self.idle.borrow().iter().all(|idle| idle.connection.sender.is_closed())
+    }
+
     /// One request at a time probes a node that refused; the others are told at once what it was told last.
     fn may_connect(&self) -> Result<(), Reason> {
         let Some(refusal) = self.refusal.get() else { return Ok(()) };

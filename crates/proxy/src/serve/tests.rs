@@ -1,0 +1,886 @@
+//! The request path against real sockets: each test scripts what its nodes do, request by request.
+
+use std::cell::Cell;
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, Response};
+use http_body::Frame;
+use http_body_util::{BodyExt, StreamBody};
+use ringway_route::BudgetOptions;
+use ringway_topology::map::ClaimTable;
+use ringway_topology::settings::EPSILON_PPM_DEFAULT;
+use ringway_topology::{
+    Algorithm, ClusterName, ClusterSettings, Map, NodeEntry, NodeId, NodeIndex, Owner, Partition,
+    PartitionCount, Phase, SnapshotCell, StoreId, Weight, ZoneName,
+};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::LocalSet;
+
+use super::*;
+use crate::claim::Claim;
+use crate::metrics::Metrics;
+use crate::options::{RouteOptions, RoutingOptions};
+use crate::router::{ClusterFeed, Router, Routers};
+use crate::{BoxError, EmbeddedRouter};
+
+const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+const MISDIRECTED: &str =
+    "HTTP/1.1 421 Misdirected Request\r\ncontent-length: 0\r\nringway-claim: 0;epoch=0;owners=\"\"\r\n\r\n";
+
+/// What a node does with the next request it has read.
+#[derive(Clone)]
+enum Act {
+    /// Sends these bytes and keeps the connection.
+    Reply(String),
+    /// Sends these bytes and closes the connection.
+    ReplyAndClose(String),
+    /// Never answers.
+    Hang,
+}
+
+fn reply(text: &str) -> Act {
+    Act::Reply(text.to_owned())
+}
+
+/// Closes the connection instead of an answer.
+fn reset() -> Act {
+    Act::ReplyAndClose(String::new())
+}
+
+/// A node that follows a script, then answers 200, and remembers what it was sent.
+#[derive(Clone)]
+struct FakeNode {
+    addr: SocketAddr,
+    seen: Arc<Mutex<Seen>>,
+}
+
+#[derive(Default)]
+struct Seen {
+    script: VecDeque<Act>,
+    requests: Vec<(String, Vec<u8>)>,
+    connections: usize,
+    closed: usize,
+}
+
+impl FakeNode {
+    async fn start(script: impl IntoIterator<Item = Act>) -> Self {
+        Self::on(TcpListener::bind("127.0.0.1:0").await.unwrap(), script)
+    }
+
+    fn on(listener: TcpListener, script: impl IntoIterator<Item = Act>) -> Self {
+        let seen = Arc::new(Mutex::new(Seen { script: script.into_iter().collect(), ..Seen::default() }));
+        let node = Self { addr: listener.local_addr().unwrap(), seen };
+        let accepting = node.clone();
+        tokio::task::spawn_local(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                accepting.seen.lock().unwrap().connections += 1;
+                let node = accepting.clone();
+                tokio::task::spawn_local(async move {
+                    node.converse(stream).await;
+                    node.seen.lock().unwrap().closed += 1;
+                });
+            }
+        });
+        node
+    }
+
+    async fn converse(&self, mut stream: TcpStream) {
+        let mut buffer = Vec::new();
+        while let Some(request) = read_request(&mut stream, &mut buffer).await {
+            let act = {
+                let mut seen = self.seen.lock().unwrap();
+                seen.requests.push(request);
+                seen.script.pop_front().unwrap_or_else(|| reply(OK))
+            };
+            match act {
+                Act::Reply(text) => stream.write_all(text.as_bytes()).await.unwrap(),
+                Act::ReplyAndClose(text) => {
+                    stream.write_all(text.as_bytes()).await.unwrap();
+                    return;
+                }
+                Act::Hang => {
+                    // Ends when the other side goes away.
+                    let _ = stream.read(&mut [0; 64]).await;
+                    return;
+                }
+            }
+        }
+    }
+
+    fn requests(&self) -> Vec<(String, Vec<u8>)> {
+        self.seen.lock().unwrap().requests.clone()
+    }
+
+    /// The heads of the requests seen, in lower case.
+    fn heads(&self) -> Vec<String> {
+        self.requests().into_iter().map(|(head, _)| head).collect()
+    }
+}
+
+/// Reads one request: its head in lower case, and its body of `content-length` or chunks (as sent).
+async fn read_request(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> Option<(String, Vec<u8>)> {
+    let head_end = read_until(stream, buffer, b"\r\n\r\n").await?;
+    let head = String::from_utf8(buffer.drain(..head_end).collect()).unwrap().to_ascii_lowercase();
+    let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
+    let end = match length {
+        Some(length) => {
+            let length = length.parse().unwrap();
+            while buffer.len() < length {
+                if stream.read_buf(buffer).await.ok()? == 0 {
+                    return None;
+                }
+            }
+            length
+        }
+        None if head.contains("transfer-encoding: chunked") => {
+            read_until(stream, buffer, b"0\r\n\r\n").await?
+        }
+        None => 0,
+    };
+    Some((head, buffer.drain(..end).collect()))
+}
+
+async fn read_until(stream: &mut TcpStream, buffer: &mut Vec<u8>, end: &[u8]) -> Option<usize> {
+    loop {
+        if let Some(at) = buffer.windows(end.len()).position(|window| window == end) {
+            return Some(at + end.len());
+        }
+        if stream.read_buf(buffer).await.ok()? == 0 {
+            return None;
+        }
+    }
+}
+
+/// A cluster of one partition that all nodes own, in order.
+struct Cluster {
+    snapshot: SnapshotCell,
+    version: watch::Sender<u64>,
+    metrics: Metrics,
+    ready: Arc<AtomicBool>,
+}
+
+fn map(ownership: Ownership, epoch: u64, nodes: &[(SocketAddr, Health)]) -> Map {
+    let settings = Arc::new(ClusterSettings {
+        name: ClusterName::new("test").unwrap(),
+        partitions: PartitionCount::new(1).unwrap(),
+        replicas: 1,
+        hash_seed: 0,
+        epsilon_ppm: EPSILON_PPM_DEFAULT,
+        algorithm: Algorithm::Balanced,
+        ownership,
+    });
+    let entries = nodes.iter().enumerate().map(|(i, (addr, health))| NodeEntry {
+        id: NodeId::new(&format!("n{i}")).unwrap(),
+        zone: ZoneName::new("z").unwrap(),
+        weight: Weight::ONE,
+        store: StoreId(i as u128),
+        data: *addr,
+        peer: None,
+        phase: Phase::Active,
+        health: *health,
+    });
+    assert_eq!(epoch, 0, "derived claims stand at 0");
+    let row: Vec<_> = (0..nodes.len()).map(|i| NodeIndex(i as u16)).collect();
+    let claims = ClaimTable::derived(row.len().max(1), [row.as_slice()]);
+    Map::new(settings, entries.collect(), Arc::new(claims))
+}
+
+impl Cluster {
+    fn new(map: Map) -> Self {
+        let (version, _) = watch::channel(0);
+        let metrics = Metrics::new("test", vec!["/kv/{key}".to_owned()]).unwrap();
+        let ready = Arc::new(AtomicBool::new(true));
+        Self { snapshot: SnapshotCell::new(map), version, metrics, ready }
+    }
+
+    fn derived(nodes: &[(SocketAddr, Health)]) -> Self {
+        Self::new(map(Ownership::Derived, 0, nodes))
+    }
+
+    fn claimed(nodes: &[(SocketAddr, Health)]) -> Self {
+        Self::new(map(Ownership::Claimed, 0, nodes))
+    }
+
+    fn publish(&self, map: Map) {
+        self.snapshot.publish(Arc::new(map));
+        self.version.send_modify(|version| *version += 1);
+    }
+
+    fn feed(&self) -> ClusterFeed {
+        let ready = Arc::clone(&self.ready);
+        ClusterFeed {
+            snapshot: self.snapshot.clone(),
+            changed: self.version.subscribe(),
+            ready: Arc::new(move || ready.load(Ordering::Relaxed)),
+        }
+    }
+
+    fn router(&self, options: RoutingOptions) -> Router {
+        Routers::new(options, self.feed()).unwrap().make(self.metrics.worker(0))
+    }
+
+    /// Whether the metrics hold this line.
+    fn counted(&self, line: &str) -> bool {
+        self.metrics.encode().unwrap().lines().any(|found| found == line)
+    }
+}
+
+/// Routes `/kv/{key}`; trusts everybody; holds for a minute, which no test waits for.
+fn options() -> RoutingOptions {
+    let mut options = RoutingOptions {
+        routes: vec![RouteOptions::path("/kv/{key}", "key").unwrap()],
+        trusted: vec!["0.0.0.0/0".parse().unwrap()],
+        ..RoutingOptions::default()
+    };
+    options.hold.time = Duration::from_secs(60);
+    options.upstream.total_timeout = Duration::from_secs(120);
+    options.upstream.head_timeout = Duration::from_secs(120);
+    options.headers.pseudonym = Some("me".into());
+    options
+}
+
+fn brief_hold() -> RoutingOptions {
+    let mut options = options();
+    options.hold.time = Duration::from_millis(60);
+    options
+}
+
+fn info() -> ConnectionInfo {
+    crate::headers::no_connection()
+}
+
+fn get() -> Request<Body> {
+    Request::get("/kv/a").header("host", "h").body(Body::empty()).unwrap()
+}
+
+fn put(value: impl Into<Body>) -> Request<Body> {
+    Request::put("/kv/a").header("host", "h").body(value.into()).unwrap()
+}
+
+/// Answers with the status and the whole body as text.
+async fn call(router: &Router, request: Request<Body>) -> (u16, String) {
+    let response = router.serve(request, info()).await;
+    let status = response.status().as_u16();
+    let body = response.into_body().collect().await.unwrap().to_bytes();
+    (status, String::from_utf8(body.to_vec()).unwrap())
+}
+
+/// Expects an error of the router's own: its status and reason.
+async fn error(router: &Router, request: Request<Body>) -> (u16, String) {
+    let (status, body) = call(router, request).await;
+    let reason = body.split("\"reason\":\"").nth(1).and_then(|rest| rest.split('"').next());
+    (status, reason.unwrap_or_else(|| panic!("no problem document: {body}")).to_owned())
+}
+
+fn fails(status: u16, reason: Reason) -> (u16, String) {
+    (status, reason.label().to_owned())
+}
+
+/// Runs a test on one thread with local tasks, as a worker runs requests.
+fn run(test: impl Future<Output = ()>) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    LocalSet::new().block_on(&runtime, test);
+}
+
+async fn refused_addr() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap()
+}
+
+async fn eventually(mut condition: impl FnMut() -> bool) {
+    while !condition() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+use Health::{Alive, Dead, Suspect};
+
+#[test]
+fn a_request_reaches_its_owner_with_what_the_node_contract_asks_for() {
+    run(async {
+        let node = FakeNode::start([reply(OK), reply(OK)]).await;
+        let cluster = Cluster::derived(&[(node.addr, Alive)]);
+        let router = cluster.router(options());
+        let mut request = get();
+        for (name, value) in [
+            ("connection", "ringway-epoch, ringway-partition, x-hop"),
+            ("x-hop", "1"),
+            ("ringway-partition", "999"),
+            ("ringway-request-id", "forged"),
+            ("x-request-id", "abc"),
+            ("traceparent", "00-1-2-3"),
+        ] {
+            request.headers_mut().append(name, value.parse().unwrap());
+        }
+        assert_eq!(call(&router, request).await, (200, "ok".to_owned()));
+        assert_eq!(call(&router, put("v")).await, (200, "ok".to_owned()));
+        let [read, write] = node.heads().try_into().unwrap();
+        assert!(read.starts_with("get /kv/a http/1.1\r\n"), "{read}");
+        for line in [
+            "ringway-partition: 0\r",
+            "ringway-epoch: 0\r",
+            "via: 1.1 me\r",
+            "x-request-id: abc\r",
+            "traceparent: 00-1-2-3\r",
+            "host: h\r",
+        ] {
+            assert_eq!(read.matches(line).count(), 1, "{line} in {read}");
+        }
+        for gone in ["x-hop", "999", "forged", "connection:", "ringway-request-id"] {
+            assert!(!read.contains(gone), "{gone} in {read}");
+        }
+        assert!(write.contains(";n=1;open=1\r") && write.contains("x-request-id: "), "{write}");
+        assert_eq!(node.requests()[1].1, b"v");
+        assert_eq!(node.seen.lock().unwrap().connections, 1, "the connection was kept");
+        assert!(
+            cluster.counted("ringway_requests_total{method=\"write\",route=\"/kv/{key}\",status=\"2xx\"} 1")
+        );
+    });
+}
+
+#[test]
+fn answers_lose_what_is_not_for_clients_and_explain_themselves_to_trusted_callers() {
+    run(async {
+        let answer = "HTTP/1.1 200 OK\r\ncontent-length: 0\r\nringway-epoch: 0\r\nringway-staleness: 5\r\nconnection: x-a\r\nx-a: 1\r\n\r\n";
+        let node = FakeNode::start([reply(answer)]).await;
+        let cluster = Cluster::derived(&[(node.addr, Alive)]);
+        let mut options = options();
+        options.headers.server_timing = true;
+        let mut request = get();
+        request.headers_mut().insert("ringway-explain", "1".parse().unwrap());
+        let response = cluster.router(options).serve(request, info()).await;
+        let headers = response.headers();
+        assert!(!headers.contains_key("ringway-epoch") && !headers.contains_key("x-a"));
+        assert_eq!(headers["ringway-staleness"], "5");
+        assert_eq!(headers["via"], "1.1 me");
+        assert!(headers.contains_key("x-request-id") && headers.contains_key("server-timing"));
+        let words = headers["ringway-explain"].to_str().unwrap();
+        assert!(
+            words.starts_with("route /kv/{key}; hash ")
+                && words.contains("partition 0 at epoch 0; sent to n0"),
+            "{words}"
+        );
+    });
+}
+
+#[test]
+fn requests_without_route_or_key_and_unsupported_ones_are_answered_here() {
+    run(async {
+        let cluster = Cluster::derived(&[]);
+        let router = cluster.router(options());
+        let to = |uri: &str| Request::get(uri).header("host", "h").body(Body::empty()).unwrap();
+        assert_eq!(error(&router, to("/other")).await, fails(404, Reason::NoRoute));
+        assert_eq!(error(&router, to("/kv/%zz")).await, fails(400, Reason::KeyMalformed));
+        let (_, body) = call(&router, to("/kv/%zz")).await;
+        assert!(body.contains("\"route\":\"/kv/{key}\""), "{body}");
+        let connect = Request::connect("h:80").body(Body::empty()).unwrap();
+        assert_eq!(error(&router, connect).await, fails(501, Reason::ConnectUnsupported));
+        let mut upgrade = get();
+        upgrade.headers_mut().insert("connection", "upgrade".parse().unwrap());
+        upgrade.headers_mut().insert("upgrade", "websocket".parse().unwrap());
+        assert_eq!(error(&router, upgrade).await, fails(501, Reason::UpgradeUnsupported));
+        assert!(cluster.counted("ringway_errors_total{reason=\"no_route\"} 1"));
+    });
+}
+
+#[test]
+fn a_loop_ends_before_any_node_is_asked() {
+    run(async {
+        let node = FakeNode::start([]).await;
+        let router = Cluster::derived(&[(node.addr, Alive)]).router(options());
+        let mut request = get();
+        request.headers_mut().insert("via", "1.1 other, 1.1 me".parse().unwrap());
+        assert_eq!(error(&router, request).await, fails(502, Reason::Loop));
+        assert!(node.requests().is_empty());
+    });
+}
+
+#[test]
+fn a_refused_connection_tries_the_next_owner() {
+    run(async {
+        let node = FakeNode::start([]).await;
+        let cluster = Cluster::derived(&[(refused_addr().await, Alive), (node.addr, Alive)]);
+        let router = cluster.router(options());
+        assert_eq!(call(&router, put("v")).await.0, 200, "nothing was sent, so a write may go on too");
+        assert_eq!(node.requests()[0].1, b"v");
+        assert!(cluster.counted("ringway_retries_total{reason=\"upstream_refused\"} 1"));
+    });
+}
+
+#[test]
+fn an_only_owner_that_refuses_is_waited_for_and_then_told_apart_by_its_health() {
+    run(async {
+        let addr = refused_addr().await;
+        for (health, expected) in [
+            (Alive, fails(502, Reason::UpstreamRefused)),
+            (Suspect, fails(503, Reason::HoldExpired)),
+            (Dead, fails(503, Reason::NoLiveOwner)),
+            (Health::Left, fails(503, Reason::NoLiveOwner)),
+        ] {
+            let router = Cluster::derived(&[(addr, health)]).router(brief_hold());
+            assert_eq!(error(&router, get()).await, expected, "{health:?}");
+        }
+        let response = Cluster::derived(&[(addr, Dead)]).router(options()).serve(get(), info()).await;
+        assert_eq!(response.headers()["retry-after"], "1");
+        assert_eq!(
+            response.headers()["proxy-status"],
+            "me; error=destination_unavailable; details=\"no_live_owner\""
+        );
+        let empty = Cluster::derived(&[]).router(brief_hold());
+        assert_eq!(error(&empty, get()).await, fails(503, Reason::NoOwner));
+    });
+}
+
+#[test]
+fn a_held_request_goes_on_when_its_owner_takes_connections_again() {
+    run(async {
+        let addr = refused_addr().await;
+        let cluster = Cluster::derived(&[(addr, Alive)]);
+        let router = cluster.router(options());
+        let (answer, node) = tokio::join!(call(&router, put("v")), async {
+            eventually(|| cluster.counted("ringway_held_requests 1")).await;
+            FakeNode::on(TcpListener::bind(addr).await.unwrap(), [])
+        });
+        assert_eq!(answer.0, 200);
+        assert_eq!(node.requests().len(), 1);
+        assert!(cluster.counted("ringway_held_requests 0"));
+    });
+}
+
+#[test]
+fn a_held_request_is_woken_by_the_map() {
+    run(async {
+        // Nobody replaces the dead owner in derived ownership; in claimed it is waited for.
+        let node = FakeNode::start([]).await;
+        let dead = (refused_addr().await, Dead);
+        let cluster = Cluster::claimed(&[dead, (node.addr, Alive), (node.addr, Alive), (node.addr, Alive)]);
+        let router = cluster.router(options());
+        let (answer, ()) = tokio::join!(call(&router, put("v")), async {
+            eventually(|| cluster.counted("ringway_held_requests 1")).await;
+            cluster.publish(map(Ownership::Claimed, 0, &[(node.addr, Alive)]));
+        });
+        assert_eq!(answer.0, 200);
+    });
+}
+
+#[test]
+fn a_held_request_fails_at_once_when_its_only_owner_is_declared_dead() {
+    run(async {
+        let addr = refused_addr().await;
+        let cluster = Cluster::derived(&[(addr, Suspect)]);
+        let router = cluster.router(options());
+        let (answer, ()) = tokio::join!(error(&router, get()), async {
+            eventually(|| cluster.counted("ringway_held_requests 1")).await;
+            cluster.publish(map(Ownership::Derived, 0, &[(addr, Dead)]));
+        });
+        assert_eq!(answer, fails(503, Reason::NoLiveOwner));
+    });
+}
+
+#[test]
+fn the_room_to_hold_is_bounded() {
+    run(async {
+        let mut options = options();
+        options.hold.limits.requests = 0;
+        let router = Cluster::derived(&[(refused_addr().await, Alive)]).router(options);
+        assert_eq!(error(&router, get()).await, fails(503, Reason::HoldFull));
+    });
+}
+
+#[test]
+fn nothing_is_forwarded_before_the_first_map_is_complete() {
+    run(async {
+        let node = FakeNode::start([]).await;
+        let cluster = Cluster::derived(&[(node.addr, Alive)]);
+        cluster.ready.store(false, Ordering::Relaxed);
+        assert_eq!(error(&cluster.router(brief_hold()), get()).await, fails(503, Reason::NotReady));
+        let router = cluster.router(options());
+        let (answer, ()) = tokio::join!(call(&router, get()), async {
+            eventually(|| cluster.counted("ringway_held_requests 1")).await;
+            assert!(node.requests().is_empty());
+            cluster.ready.store(true, Ordering::Relaxed);
+        });
+        assert_eq!(answer.0, 200);
+    });
+}
+
+#[test]
+fn a_lost_answer_is_repeated_for_a_read_and_never_for_a_write() {
+    run(async {
+        let garbage = || Act::ReplyAndClose("SSH-2.0-nonsense\r\n\r\n".into());
+        for (act, reason) in [(reset(), Reason::UpstreamReset), (garbage(), Reason::UpstreamProtocol)] {
+            let node = FakeNode::start([act.clone(), reply(OK), act.clone(), act.clone(), act]).await;
+            let router = Cluster::derived(&[(node.addr, Alive)]).router(options());
+            assert_eq!(call(&router, get()).await, (200, "ok".to_owned()));
+            assert_eq!(node.requests().len(), 2);
+            assert_eq!(error(&router, put("v")).await, fails(502, reason));
+            assert_eq!(node.requests().len(), 3, "the write was sent once");
+            assert_eq!(error(&router, get()).await, fails(502, reason), "one retry, not more");
+            assert_eq!(node.requests().len(), 5);
+        }
+    });
+}
+
+#[test]
+fn a_write_with_a_request_id_is_repeated_where_nodes_remember_it() {
+    run(async {
+        let node = FakeNode::start([reset(), reply(OK)]).await;
+        let router = Cluster::claimed(&[(node.addr, Alive)]).router(options());
+        assert_eq!(call(&router, put("value")).await.0, 200);
+        let requests = node.requests();
+        let id = |head: &str| head.lines().find(|l| l.starts_with("ringway-request-id: ")).map(str::to_owned);
+        assert!(id(&requests[0].0).is_some());
+        assert_eq!(id(&requests[0].0), id(&requests[1].0), "the same id both times");
+        assert_eq!((requests[0].1.as_slice(), requests[1].1.as_slice()), (&b"value"[..], &b"value"[..]));
+    });
+}
+
+#[test]
+fn an_empty_budget_denies_the_retry_and_says_so() {
+    run(async {
+        let node = FakeNode::start([reset()]).await;
+        let cluster = Cluster::derived(&[(node.addr, Alive)]);
+        let budget = BudgetOptions { percent: 0, per_second: 0, ..BudgetOptions::default() };
+        let router = cluster.router(RoutingOptions { budget, ..options() });
+        let (status, body) = call(&router, get()).await;
+        assert_eq!(status, 502);
+        assert!(body.contains("retry budget denied"), "{body}");
+        assert_eq!(node.requests().len(), 1);
+        assert!(cluster.counted("ringway_retry_budget_denied_total 1"));
+    });
+}
+
+#[test]
+fn a_421_is_consumed_and_repeated_with_the_whole_body() {
+    run(async {
+        let node = FakeNode::start([reply(MISDIRECTED), reply(OK)]).await;
+        let cluster = Cluster::derived(&[(node.addr, Alive)]);
+        let router = cluster.router(options());
+        let response = router.serve(put("value"), info()).await;
+        assert_eq!(response.status(), 200);
+        assert!(!response.headers().contains_key("ringway-claim"));
+        let bodies: Vec<_> = node.requests().into_iter().map(|(_, body)| body).collect();
+        assert_eq!(bodies, [b"value".to_vec(), b"value".to_vec()]);
+        assert!(cluster.counted("ringway_misdirected_total{direction=\"received\"} 1"));
+    });
+}
+
+#[test]
+fn after_three_repeats_a_421_becomes_503_and_never_reaches_the_client() {
+    run(async {
+        let node = FakeNode::start(vec![reply(MISDIRECTED); 9]).await;
+        let router = Cluster::derived(&[(node.addr, Alive)]).router(options());
+        assert_eq!(error(&router, put("v")).await, fails(503, Reason::Misdirected));
+        assert_eq!(node.requests().len(), 4);
+    });
+}
+
+#[test]
+fn a_body_that_is_not_kept_whole_is_not_repeated_after_a_421() {
+    run(async {
+        let node = FakeNode::start([reply(MISDIRECTED)]).await;
+        let mut options = options();
+        options.upstream.replay_bytes = 100;
+        let router = Cluster::derived(&[(node.addr, Alive)]).router(options);
+        assert_eq!(error(&router, put(vec![7; 101])).await, fails(503, Reason::Misdirected));
+        assert_eq!(node.requests().len(), 1);
+    });
+}
+
+#[test]
+fn a_newer_claim_in_a_421_is_followed_for_this_request_and_an_older_one_is_not() {
+    run(async {
+        let owner = FakeNode::start([]).await;
+        let claim = |epoch| Claim {
+            partition: Partition(0),
+            epoch: ringway_topology::Epoch(epoch),
+            owners: vec![Owner { node: NodeId::new("n1").unwrap(), store: StoreId(1) }],
+        };
+        let told = |epoch| {
+            let claim = claim(epoch);
+            let claim = claim.to_header();
+            let text = format!(
+                "HTTP/1.1 421 X\r\ncontent-length: 0\r\nringway-claim: {}\r\n\r\n",
+                claim.to_str().unwrap()
+            );
+            Act::Reply(text)
+        };
+        let former = FakeNode::start([told(8)]).await;
+        let router = Cluster::claimed(&[(former.addr, Alive), (owner.addr, Alive)]).router(options());
+        assert_eq!(call(&router, put("v")).await.0, 200);
+        assert!(owner.heads()[0].contains("ringway-epoch: 8\r"), "{:?}", owner.heads());
+
+        let stubborn = FakeNode::start(vec![told(0); 9]).await;
+        let router = Cluster::claimed(&[(stubborn.addr, Alive), (owner.addr, Alive)]).router(options());
+        assert_eq!(error(&router, put("v")).await, fails(503, Reason::Misdirected));
+        assert_eq!(owner.requests().len(), 1, "the claim was not newer");
+    });
+}
+
+#[test]
+fn a_silent_node_ends_in_504_at_the_deadline() {
+    run(async {
+        let node = FakeNode::start([Act::Hang, Act::Hang, reply(OK)]).await;
+        let mut options = options();
+        options.upstream.total_timeout = Duration::from_millis(50);
+        let cluster = Cluster::derived(&[(node.addr, Alive)]);
+        assert_eq!(error(&cluster.router(options.clone()), put("v")).await, fails(504, Reason::Deadline));
+
+        options.upstream.total_timeout = Duration::from_secs(120);
+        options.upstream.head_timeout = Duration::from_millis(50);
+        let router = cluster.router(options);
+        assert_eq!(call(&router, get()).await.0, 200, "one attempt's time is over, the request's is not");
+        let mut grpc = get();
+        grpc.headers_mut().insert("content-type", "application/grpc+proto".parse().unwrap());
+        node.seen.lock().unwrap().script.extend([Act::Hang, Act::Hang]);
+        let response = router.serve(grpc, info()).await;
+        assert_eq!(
+            (response.status().as_u16(), &response.headers()["grpc-status"]),
+            (200, &"4".parse().unwrap())
+        );
+    });
+}
+
+#[test]
+fn a_client_that_goes_away_takes_its_upstream_connection_with_it() {
+    run(async {
+        let node = FakeNode::start([Act::Hang]).await;
+        let router = Cluster::derived(&[(node.addr, Alive)]).router(options());
+        {
+            let mut request = std::pin::pin!(router.serve(get(), info()));
+            let seen = eventually(|| !node.requests().is_empty());
+            tokio::select! { _ = &mut request => panic!("answered"), () = seen => {} }
+        }
+        eventually(|| node.seen.lock().unwrap().closed == 1).await;
+        assert_eq!(call(&router, get()).await.0, 200);
+        assert_eq!(node.seen.lock().unwrap().connections, 2);
+    });
+}
+
+#[test]
+fn an_answer_not_read_to_its_end_costs_its_connection() {
+    run(async {
+        let node =
+            FakeNode::start([reply("HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\nonly a part")]).await;
+        let router = Cluster::derived(&[(node.addr, Alive)]).router(options());
+        drop(router.serve(get(), info()).await);
+        eventually(|| node.seen.lock().unwrap().closed == 1).await;
+        assert_eq!(call(&router, get()).await.0, 200);
+        assert_eq!(node.seen.lock().unwrap().connections, 2);
+    });
+}
+
+#[test]
+fn an_answer_that_breaks_off_breaks_the_clients_body() {
+    run(async {
+        let cut = Act::ReplyAndClose("HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\nonly a part".into());
+        let node = FakeNode::start([cut]).await;
+        let router = Cluster::derived(&[(node.addr, Alive)]).router(options());
+        let response = router.serve(get(), info()).await;
+        assert_eq!(response.status(), 200);
+        assert!(response.into_body().collect().await.is_err(), "truncation is never passed on as an end");
+    });
+}
+
+#[test]
+fn a_pooled_connection_closed_meanwhile_is_replaced_even_for_a_write() {
+    run(async {
+        let node = FakeNode::start([Act::ReplyAndClose(OK.into())]).await;
+        let cluster = Cluster::derived(&[(node.addr, Alive)]);
+        let router = cluster.router(options());
+        assert_eq!(call(&router, get()).await.0, 200);
+        eventually(|| {
+            cluster.counted("ringway_upstream_connections{node=\"n0\"} 0") || pool_is_closed(&router)
+        })
+        .await;
+        assert_eq!(call(&router, put("v")).await.0, 200);
+        assert_eq!(node.requests().len(), 2);
+    });
+}
+
+fn pool_is_closed(router: &Router) -> bool {
+    router.core().nodes.at(NodeIndex(0)).is_some_and(|node| node.idle_is_closed())
+}
+
+#[test]
+fn answers_without_a_body_and_interim_answers_pass() {
+    run(async {
+        let node = FakeNode::start([
+            reply("HTTP/1.1 200 OK\r\ncontent-length: 123\r\netag: \"e\"\r\n\r\n"),
+            reply("HTTP/1.1 204 No Content\r\n\r\n"),
+            reply("HTTP/1.1 304 Not Modified\r\netag: \"e\"\r\n\r\n"),
+            reply(
+                "HTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok",
+            ),
+            reply("HTTP/1.1 101 Switching Protocols\r\nupgrade: x\r\nconnection: upgrade\r\n\r\n"),
+        ])
+        .await;
+        let router = Cluster::derived(&[(node.addr, Alive)]).router(options());
+        let head = Request::head("/kv/a").header("host", "h").body(Body::empty()).unwrap();
+        let response = router.serve(head, info()).await;
+        assert_eq!(
+            (response.status().as_u16(), &response.headers()["content-length"]),
+            (200, &"123".parse().unwrap())
+        );
+        assert!(http_body::Body::is_end_stream(response.body()));
+        drop(response);
+        assert_eq!(call(&router, get()).await, (204, String::new()));
+        assert_eq!(call(&router, get()).await, (304, String::new()));
+        assert_eq!(call(&router, get()).await, (200, "ok".to_owned()));
+        assert_eq!(node.seen.lock().unwrap().connections, 1, "each of them leaves the connection usable");
+        assert_eq!(
+            error(&router, put("v")).await,
+            fails(502, Reason::UpstreamProtocol),
+            "nobody asked to switch"
+        );
+    });
+}
+
+#[test]
+fn a_broken_upload_is_the_clients_fault() {
+    run(async {
+        let node = FakeNode::start([]).await;
+        let router = Cluster::derived(&[(node.addr, Alive)]).router(options());
+        let frames = futures_util::stream::iter([
+            Ok(Frame::data(Bytes::from_static(b"part"))),
+            Err(BoxError::from("connection lost")),
+        ]);
+        let request = put(Body::boxed(StreamBody::new(frames)));
+        assert_eq!(error(&router, request).await, fails(400, Reason::RequestBody));
+        assert!(node.requests().is_empty(), "no whole request arrived");
+    });
+}
+
+/// A hyper server that sends every request's body, and its trailers, back.
+async fn echo() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    tokio::task::spawn_local(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let service = hyper::service::service_fn(|request: Request<hyper::body::Incoming>| async {
+                let mut response = Response::new(request.into_body());
+                response.headers_mut().insert("trailer", "x-sum".parse().unwrap());
+                Ok::<_, std::convert::Infallible>(response)
+            });
+            let io = hyper_util::rt::TokioIo::new(stream);
+            tokio::task::spawn_local(
+                hyper::server::conn::http1::Builder::new().serve_connection(io, service),
+            );
+        }
+    });
+    addr
+}
+
+#[test]
+fn big_bodies_stream_both_ways_and_trailers_pass() {
+    run(async {
+        let cluster = Cluster::derived(&[(echo().await, Alive)]);
+        let router = cluster.router(options());
+        let produced = std::rc::Rc::new(Cell::new(0));
+        let count = std::rc::Rc::clone(&produced);
+        let mut trailers = HeaderMap::new();
+        trailers.insert("x-sum", "7".parse().unwrap());
+        let frames = (0..200u32).map(move |i| {
+            count.set(count.get() + 1);
+            Ok::<_, BoxError>(Frame::data(Bytes::from(vec![i as u8; 50_000])))
+        });
+        let frames = frames.chain([Ok(Frame::trailers(trailers.clone()))]);
+        let mut request = put(Body::boxed(StreamBody::new(futures_util::stream::iter(frames))));
+        request.headers_mut().insert("te", "trailers".parse().unwrap());
+        request.headers_mut().insert("trailer", "x-sum".parse().unwrap());
+
+        let mut body = router.serve(request, info()).await.into_body();
+        assert!(produced.get() < 200, "the answer began before the request had been read whole");
+        let (mut received, mut sums) = (0, None);
+        while let Some(frame) = body.frame().await {
+            match frame.unwrap().into_data() {
+                Ok(data) => received += data.len(),
+                Err(frame) => sums = frame.into_trailers().ok(),
+            }
+        }
+        assert_eq!(received, 200 * 50_000);
+        assert_eq!(sums, Some(trailers));
+        drop(body);
+        assert_eq!(call(&router, put("again")).await, (200, "again".to_owned()));
+        assert!(
+            cluster.counted("ringway_upstream_connections_opened_total{node=\"n0\"} 1"),
+            "pooled after both ended"
+        );
+    });
+}
+
+#[test]
+fn a_slow_upload_is_not_cut_off_by_the_deadline_while_it_flows() {
+    run(async {
+        let cluster = Cluster::derived(&[(echo_whole().await, Alive)]);
+        let mut options = options();
+        options.upstream.total_timeout = Duration::from_millis(400);
+        let router = cluster.router(options);
+        let frames = futures_util::stream::unfold(0, |sent| async move {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            (sent < 20).then(|| (Ok::<_, BoxError>(Frame::data(Bytes::from_static(b"x"))), sent + 1))
+        });
+        let request = put(Body::boxed(StreamBody::new(frames)));
+        assert_eq!(call(&router, request).await, (200, "ok".to_owned()), "1 s of upload, deadline 0.4 s");
+    });
+}
+
+/// Answers only after the whole request.
+async fn echo_whole() -> SocketAddr {
+    FakeNode::start([]).await.addr
+}
+
+#[test]
+fn the_bound_on_connections_makes_requests_wait_for_one() {
+    run(async {
+        let node = FakeNode::start([]).await;
+        let mut options = options();
+        options.upstream.connections_per_node_max = 1;
+        let router = Cluster::derived(&[(node.addr, Alive)]).router(options);
+        let all = (0..20).map(|_| call(&router, get()));
+        for answer in futures_util::future::join_all(all).await {
+            assert_eq!(answer.0, 200);
+        }
+        assert_eq!(node.seen.lock().unwrap().connections, 1);
+    });
+}
+
+#[test]
+fn an_embedded_router_serves_a_program_on_another_runtime() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    let (addr, stop) = {
+        let (tx, rx) = std::sync::mpsc::channel();
+        let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+        std::thread::spawn(move || {
+            run(async move {
+                tx.send(echo().await).unwrap();
+                let _ = stopped.await;
+            });
+        });
+        (rx.recv().unwrap(), stop)
+    };
+    let cluster = Cluster::derived(&[(addr, Alive)]);
+    let router = EmbeddedRouter::start(options(), cluster.feed(), &cluster.metrics).unwrap();
+    let mut tasks = Vec::new();
+    for i in 0..8 {
+        let mut router = router.clone();
+        tasks.push(runtime.spawn(async move {
+            let value = http_body_util::Full::new(Bytes::from(vec![i; 200_000]));
+            let request = Request::put(format!("/kv/{i}")).body(value).unwrap();
+            let response = tower_service::Service::call(&mut router, request).await.unwrap();
+            assert_eq!(response.status(), 200);
+            let body = response.into_body().collect().await.unwrap().to_bytes();
+            assert_eq!((body.len(), body[0]), (200_000, i));
+        }));
+    }
+    for task in tasks {
+        runtime.block_on(task).unwrap();
+    }
+    drop(stop);
+}
