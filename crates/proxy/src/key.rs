@@ -11,39 +11,45 @@ use crate::options::{KeyPart, KeySource, RouteMatch, RouteOptions};
 
 /// What routing reads of a request's head.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Head<'r> {
-    pub(crate) method: &'r Method,
-    pub(crate) uri: &'r Uri,
-    pub(crate) headers: &'r HeaderMap,
+pub struct Head<'r> {
+    /// The method.
+    pub method: &'r Method,
+    /// The target.
+    pub uri: &'r Uri,
+    /// The header section.
+    pub headers: &'r HeaderMap,
 }
 
 /// A request's route and the bytes it is routed by.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct RoutingKey<'r> {
-    pub(crate) route: usize,
+pub struct RoutingKey<'r> {
+    /// The route's position in the list.
+    pub route: usize,
     /// The whole key, percent-decoded.
-    pub(crate) key: Cow<'r, [u8]>,
+    pub key: Cow<'r, [u8]>,
     /// The part of it that is hashed.
-    pub(crate) hashed: std::ops::Range<usize>,
+    pub hashed: std::ops::Range<usize>,
 }
 
 impl RoutingKey<'_> {
     /// The bytes that are hashed.
-    pub(crate) fn hashed(&self) -> &[u8] {
+    #[must_use]
+    pub fn hashed(&self) -> &[u8] {
         &self.key[self.hashed.clone()]
     }
 }
 
 /// Why a request has no routing key: the reason, and the route that matched, if one did.
-pub(crate) type Unroutable = (Reason, Option<usize>);
+pub type Unroutable = (Reason, Option<usize>);
 
 /// Finds the first route that matches and takes the request's key from where that route says.
 ///
-/// *Errors*: no route; or the key is missing, empty, over [`KEY_BYTES_MAX`] or badly percent-encoded.
+/// # Errors
+/// No route; or the key is missing, empty, over [`KEY_BYTES_MAX`] or badly percent-encoded.
 ///
 /// *Cost*: one pass over the path per route tried; allocates only for a key that is percent-encoded or a host
 /// in upper case.
-pub(crate) fn routing_key<'r>(routes: &[RouteOptions], head: Head<'r>) -> Result<RoutingKey<'r>, Unroutable> {
+pub fn routing_key<'r>(routes: &[RouteOptions], head: Head<'r>) -> Result<RoutingKey<'r>, Unroutable> {
     let Some(route) = routes.iter().position(|route| matches(&route.matching, head)) else {
         return Err((Reason::NoRoute, None));
     };

@@ -18,7 +18,7 @@ mod forward;
 mod headers;
 mod hold;
 mod ids;
-mod key;
+pub mod key;
 mod log_gate;
 pub mod metrics;
 pub mod options;
@@ -39,5 +39,6 @@ pub use options::{
     RouteOptions, RoutingOptions, UpstreamOptions,
 };
 pub use proxy::{Proxy, StartError};
+pub use ringway_route::Reason;
 pub use router::{ClusterFeed, Router, RouterError, Routers};
 pub use template::{HostPattern, PathTemplate, TemplateError};
