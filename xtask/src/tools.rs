@@ -19,6 +19,9 @@ pub(crate) const CARGO_DENY: CargoTool = CargoTool { name: "cargo-deny", version
 pub(crate) const CARGO_MACHETE: CargoTool = CargoTool { name: "cargo-machete", version: "0.9.2" };
 pub(crate) const CARGO_FUZZ: CargoTool = CargoTool { name: "cargo-fuzz", version: "0.13.2" };
 
+/// The machine's word list, which the end-to-end tests store and read back.
+const WORDS: &str = "/usr/share/dict/words";
+
 /// Builds the tool unless `target/tools` has this version of it.
 ///
 /// *Cost*: cargo-deny takes minutes the first time; the unoptimised build halves that and checks our few
@@ -57,7 +60,7 @@ pub(crate) fn cargo_tool(tool: &CargoTool) -> Result<()> {
     fs::write(&stamp, "").with_context(|| format!("writing {}", stamp.display()))
 }
 
-/// Everything the end-to-end tests call: a C compiler, Python with `requests`, a word list, promtool.
+/// Everything the end-to-end tests call: a C compiler, curl, Python with `requests`, a word list, promtool.
 pub(crate) fn test_tools() -> Result<()> {
     let mut missing = Vec::new();
     if !run::succeeds("cc", &["--version"]) {
@@ -68,11 +71,18 @@ pub(crate) fn test_tools() -> Result<()> {
         missing.push("python3");
         missing.push("python3-requests");
     }
-    if !Path::new("/usr/share/dict/american-english").exists() {
+    if !Path::new(WORDS).exists() {
         missing.push("wamerican");
+    }
+    if !run::succeeds("curl", &["--version"]) {
+        missing.push("curl");
+        missing.push("ca-certificates");
     }
     if !missing.is_empty() {
         apt_install(&missing)?;
+    }
+    if !Path::new(WORDS).exists() {
+        bail!("{WORDS} is missing, even after installing wamerican");
     }
     python()?;
     promtool()
