@@ -1,6 +1,7 @@
 //! Certificates of a listener: read, checked, chosen by name, replaced while running.
 //!
-//! TLS 1.2 and 1.3 by rustls with the cipher suites and key exchanges of aws-lc-rs. No client certificates here.
+//! TLS 1.2 and 1.3 by rustls with the cipher suites and key exchanges of aws-lc-rs. No client certificates
+//! here.
 
 use std::collections::BTreeMap;
 use std::fmt;

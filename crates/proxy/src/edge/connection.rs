@@ -43,7 +43,7 @@ const STREAM_WINDOW_BYTES: u32 = 256 * 1_024;
 const CONNECTION_WINDOW_BYTES: u32 = 1_024 * 1_024;
 /// Response bytes kept per stream while the client's window is closed.
 const STREAM_SEND_BYTES_MAX: usize = 64 * 1_024;
-/// A quiet HTTP/2 client is pinged this often, and must answer as fast (linkerd 10 s and 20 s; Envoy off).
+/// A quiet HTTP/2 client is pinged this often, and must answer as fast.
 const HTTP2_PING_INTERVAL: Duration = Duration::from_secs(20);
 /// Streams that a client opened and reset before they were looked at; beyond it the connection is closed
 /// (rapid reset, CVE-2023-44487).
@@ -51,8 +51,8 @@ const RESETS_PENDING_MAX: usize = 20;
 /// Streams this side reset because of a client's errors; beyond it the connection is closed.
 const LOCAL_RESETS_MAX: usize = 256;
 
-/// At a drain, how long a connection without a byte may still send one: what the kernel holds already counts, and the
-/// runtime may not have been told of it.
+/// At a drain, how long a connection without a byte may still send one: what the kernel holds already counts,
+/// and the runtime may not have been told of it.
 const SILENT_GRACE: Duration = Duration::from_millis(100);
 
 /// What all connections of one worker share.
@@ -129,7 +129,8 @@ impl<F: Future + 'static> Executor<F> for LocalExecutor {
     }
 }
 
-/// Counts the panic that unwinds through it. The runtime keeps a stream's panic from the other streams, and from view.
+/// Counts the panic that unwinds through it. The runtime keeps a stream's panic from the other streams, and
+/// from view.
 struct PanicCount {
     metrics: WorkerMetrics,
 }

@@ -39,8 +39,8 @@ pub(crate) struct DrainWatch {
 }
 
 impl DrainWatch {
-    /// Whether the worker drains; if not, the calling task is woken when it begins. A task's waker stays the same, so it is
-    /// left once.
+    /// Whether the worker drains; if not, the calling task is woken when it begins. A task's waker stays the
+    /// same, so it is left once.
     pub(crate) fn begun(&mut self, context: &Context<'_>) -> bool {
         if self.drain.begun.get() {
             return true;

@@ -1,8 +1,9 @@
 //! Opens one listening socket per worker, all on one address.
 //!
-//! SO_REUSEPORT lets the workers share a port, and would let a second process share it too, unnoticed. So the first socket binds
-//! and listens *without* it, which fails if anybody else listens there; only then is the option set on it, and the
-//! other sockets join. There is no moment in which the port is free again, hence no race between two starting processes.
+//! SO_REUSEPORT lets the workers share a port, and would let a second process share it too, unnoticed. So the
+//! first socket binds and listens *without* it, which fails if anybody else listens there; only then is the
+//! option set on it, and the other sockets join. There is no moment in which the port is free again, hence no
+//! race between two starting processes.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};

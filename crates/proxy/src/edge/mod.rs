@@ -1,9 +1,9 @@
 //! The edge: listening sockets, workers, TLS, HTTP and their bounds.
 //!
-//! The story, in the order a connection lives it: [`listen`] opens the sockets, a [`worker`] accepts, `connection` does the TLS
-//! handshake, tells HTTP/1.1 from HTTP/2 and serves requests until the client leaves, a timer of `timing` runs out or the
-//! listener drains. Each request passes the tower layers put together in [`worker`] and reaches the
-//! [`WorkerService`].
+//! The story, in the order a connection lives it: `listen` opens the sockets, a `worker` accepts,
+//! `connection` does the TLS handshake, tells HTTP/1.1 from HTTP/2 and serves requests until the client
+//! leaves, a limit of `timing` is reached or the listener drains. Each request passes the tower layers put
+//! together in `worker::edge_layers` and reaches the [`WorkerService`].
 
 mod connection;
 mod drain;
@@ -45,8 +45,8 @@ const STOP_GRACE: Duration = Duration::from_secs(5);
 pub trait WorkerService: 'static {
     /// Answers one request.
     ///
-    /// Dropped half-way when an HTTP/2 client resets the stream or the connection breaks. An HTTP/1.1 client that only closes
-    /// its sending side still gets its answer.
+    /// Dropped half-way when an HTTP/2 client resets the stream or the connection breaks. An HTTP/1.1 client
+    /// that only closes its sending side still gets its answer.
     fn call(
         &self,
         request: Request<Body>,
@@ -143,7 +143,8 @@ pub struct Drained {
 
 /// A running listener.
 ///
-/// Dropping it stops the workers at once and cuts their connections off; [`Edge::shutdown`] lets requests finish.
+/// Dropping it stops the workers at once and cuts their connections off; [`Edge::shutdown`] lets requests
+/// finish.
 #[derive(Debug)]
 pub struct Edge {
     addr: SocketAddr,
@@ -223,9 +224,9 @@ impl Edge {
 
     /// Stops accepting, lets requests under way finish for at most `drain`, then cuts the rest off.
     ///
-    /// The listening sockets are closed first. HTTP/1.1 connections finish their request and say `Connection: close`;
-    /// HTTP/2 connections get a GOAWAY and finish their streams. A worker that does not even answer the order to stop
-    /// is left behind, with an error in the log.
+    /// The listening sockets are closed first. HTTP/1.1 connections finish their request and say `Connection:
+    /// close`; HTTP/2 connections get a GOAWAY and finish their streams. A worker that does not even answer
+    /// the order to stop is left behind, with an error in the log.
     pub async fn shutdown(mut self, drain: Duration) -> Drained {
         let deadline = Instant::now() + drain;
         let _ = self.command.send(Command::Drain { deadline });

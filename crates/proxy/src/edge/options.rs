@@ -21,30 +21,35 @@ pub struct EdgeOptions {
     pub purpose: &'static str,
     /// Where to listen; port 0 takes a free one, the same for all workers. Default: `127.0.0.1:0`.
     pub listen: SocketAddr,
-    /// Threads that accept, each with a listening socket of its own. 1 to [`WORKERS_MAX`]; 0 means one per core. Default: 0.
+    /// Threads that accept, each with a listening socket of its own. 1 to [`WORKERS_MAX`]; 0 means one per
+    /// core. Default: 0.
     pub workers: usize,
     /// Certificates, when the listener speaks TLS. Default: none.
     pub tls: Option<TlsOptions>,
-    /// From a request's first byte to the end of its head, and from accept to the first byte. Default: 10 s (HAProxy's
-    /// documentation suggests the same; nginx 60 s). A client that is slower is cut off.
+    /// From a request's first byte to the end of its head, and from accept to the first byte. Default: 10 s
+    /// (nginx 60 s; Envoy none). A client that is slower is cut off.
     pub header_timeout: Duration,
     /// How long a connection may stay without a request. Default: 75 s (nginx; Envoy 1 h).
     pub idle_timeout: Duration,
-    /// Longest pause inside a body, either way; also how long a client may take to read what is ready for it. Longer
-    /// than the default total timeout of a request, which ends most waits sooner. Default: 30 s.
+    /// Longest pause inside a body, either way; also how long a client may take to read what is ready for it.
+    /// Longer than the default total timeout of a request, which ends most waits sooner. Default: 30 s.
     pub body_idle_timeout: Duration,
-    /// Open connections of this listener; the workers share them evenly, each having at least one. Further ones are accepted and
-    /// closed at once, so that a client learns of it instead of waiting in a queue. Default: 65,536.
+    /// Open connections of this listener; the workers share them evenly, each having at least one. Further
+    /// ones are accepted and closed at once, so that a client learns of it instead of waiting in a queue.
+    /// Default: 65,536.
     pub connections_max: usize,
-    /// Concurrent streams per HTTP/2 connection. 1 to [`STREAMS_MAX_CEILING`]. Default: 128 (Envoy and nginx the same).
+    /// Concurrent streams per HTTP/2 connection. 1 to [`STREAMS_MAX_CEILING`]. Default: 128 (nginx the
+    /// same).
     pub streams_max: u32,
     /// Bytes of a request head; 431 above. At least [`HEADER_BYTES_MAX_FLOOR`]. Default: 64 KiB (Envoy 60 KiB).
     ///
     /// A 4,096-byte key, percent-encoded, takes 12 KiB.
     pub header_bytes_max: usize,
-    /// Header fields of a request; 431 above. Default: 100 (Envoy the same). Another value costs an allocation per request.
+    /// Header fields of a request; 431 above. Default: 100 (Envoy the same). Another value costs an
+    /// allocation per request.
     pub headers_max: usize,
-    /// Requests one worker works on until their response's head; 503 above, at once. Default: 4,096 (Envoy 1,024 a cluster).
+    /// Requests one worker works on until their response's head; 503 above, at once. Default: 4,096 (Envoy
+    /// 1,024 a cluster).
     pub concurrency_max: usize,
     /// How long requests under way may take to finish at shutdown. Default: 60 s (linkerd 120 s, Envoy 600 s).
     pub drain_time: Duration,

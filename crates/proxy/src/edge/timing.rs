@@ -1,7 +1,9 @@
-//! When a connection has waited too long: for a request's head, for the next request, or for the client to read.
+//! When a connection has waited too long: for a request's head, for the next request, or for the client to
+//! read.
 //!
-//! Events only note *since when* something waits; one timer per connection asks what is due when it fires, and is set anew only when
-//! something becomes due earlier. So a request costs two readings of the clock and almost never touches the timer.
+//! Events only note *since when* something waits; one timer per connection asks what is due when it fires,
+//! and is set anew only when something becomes due earlier. So a request costs two readings of the clock and
+//! almost never touches the timer.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -100,7 +102,8 @@ impl ConnectionClock {
     }
 
     fn bytes_read(&self) {
-        // On HTTP/2 bytes may be pings and window updates; an unfinished head there is bounded by the idle time.
+        // On HTTP/2 bytes may be pings and window updates; an unfinished head there is bounded by the idle
+        // time.
         if !self.http2 && matches!(self.waiting.get(), Waiting::Idle(_)) {
             self.waiting.set(Waiting::Head(Instant::now()));
         }

@@ -28,7 +28,8 @@ use crate::metrics::worker::{ConnectionEnd, EdgeRejection, WorkerCells};
 use crate::metrics::{Metrics, WorkerMetrics};
 use crate::tls::TlsCell;
 
-/// First pause after a failed accept; doubles up to [`ACCEPT_PAUSE_MAX`]. File descriptors come back when connections end.
+/// First pause after a failed accept; doubles up to [`ACCEPT_PAUSE_MAX`]. File descriptors come back when
+/// connections end.
 const ACCEPT_PAUSE_MIN: Duration = Duration::from_millis(10);
 /// Longest pause after failed accepts.
 const ACCEPT_PAUSE_MAX: Duration = Duration::from_secs(1);
@@ -164,7 +165,8 @@ async fn serve<S: WorkerService>(
     };
     let Command::Drain { deadline } = command else { return worker.stop().await };
 
-    // The kernel has completed handshakes of clients that wait in the queue; closing the socket would reset them.
+    // The kernel has completed handshakes of clients that wait in the queue; closing the socket would reset
+    // them.
     for accepted in acceptor.close() {
         worker.admit(accepted, |stream, peer| {
             connection::serve(stream, peer, Rc::clone(&shared), layers.clone())

@@ -1,8 +1,8 @@
 //! The numbers one worker writes.
 //!
-//! Each worker has a block of its own and is its only writer, so counting is a plain load, add and store on a cache line that no
-//! other core writes. The scrape reads all blocks and adds them up. Two threads that write one block would lose
-//! counts, and nothing else.
+//! Each worker has a block of its own and is its only writer, so counting is a plain load, add and store on a
+//! cache line that no other core writes. The scrape reads all blocks and adds them up. Two threads that write
+//! one block would lose counts, and nothing else.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
@@ -141,7 +141,8 @@ pub(crate) use label;
 
 /// Counters told apart by texts that are not known beforehand: reasons, node ids.
 ///
-/// *Invariant*: slots fill from the front and are never taken back; what finds no slot counts in the last one, `other`.
+/// *Invariant*: slots fill from the front and are never taken back; what finds no slot counts in the last
+/// one, `other`.
 #[derive(Debug)]
 pub(crate) struct Table<T> {
     slots: Box<[Slot<T>]>,
@@ -164,7 +165,8 @@ impl<T: Default> Table<T> {
         Self { slots: (0..capacity).map(|_| empty()).collect(), other: T::default() }
     }
 
-    /// The cells of `name`, made at its first use. *Cost*: a walk over the names in use; keep the result where it matters.
+    /// The cells of `name`, made at its first use. *Cost*: a walk over the names in use; keep the result
+    /// where it matters.
     pub(crate) fn cells(&self, name: &str) -> &T {
         self.position(name).map_or(&self.other, |position| self.at(position))
     }

@@ -292,7 +292,8 @@ impl Scrape<'_> {
                 for status in StatusClass::ALL {
                     let sum = self
                         .sum(|cells| cells.routes[index].requests[method.index()][status.index()].value());
-                    // A route has 15 combinations and uses a few: the unused ones appear with their first request.
+                    // A route has 15 combinations and uses a few: the unused ones appear with their first
+                    // request.
                     if sum > 0 {
                         let labels = [
                             ("route", route.to_owned()),

@@ -1,6 +1,7 @@
 //! Families whose values other parts know: the map, the members, gossip's counters, a store's size.
 //!
-//! The parts are asked at scrape time through a closure, so this crate depends on none of them and they on no metrics library.
+//! The parts are asked at scrape time through a closure, so this crate depends on none of them and they on no
+//! metrics library.
 
 use std::collections::BTreeMap;
 use std::fmt;

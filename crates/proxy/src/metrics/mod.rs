@@ -1,7 +1,7 @@
 //! Metrics of the data plane, in Prometheus text (prefix `ringway_`, base units).
 //!
-//! [`cells`] are what a worker writes, [`worker`] the handles it writes through, [`collect`] what a scrape makes of all workers'
-//! cells. What other parts know (map, members, gossip) joins by [`control`].
+//! `cells` are what a worker writes, [`worker`] the handles it writes through, `collect` what a scrape makes
+//! of all workers' cells. What other parts know (map, members, gossip) joins by [`control`].
 
 pub(crate) mod cells;
 mod collect;
@@ -52,7 +52,8 @@ pub struct RegisterError {
 impl Metrics {
     /// Metrics for a process of this version whose routes have these names, in the order of [`RouteLabel`].
     ///
-    /// A process without routes (a node) passes none. Only the first [`ROUTES_LABELLED_MAX`] names become labels.
+    /// A process without routes (a node) passes none. Only the first [`ROUTES_LABELLED_MAX`] names become
+    /// labels.
     ///
     /// # Errors
     /// [`RegisterError`] if the registry refuses the families of the data plane, which no input causes.
@@ -65,7 +66,8 @@ impl Metrics {
         Ok(metrics)
     }
 
-    /// The counters of worker `index`, made at their first use. Call it in that worker's thread and use it there only.
+    /// The counters of worker `index`, made at their first use. Call it in that worker's thread and use it
+    /// there only.
     #[must_use]
     pub fn worker(&self, index: usize) -> WorkerMetrics {
         let mut workers = self.shared.workers.lock().unwrap_or_else(PoisonError::into_inner);

@@ -8,7 +8,8 @@ use http::{Method, StatusCode};
 use super::worker::NODES_LABELLED_MAX;
 use super::*;
 
-/// Parses Prometheus text strictly: every sample follows the HELP and TYPE lines of its family, and no series comes twice.
+/// Parses Prometheus text strictly: every sample follows the HELP and TYPE lines of its family, and no series
+/// comes twice.
 fn parse(text: &str) -> BTreeMap<String, f64> {
     let mut series = BTreeMap::new();
     let (mut help, mut family, mut kind) = (String::new(), String::new(), String::new());

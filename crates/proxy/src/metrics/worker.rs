@@ -143,7 +143,8 @@ label! {
     }
 }
 
-/// A route's position in the list that [`super::Metrics::new`] was given; [`RouteLabel::NONE`] when none matched.
+/// A route's position in the list that [`super::Metrics::new`] was given; [`RouteLabel::NONE`] when none
+/// matched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RouteLabel(pub u16);
 
@@ -157,7 +158,8 @@ pub(crate) type PerLabel<const N: usize> = [Counter; N];
 
 /// Everything one worker writes.
 ///
-/// Aligned to two cache lines (the adjacent-line prefetcher works in pairs) so that no other core's writes share them.
+/// Aligned to two cache lines (the adjacent-line prefetcher works in pairs) so that no other core's writes
+/// share them.
 #[derive(Debug)]
 #[repr(align(128))]
 pub(crate) struct WorkerCells {
@@ -288,7 +290,8 @@ impl WorkerMetrics {
 
     /// The counters of a node. Find them once per connection pool and keep them.
     ///
-    /// *Cost*: a walk over the nodes seen so far. *Bound*: after [`NODES_LABELLED_MAX`] nodes the label is `other`.
+    /// *Cost*: a walk over the nodes seen so far. *Bound*: after [`NODES_LABELLED_MAX`] nodes the label is
+    /// `other`.
     #[must_use]
     pub fn node(&self, id: &str) -> NodeMetrics {
         NodeMetrics { cells: Arc::clone(&self.cells), position: self.cells.nodes.position(id) }

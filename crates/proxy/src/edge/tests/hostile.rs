@@ -1,6 +1,8 @@
-//! Malformed requests (RFC 9112 §2.2, §5, §6.1, §6.3, §11.2): what hyper refuses for us, and what it lets through.
+//! Malformed requests (RFC 9112 §2.2, §5, §6.1, §6.3, §11.2): what hyper refuses for us, and what it lets
+//! through.
 //!
-//! A refusal is a 400 and the end of the connection, so that bytes behind a malformed request are never taken for a second one.
+//! A refusal is a 400 and the end of the connection, so that bytes behind a malformed request are never taken
+//! for a second one.
 
 use super::*;
 
@@ -71,8 +73,9 @@ async fn exchange_lossy(bed: &Bed, request: &str) -> String {
     read_to_end(&mut stream).await
 }
 
-/// What passes hyper although a proxy must refuse or at least know it. The request path refuses what it can see; what it
-/// cannot see is listed in docs/SECURITY.md until our own framing closes it. A change here means that hyper changed.
+/// What passes hyper although a proxy must refuse or at least know it. The request path refuses what it can
+/// see; what it cannot see is listed in docs/SECURITY.md until our own framing closes it. A change here means
+/// that hyper changed.
 #[tokio::test]
 async fn what_hyper_lets_through() {
     let bed = Bed::start(|_| {});

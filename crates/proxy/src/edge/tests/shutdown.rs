@@ -115,7 +115,8 @@ async fn a_worker_that_dies_at_its_start_is_reported() {
 
 #[tokio::test]
 async fn connections_the_runtime_does_not_know_of_are_answered_before_the_socket_closes() {
-    // The worker is stuck in a request while clients queue and the drain begins, so it accepts them only after that.
+    // The worker is stuck in a request while clients queue and the drain begins, so it accepts them only
+    // after that.
     let bed = Bed::start(|_| {});
     let mut blocker = bed.connect().await;
     blocker.write_all(b"GET /block HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
@@ -134,4 +135,16 @@ async fn connections_the_runtime_does_not_know_of_are_answered_before_the_socket
         assert!(answer.ends_with("GET /x"), "{answer}");
     }
     assert_eq!(soon(drained).await.unwrap().unwrap().aborted, 0);
+}
+
+#[tokio::test]
+async fn a_worker_that_does_not_answer_is_left_behind() {
+    let bed = Bed::start(|_| {});
+    let mut blocker = bed.connect().await;
+    blocker.write_all(b"GET /block HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    bed.until("requests_in_flight", 1).await;
+    let drained = soon(bed.edge.shutdown(Duration::ZERO)).await.expect("it does not wait for the worker");
+    assert_eq!(drained, Drained::default());
+    bed.unblock.send(()).unwrap();
+    until(&bed.metrics, "workers", 0).await;
 }
