@@ -1,2 +1,45 @@
-//! The ringway binary.
-fn main() {}
+//! The ringway binary: command line, admin listener, demo.
+//!
+//! Each subcommand is one file in [`commands`]; the long-running ones (`proxy`, `kv`, `demo`) are assembled in
+//! [`process`] from the library crates and watched by [`process::run_until_stopped`].
+
+mod admin;
+mod cli;
+mod commands;
+mod demo;
+mod exit;
+mod log;
+mod process;
+mod text;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::cli::{Cli, Command, KvCommand};
+use crate::exit::Failure;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    log::init(cli.log_format);
+    match run(cli) {
+        Ok(code) => code,
+        Err(failure) => failure.report(),
+    }
+}
+
+fn run(cli: Cli) -> Result<ExitCode, Failure> {
+    match cli.command {
+        Command::Demo(args) => commands::runtime()?.block_on(demo::run(args)),
+        Command::Proxy(args) => commands::proxy::run(&args),
+        Command::Kv(args) => match args.command {
+            Some(KvCommand::Dump(dump)) => commands::kv::dump(&dump),
+            None => commands::kv::run(&args.run),
+        },
+        Command::Check(args) => commands::check::run(&args),
+        Command::Status(args) => commands::runtime()?.block_on(commands::status::run(&args)),
+        Command::Members(args) => commands::runtime()?.block_on(commands::members::run(&args)),
+        Command::Explain(args) => commands::runtime()?.block_on(commands::explain::run(&args)),
+        Command::Plan(args) => commands::runtime()?.block_on(commands::plan::run(&args)),
+    }
+}

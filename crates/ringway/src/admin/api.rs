@@ -1,0 +1,164 @@
+//! What the admin listener answers, as data: one set of types for the server and for the commands that ask it.
+
+use serde::{Deserialize, Serialize};
+
+/// `/v1/map`: settings, nodes and how many partitions each owns.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct MapView {
+    /// What every member agrees on.
+    pub cluster: ClusterView,
+    /// Digest of everything routing depends on; equal digests route identically.
+    pub digest: String,
+    /// Every node of the map, ascending by id.
+    pub nodes: Vec<NodeView>,
+    /// Partitions without an owner.
+    pub unowned: u64,
+}
+
+/// The settings every member agrees on.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct ClusterView {
+    /// The cluster's name.
+    pub name: String,
+    /// Q.
+    pub partitions: u32,
+    /// Owners per partition.
+    pub replicas: u8,
+    /// Seed of the key hash.
+    pub hash_seed: u64,
+    /// Slack of the bounded-load pass, parts per million.
+    pub epsilon_ppm: u32,
+    /// `balanced` or `tokens/V`.
+    pub placement: String,
+    /// `derived` or `claimed`.
+    pub ownership: String,
+}
+
+/// One node of the map.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct NodeView {
+    /// Its name.
+    pub id: String,
+    /// Its failure zone.
+    pub zone: String,
+    /// Its share.
+    pub weight: u32,
+    /// Its disk.
+    pub store: String,
+    /// Where it serves requests.
+    pub data: String,
+    /// `active` or `leaving`.
+    pub phase: String,
+    /// `alive`, `suspect`, `dead`, `left` or `unknown`.
+    pub health: String,
+    /// Partitions it is the primary of.
+    pub primaries: u64,
+    /// Partitions it owns in any role.
+    pub owned: u64,
+}
+
+/// `/v1/members`: the gossip group as this member sees it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct MembersView {
+    /// Who answers.
+    pub asked: String,
+    /// Whether it is ready.
+    pub ready: bool,
+    /// Why it is not.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub reason: Option<String>,
+    /// Digest of its map.
+    pub digest: String,
+    /// Every member it knows, ascending by id, itself included.
+    pub members: Vec<MemberView>,
+}
+
+/// One member of the gossip group.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct MemberView {
+    /// Its name.
+    pub id: String,
+    /// `node` or `router`; `unknown` until its record arrives.
+    pub kind: String,
+    /// `alive`, `suspect`, `dead` or `left`.
+    pub state: String,
+    /// Its restart count.
+    pub generation: u64,
+    /// Its refutation count inside this generation.
+    pub incarnation: u64,
+    /// Where it gossips.
+    pub gossip: String,
+    /// Its admin listener.
+    pub admin: Option<String>,
+    /// Whether it says it is ready.
+    pub ready: bool,
+    /// The version it runs.
+    pub version: String,
+    /// Seconds since its state last changed here.
+    pub since_seconds: f64,
+}
+
+/// `/v1/partitions`: one page of claims.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct PartitionsView {
+    /// Digest of the map the page was read from.
+    pub digest: String,
+    /// The page.
+    pub partitions: Vec<PartitionView>,
+    /// `from` of the next page.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub next: Option<u32>,
+}
+
+/// One partition's claim.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct PartitionView {
+    /// Which.
+    pub partition: u32,
+    /// The epoch of its claim; 0 in derived ownership.
+    pub epoch: u64,
+    /// Owner ids, primary first.
+    pub owners: Vec<String>,
+    /// `served`, `no_live_owner` or `unowned`.
+    pub state: String,
+}
+
+/// `/v1/explain`: where a key lives and why.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Explanation {
+    /// The key, percent-encoded where it is not plain ASCII.
+    pub key: String,
+    /// xxh3_64 of it, 16 hex digits.
+    pub hash: String,
+    /// Its partition.
+    pub partition: u32,
+    /// The epoch of the partition's claim; 0 in derived ownership.
+    pub epoch: u64,
+    /// The owners, primary first, and what is known of each.
+    pub owners: Vec<OwnerView>,
+    /// The node a request would be sent to; none when no owner can be tried.
+    pub choice: Option<String>,
+    /// Why that one, or why none.
+    pub why: String,
+    /// Digest of the map that decided.
+    pub digest: String,
+}
+
+/// An owner in an explanation.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct OwnerView {
+    /// Its name.
+    pub id: String,
+    /// `primary` or `replica`.
+    pub role: String,
+    /// Its failure zone.
+    pub zone: String,
+    /// Its disk.
+    pub store: String,
+    /// Where it serves requests.
+    pub data: String,
+    /// What membership believes of it.
+    pub health: String,
+    /// `active` or `leaving`.
+    pub phase: String,
+}

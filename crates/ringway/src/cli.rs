@@ -1,0 +1,189 @@
+//! The command line.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::log::LogFormat;
+
+/// A partition-aware request-routing proxy: sends every request to the replica that owns its key.
+///
+/// Exit codes: 0 done, 1 failed, 2 bad command line or configuration, 3 the cluster is not ready or not whole,
+/// 4 the admin listener did not answer.
+#[derive(Debug, Parser)]
+#[command(name = "ringway", version, propagate_version = true)]
+pub(crate) struct Cli {
+    /// How log lines are written to stderr; RINGWAY_LOG filters them (for example `info,ringway_gossip=debug`).
+    #[arg(long, global = true, value_enum, default_value = "text")]
+    pub log_format: LogFormat,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run a whole cluster in one process: storage nodes, proxy, admin, a small data set.
+    Demo(DemoArgs),
+    /// Run the routing tier from a YAML file.
+    Proxy(RunArgs),
+    /// Run a reference storage node from a YAML file, or look into a stopped one's directory.
+    #[command(args_conflicts_with_subcommands = true)]
+    Kv(KvArgs),
+    /// Check configuration files and report every problem with its place.
+    Check(CheckArgs),
+    /// Show whether the cluster is ready and whole.
+    Status(AdminArgs),
+    /// Show every member of the gossip group.
+    Members(AdminArgs),
+    /// Show where a key lives and why.
+    Explain(ExplainArgs),
+    /// Preview what a join, a leave or a weight change would move; changes nothing.
+    Plan(PlanArgs),
+}
+
+/// Arguments of `demo`.
+#[derive(Debug, Args)]
+pub(crate) struct DemoArgs {
+    /// How many storage nodes, 1 to 32.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=32))]
+    pub nodes: u16,
+    /// Keep the data here, and find it there the next time; without it, in a temporary directory that goes.
+    #[arg(long, value_name = "DIR")]
+    pub dir: Option<PathBuf>,
+    /// Where the proxy listens; without it, 127.0.0.1:8080, or any free port when that one is in use.
+    #[arg(long, value_name = "ADDR")]
+    pub listen: Option<SocketAddr>,
+    /// Where the proxy's admin listens; without it, 127.0.0.1:8081, or any free port when that one is in use.
+    #[arg(long, value_name = "ADDR")]
+    pub admin_listen: Option<SocketAddr>,
+    /// Write the URLs here as JSON once everything answers.
+    #[arg(long, value_name = "PATH")]
+    pub ready_file: Option<PathBuf>,
+}
+
+/// Arguments of `proxy`, and of `kv` without a subcommand.
+#[derive(Debug, Args)]
+pub(crate) struct RunArgs {
+    /// The YAML file; config/ has commented examples.
+    #[arg(value_name = "FILE", required_unless_present = "config")]
+    file: Option<PathBuf>,
+    /// The YAML file, for those who like flags.
+    #[arg(long, short, value_name = "FILE", conflicts_with = "file")]
+    config: Option<PathBuf>,
+    /// Write the bound addresses here as JSON once requests are answered.
+    #[arg(long, value_name = "PATH")]
+    pub ready_file: Option<PathBuf>,
+}
+
+impl RunArgs {
+    /// The YAML file.
+    pub(crate) fn file(&self) -> PathBuf {
+        self.file.clone().or_else(|| self.config.clone()).unwrap_or_default()
+    }
+}
+
+/// Arguments of `kv`.
+#[derive(Debug, Args)]
+pub(crate) struct KvArgs {
+    /// Instead of running a node.
+    #[command(subcommand)]
+    pub command: Option<KvCommand>,
+    /// To run a node.
+    #[command(flatten)]
+    pub run: RunArgs,
+}
+
+/// What to do with a stopped node's directory.
+#[derive(Debug, Subcommand)]
+pub(crate) enum KvCommand {
+    /// Print partitions, keys and values of a stopped node as JSON lines: proof of where data is, and a backup.
+    Dump(DumpArgs),
+}
+
+/// Arguments of `kv dump`.
+#[derive(Debug, Args)]
+pub(crate) struct DumpArgs {
+    /// The node's data_dir.
+    #[arg(long, value_name = "DIR")]
+    pub dir: PathBuf,
+}
+
+/// Arguments of `check`.
+#[derive(Debug, Args)]
+pub(crate) struct CheckArgs {
+    /// The YAML files.
+    #[arg(value_name = "FILE", required = true)]
+    pub files: Vec<PathBuf>,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of commands that ask a live cluster.
+#[derive(Debug, Args)]
+pub(crate) struct AdminArgs {
+    /// An admin listener of the cluster, a proxy's or a node's.
+    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8081")]
+    pub admin: String,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `explain`.
+#[derive(Debug, Args)]
+pub(crate) struct ExplainArgs {
+    /// The key, as bytes, not percent-encoded.
+    #[arg(value_name = "KEY", required_unless_present = "file", conflicts_with = "file")]
+    pub key: Option<std::ffi::OsString>,
+    /// Explain every line of this file (`-`: standard input), one key a line.
+    #[arg(long, value_name = "KEYS")]
+    pub file: Option<PathBuf>,
+    /// Where to ask, and how to print.
+    #[command(flatten)]
+    pub admin: AdminArgs,
+}
+
+/// Arguments of `plan`.
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("change").args(["join", "leave", "weight"]).multiple(true).required(true))]
+pub(crate) struct PlanArgs {
+    /// A node that joins: `ID[,zone=ZONE][,weight=N]`. Repeatable.
+    #[arg(long, value_name = "NODE")]
+    pub join: Vec<String>,
+    /// A node that leaves. Repeatable.
+    #[arg(long, value_name = "ID")]
+    pub leave: Vec<String>,
+    /// A node's new weight: `ID=N`. Repeatable.
+    #[arg(long, value_name = "ID=N")]
+    pub weight: Vec<String>,
+    /// On paper: a cluster of this many nodes (n1, n2, …) instead of a live one.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub nodes: Option<u32>,
+    /// On paper: spread the nodes over this many zones (z1, z2, …).
+    #[arg(long, value_name = "Z", requires = "nodes", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    pub zones: u32,
+    /// On paper: Q, a power of two.
+    #[arg(long, value_name = "Q", requires = "nodes", default_value_t = 16_384)]
+    pub partitions: u32,
+    /// On paper: owners per partition.
+    #[arg(long, value_name = "R", requires = "nodes", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=7))]
+    pub replicas: u8,
+    /// Where to ask, and how to print.
+    #[command(flatten)]
+    pub admin: AdminArgs,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

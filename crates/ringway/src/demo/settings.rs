@@ -1,0 +1,92 @@
+//! What the demo's nodes and proxy would say in their files.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use anyhow::Context;
+use ringway_config::{GossipSettings, KvConfig, Listen, NodeSettings, ProxyConfig, RouterSettings};
+use ringway_gossip::Keyring;
+use ringway_kv::KvOptions;
+use ringway_proxy::edge::EdgeOptions;
+use ringway_proxy::{ProxyOptions, RouteOptions, RoutingOptions};
+use ringway_topology::settings::EPSILON_PPM_DEFAULT;
+use ringway_topology::{Algorithm, ClusterSettings, Ownership, PartitionCount, Weight};
+
+use super::directory::DemoDirectory;
+
+const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+/// Where the proxy listens unless told otherwise or the port is in use.
+pub(super) const PROXY_DATA: SocketAddr = SocketAddr::new(LOOPBACK, 8080);
+/// Where its admin listens; the default of every `--admin`.
+pub(super) const PROXY_ADMIN: SocketAddr = SocketAddr::new(LOOPBACK, 8081);
+const ANY_PORT: SocketAddr = SocketAddr::new(LOOPBACK, 0);
+const PARTITIONS: u32 = 4_096;
+/// A demo that is told to stop does not keep its user waiting.
+const DRAIN_TIME: Duration = Duration::from_secs(5);
+/// The default of a node's file.
+const READY_WAIT: Duration = Duration::from_secs(5);
+
+/// A node's settings; the first one has nobody to join.
+///
+/// # Errors
+/// The id is no name.
+pub(super) fn node(id: &str, directory: &DemoDirectory, seeds: &[String]) -> anyhow::Result<KvConfig> {
+    let bootstrap = directory.ids().map(|id| id.parse()).collect::<Result<_, _>>()?;
+    Ok(KvConfig {
+        cluster: cluster()?,
+        node: NodeSettings {
+            id: id.parse()?,
+            zone: "a".parse()?,
+            weight: Weight::ONE,
+            bootstrap,
+            data_dir: directory.of(id),
+            part: None,
+            ready_wait: READY_WAIT,
+        },
+        listen: Listen { data: ANY_PORT, admin: ANY_PORT, peer: None, gossip: ANY_PORT },
+        gossip: gossip(seeds),
+        advertise: None,
+        edge: EdgeOptions { workers: 1, drain_time: DRAIN_TIME, ..EdgeOptions::default() },
+        routing: RoutingOptions::default(),
+        store: KvOptions::default(),
+    })
+}
+
+/// The proxy's settings.
+///
+/// # Errors
+/// None that a test would not have met.
+pub(super) fn proxy(data: SocketAddr, admin: SocketAddr, seeds: &[String]) -> anyhow::Result<ProxyConfig> {
+    let route = RouteOptions::path("/kv/{key}", "key").map_err(|error| anyhow::anyhow!("{error}"))?;
+    Ok(ProxyConfig {
+        cluster: cluster()?,
+        router: RouterSettings::default(),
+        listen: Listen { data, admin, peer: None, gossip: ANY_PORT },
+        gossip: gossip(seeds),
+        advertise: None,
+        proxy: ProxyOptions {
+            edge: EdgeOptions { drain_time: DRAIN_TIME, ..EdgeOptions::default() },
+            routing: RoutingOptions { routes: vec![route], ..RoutingOptions::default() },
+        },
+    })
+}
+
+fn cluster() -> anyhow::Result<ClusterSettings> {
+    Ok(ClusterSettings {
+        name: "demo".parse()?,
+        partitions: PartitionCount::new(PARTITIONS).context("Q of the demo")?,
+        replicas: 1,
+        hash_seed: 0,
+        epsilon_ppm: EPSILON_PPM_DEFAULT,
+        algorithm: Algorithm::Balanced,
+        ownership: Ownership::Derived,
+    })
+}
+
+fn gossip(seeds: &[String]) -> GossipSettings {
+    GossipSettings {
+        seeds: seeds.to_vec(),
+        keyring: Keyring::none(),
+        config: ringway_gossip::Config::default(),
+    }
+}

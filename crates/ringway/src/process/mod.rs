@@ -1,0 +1,184 @@
+//! Long-running processes: assembled from the library crates, watched until they are told to stop.
+//!
+//! [`proxy`] and [`kv`] start the parts of one process each; [`run`] is the life around them.
+
+mod control_metrics;
+pub(crate) mod kv;
+pub(crate) mod proxy;
+pub(crate) mod ready_file;
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use ringway_member::{Member, MemberKind, Readiness};
+use ringway_proxy::edge::WorkerFailure;
+use ringway_topology::{Health, NodeId};
+use serde::Serialize;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch;
+
+use crate::exit::Failure;
+use ready_file::ReadyFile;
+
+pub(crate) use control_metrics::observe;
+
+/// This binary's version, told to the other members and in `ringway_build_info`.
+pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// Waits until the member is ready.
+///
+/// # Errors
+/// The member stopped by itself instead; the error says why.
+pub(crate) async fn wait_until_ready(member: &Member) -> anyhow::Result<()> {
+    let mut readiness = member.readiness();
+    tokio::select! {
+        Ok(_) = readiness.wait_for(Readiness::is_ready) => Ok(()),
+        error = failure_of(member) => Err(error),
+    }
+}
+
+/// Waits for a reason why this member cannot go on.
+pub(crate) async fn failure_of(member: &Member) -> anyhow::Error {
+    anyhow::Error::new(member.fatal().await)
+}
+
+/// Waits for the death of a worker thread of the data listener.
+async fn worker_failure(mut failure: watch::Receiver<Option<WorkerFailure>>) -> anyhow::Error {
+    match failure.wait_for(Option::is_some).await.map(|failure| failure.clone()) {
+        Ok(Some(failure)) => failure.into(),
+        // The listener is being shut down, which is no failure.
+        Ok(None) | Err(_) => std::future::pending().await,
+    }
+}
+
+/// A process whose parts are started.
+pub(crate) trait Running {
+    /// What `--ready-file` holds.
+    fn addresses(&self) -> Addresses;
+    /// Its membership.
+    fn member(&self) -> &Member;
+    /// Waits for a reason why it cannot go on.
+    fn failure(&self) -> impl Future<Output = anyhow::Error>;
+    /// Lets requests finish, says goodbye to the group, and closes what is open.
+    fn stop(self) -> impl Future<Output = ()>;
+}
+
+/// Where a process answers.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Addresses {
+    /// Its name in the group.
+    pub id: String,
+    /// The data listener.
+    pub url: String,
+    /// The admin listener.
+    pub admin: String,
+    /// Where it gossips.
+    pub gossip: SocketAddr,
+}
+
+impl Addresses {
+    fn new(id: &str, data: SocketAddr, admin: SocketAddr, member: &Member) -> Self {
+        Self {
+            id: id.to_owned(),
+            url: format!("http://{data}"),
+            admin: format!("http://{admin}"),
+            gossip: member.advertised_addr(),
+        }
+    }
+}
+
+/// The life of a process: start, ready, until a signal or a failure, stop.
+///
+/// # Errors
+/// It does not start, or it cannot go on; the error says why.
+pub(crate) async fn run<R: Running>(
+    start: impl Future<Output = anyhow::Result<R>>,
+    ready_file: Option<&Path>,
+) -> Result<ExitCode, Failure> {
+    let mut signals = StopSignals::install()?;
+    let ready_file = ready_file.map(ReadyFile::claim).transpose()?;
+    let running = start.await?;
+    let outcome = tokio::select! {
+        outcome = serve(&running, ready_file.as_ref()) => outcome,
+        signal = signals.next() => {
+            tracing::info!(%signal, "stopping; a second signal does not wait");
+            Ok(())
+        }
+    };
+    drop(ready_file);
+    tokio::select! {
+        () = running.stop() => tracing::info!("stopped"),
+        signal = signals.next() => tracing::warn!(%signal, "stopped without waiting for requests under way"),
+    }
+    outcome.map(|()| ExitCode::SUCCESS).map_err(Failure::from)
+}
+
+/// Tells that the process is ready, and returns only with a reason why it cannot go on.
+async fn serve<R: Running>(running: &R, ready_file: Option<&ReadyFile>) -> anyhow::Result<()> {
+    let Addresses { id, url, admin, gossip } = running.addresses();
+    tracing::info!(%id, %url, %admin, %gossip, "listening");
+    wait_until_ready(running.member()).await?;
+    tracing::info!(%id, %url, %admin, %gossip, "ready");
+    if let Some(file) = ready_file {
+        file.write(&running.addresses())?;
+    }
+    Err(running.failure().await)
+}
+
+/// SIGINT and SIGTERM.
+pub(crate) struct StopSignals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl StopSignals {
+    /// Installs the handlers; call it before anything is started, so that no signal is missed.
+    ///
+    /// # Errors
+    /// The system refuses a handler.
+    pub(crate) fn install() -> io::Result<Self> {
+        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
+    }
+
+    /// Waits for the next one and gives its name.
+    pub(crate) async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.interrupt.recv() => "SIGINT",
+            _ = self.terminate.recv() => "SIGTERM",
+        }
+    }
+}
+
+/// A member name for a process that has none in its file: `proxy-` and 8 random hex digits.
+///
+/// # Errors
+/// The system gave no randomness.
+pub(crate) fn random_router_id() -> anyhow::Result<NodeId> {
+    let mut bytes = [0; 4];
+    getrandom::fill(&mut bytes).map_err(|error| anyhow::anyhow!("no randomness for a router id: {error}"))?;
+    Ok(NodeId::new(&format!("proxy-{:08x}", u32::from_be_bytes(bytes)))?)
+}
+
+/// Waits until a member sees this many nodes alive and ready.
+///
+/// # Errors
+/// The member stopped by itself instead.
+pub(crate) async fn wait_until_all_alive(member: &Member, nodes: usize) -> anyhow::Result<()> {
+    const LOOK_EVERY: Duration = Duration::from_millis(10);
+    loop {
+        let map = member.snapshot().load();
+        let alive = map.nodes().iter().filter(|node| node.health == Health::Alive).count();
+        let view = member.view();
+        let ready = view.members.iter().filter(|m| m.kind == Some(MemberKind::Node) && m.ready).count();
+        if alive >= nodes && ready >= nodes {
+            return Ok(());
+        }
+        tokio::select! {
+            () = tokio::time::sleep(LOOK_EVERY) => {}
+            error = failure_of(member) => return Err(error),
+        }
+    }
+}

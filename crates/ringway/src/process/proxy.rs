@@ -1,0 +1,95 @@
+//! The routing tier: a member that owns nothing, the data plane, the admin listener.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use ringway_config::ProxyConfig;
+use ringway_member::clock::wall_generation;
+use ringway_member::{Goodbye, Member, MemberOptions};
+use ringway_proxy::metrics::Metrics;
+use ringway_proxy::{ClusterFeed, Proxy};
+
+use super::{Addresses, Running, VERSION, failure_of, observe, random_router_id, worker_failure};
+use crate::admin::{Admin, AdminSources};
+
+/// A running proxy.
+pub(crate) struct RunningProxy {
+    id: String,
+    drain_time: Duration,
+    proxy: Proxy,
+    member: Member,
+    admin: Admin,
+}
+
+/// Starts a proxy. It answers 503 until its first map is complete.
+///
+/// # Errors
+/// A port is in use, or an option cannot be served; nothing is left running.
+pub(crate) async fn start(config: ProxyConfig) -> anyhow::Result<RunningProxy> {
+    let ProxyConfig { cluster, router, listen, gossip, advertise, mut proxy } = config;
+    let id = router.id.map_or_else(random_router_id, Ok)?;
+    let admin = Admin::bind(listen.admin).await?;
+
+    let mut options = MemberOptions::router(cluster, id.clone(), wall_generation());
+    options.gossip = gossip.config;
+    options.keyring = gossip.keyring;
+    options.seeds = gossip.seeds;
+    options.gossip_listen = listen.gossip;
+    options.advertise = advertise;
+    options.admin = Some(admin.addr());
+    options.version = VERSION.to_owned();
+    let member = Member::start(options).await?;
+
+    let routes = proxy.routing.routes.iter().map(|route| route.name.clone()).collect();
+    let metrics = Metrics::new(VERSION, routes)?;
+    observe(&metrics, &member)?;
+    proxy.edge.listen = listen.data;
+    proxy.routing.zone = router.zone;
+    let drain_time = proxy.edge.drain_time;
+    let readiness = member.readiness();
+    let feed = ClusterFeed {
+        snapshot: member.snapshot(),
+        changed: member.map_changed(),
+        ready: Arc::new(move || readiness.borrow().is_ready()),
+    };
+    let proxy = Proxy::start(proxy, feed, &metrics).context("the data listener")?;
+    let admin = admin.serve(AdminSources::new(id.to_string(), &member, metrics.registry().clone()));
+    Ok(RunningProxy { id: id.to_string(), drain_time, proxy, member, admin })
+}
+
+impl RunningProxy {
+    /// Where it serves requests.
+    pub(crate) fn data(&self) -> SocketAddr {
+        self.proxy.addr()
+    }
+
+    /// Where it answers operators.
+    pub(crate) fn admin(&self) -> SocketAddr {
+        self.admin.addr()
+    }
+}
+
+impl Running for RunningProxy {
+    fn addresses(&self) -> Addresses {
+        Addresses::new(&self.id, self.data(), self.admin(), &self.member)
+    }
+
+    fn member(&self) -> &Member {
+        &self.member
+    }
+
+    async fn failure(&self) -> anyhow::Error {
+        tokio::select! {
+            error = failure_of(&self.member) => error,
+            error = worker_failure(self.proxy.failure()) => error,
+        }
+    }
+
+    /// Requests under way first: they may still need the map.
+    async fn stop(self) {
+        self.proxy.shutdown(self.drain_time).await;
+        self.member.shutdown(Goodbye::Leave).await;
+    }
+}

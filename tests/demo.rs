@@ -1,0 +1,98 @@
+//! The main job: one command, a whole cluster, real data, a clean end.
+
+mod support;
+
+use std::process::Command;
+
+use serde_json::Value;
+use support::{Client, Process, run, run_json};
+
+fn demo(dir: &std::path::Path, data: &std::path::Path, nodes: &str) -> (Process, Value) {
+    let data = data.to_str().unwrap();
+    let args =
+        ["demo", "--nodes", nodes, "--dir", data, "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"];
+    let mut process = Process::start(dir, "demo", &args);
+    let ready = process.ready();
+    (process, ready)
+}
+
+#[test]
+fn the_printed_curl_lines_work_and_the_data_is_there_the_next_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    let (mut process, ready) = demo(dir.path(), &data, "3");
+
+    let lines: Vec<String> = process
+        .stdout()
+        .lines()
+        .map(str::trim)
+        .filter(|l| l.starts_with("curl "))
+        .map(str::to_owned)
+        .collect();
+    assert_eq!(lines.len(), 3, "three lines to try:\n{}", process.stdout());
+    for line in &lines {
+        let output =
+            Command::new("sh").args(["-c", &format!("{line} --fail --silent --show-error")]).output();
+        let output = output.expect("sh runs");
+        assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    let client = Client::new();
+    let proxy = ready["proxy"].as_str().unwrap();
+    assert_eq!(client.get(&format!("{proxy}/kv/element:Au")).json()["name"], "Gold");
+    assert_eq!(client.put(&format!("{proxy}/kv/mine"), b"my value").status, 201);
+
+    // Every node is an entry, and has an admin listener that calls itself ready.
+    let nodes = ready["nodes"].as_array().unwrap();
+    assert_eq!(nodes.len(), 3);
+    for node in nodes {
+        let (url, admin) = (node["url"].as_str().unwrap(), node["admin"].as_str().unwrap());
+        assert_eq!(client.get(&format!("{url}/kv/mine")).text(), "my value", "through {}", node["id"]);
+        assert_eq!(client.get(&format!("{admin}/readyz")).status, 200);
+    }
+    let admin = ready["admin"].as_str().unwrap();
+    let status = run_json(&["status", "--json", "--admin", admin]);
+    assert_eq!(status["ok"], true, "{status}");
+    assert_eq!(status["map"]["nodes"].as_array().unwrap().len(), 3);
+
+    process.signal("INT");
+    assert!(process.wait().success(), "Ctrl-C ends it cleanly:\n{}", process.log());
+
+    let (mut process, ready) = demo(dir.path(), &data, "3");
+    let proxy = ready["proxy"].as_str().unwrap();
+    assert_eq!(client.get(&format!("{proxy}/kv/mine")).text(), "my value");
+    assert_eq!(client.get(&format!("{proxy}/kv/element:Au")).json()["name"], "Gold");
+    process.stop();
+}
+
+#[test]
+fn a_demo_that_cannot_start_says_why_and_where() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("file");
+    std::fs::write(&file, "not a directory").unwrap();
+    let output = run(&["demo", "--dir", file.to_str().unwrap()]);
+    assert!(!output.status.success());
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(error.contains(file.to_str().unwrap()), "{error}");
+
+    assert_eq!(run(&["demo", "--nodes", "0"]).status.code(), Some(2));
+
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = taken.local_addr().unwrap().to_string();
+    let output = run(&["demo", "--listen", &addr]);
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && error.contains(&addr), "{error}");
+}
+
+#[test]
+fn other_numbers_of_nodes_than_those_on_disk_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    let (mut process, _) = demo(dir.path(), &data, "2");
+    process.stop();
+    // In derived ownership a third node would take over keys whose data stays with the first two.
+    let output = run(&["demo", "--nodes", "3", "--dir", data.to_str().unwrap()]);
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{error}");
+    assert!(error.contains("2 nodes") && error.contains("--nodes 2"), "{error}");
+}

@@ -1,0 +1,403 @@
+//! Runs the built binary as real processes on loopback, and speaks HTTP to them.
+
+#![allow(dead_code, reason = "each test binary uses its own part of this module")]
+
+use std::fs;
+use std::io::Read;
+use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+/// Generous: these machines are shared. A test waits as long as it must and never fails for being slow.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The built binary.
+pub fn ringway() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ringway"));
+    command.stdin(Stdio::null());
+    command
+}
+
+/// Runs the binary to its end.
+pub fn run(args: &[&str]) -> Output {
+    ringway().args(args).output().expect("the binary runs")
+}
+
+/// Runs the binary to its end, expects success and parses what it printed as JSON.
+pub fn run_json(args: &[&str]) -> Value {
+    let output = run(args);
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        output.status.success(),
+        "{args:?}: {}\n{}",
+        output.status,
+        String::from_utf8_lossy(&output.stderr)
+    );
+    serde_json::from_str(&text).unwrap_or_else(|error| panic!("{args:?}: {error}: {text}"))
+}
+
+/// A running `ringway` process; killed when dropped.
+pub struct Process {
+    name: String,
+    child: Child,
+    log: PathBuf,
+    ready_file: PathBuf,
+}
+
+impl Process {
+    /// Starts `ringway ARGS --ready-file …`; stdout and stderr go to files in `dir`.
+    pub fn start(dir: &Path, name: &str, args: &[&str]) -> Self {
+        let ready_file = dir.join(format!("{name}.ready"));
+        let _ = fs::remove_file(&ready_file);
+        let log = dir.join(format!("{name}.log"));
+        let open =
+            |path: &Path| fs::OpenOptions::new().create(true).append(true).open(path).expect("log file");
+        let child = ringway()
+            .args(args)
+            .arg("--ready-file")
+            .arg(&ready_file)
+            .stdout(open(&dir.join(format!("{name}.out"))))
+            .stderr(open(&log))
+            .spawn()
+            .expect("the binary starts");
+        Self { name: name.to_owned(), child, log, ready_file }
+    }
+
+    /// Waits for the ready file and gives what it holds.
+    pub fn ready(&mut self) -> Value {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            // Written by rename, so it is whole as soon as it is there.
+            if let Ok(text) = fs::read_to_string(&self.ready_file) {
+                return serde_json::from_str(&text).expect("the ready file is JSON");
+            }
+            if let Some(status) = self.child.try_wait().expect("wait") {
+                panic!("{} ended with {status} before it was ready:\n{}", self.name, self.log());
+            }
+            assert!(
+                Instant::now() < deadline,
+                "{} is not ready after {PATIENCE:?}:\n{}",
+                self.name,
+                self.log()
+            );
+            pause();
+        }
+    }
+
+    /// What it logged so far.
+    pub fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// What it printed so far.
+    pub fn stdout(&self) -> String {
+        fs::read_to_string(self.log.with_extension("out")).unwrap_or_default()
+    }
+
+    /// `kill -9`.
+    pub fn kill(&mut self) {
+        self.child.kill().expect("kill");
+        self.child.wait().expect("wait");
+    }
+
+    /// Sends a signal by name (`TERM`, `INT`, `STOP`, `CONT`).
+    pub fn signal(&self, signal: &str) {
+        let status = Command::new("kill").arg(format!("-{signal}")).arg(self.child.id().to_string()).status();
+        assert!(status.expect("kill runs").success(), "kill -{signal}");
+    }
+
+    /// Waits for the end of the process.
+    pub fn wait(&mut self) -> ExitStatus {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = self.child.try_wait().expect("wait") {
+                return status;
+            }
+            assert!(Instant::now() < deadline, "{} does not end:\n{}", self.name, self.log());
+            pause();
+        }
+    }
+
+    /// Sends SIGTERM and expects a clean end.
+    pub fn stop(&mut self) {
+        self.signal("TERM");
+        let status = self.wait();
+        assert!(status.success(), "{}: {status} (signal {:?})\n{}", self.name, status.signal(), self.log());
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("---- log of {}:\n{}", self.name, self.log());
+        }
+    }
+}
+
+/// A port that is free for TCP and UDP now, outside the range the kernel hands out by itself.
+pub fn free_port() -> u16 {
+    const FIRST: u16 = 12_000;
+    const COUNT: u16 = 18_000;
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let start = (std::process::id().wrapping_mul(97) % u32::from(COUNT)) as u16;
+    loop {
+        let port = FIRST + start.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)) % COUNT;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() && UdpSocket::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+}
+
+/// Sleeps a little between two looks at something that is awaited.
+pub fn pause() {
+    #[expect(clippy::disallowed_methods, reason = "a test that polls real processes")]
+    std::thread::sleep(Duration::from_millis(20));
+}
+
+/// Waits until `look` gives a value, and says how long that took.
+pub fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> (T, Duration) {
+    let start = Instant::now();
+    loop {
+        if let Some(value) = look() {
+            return (value, start.elapsed());
+        }
+        assert!(start.elapsed() < PATIENCE, "not within {PATIENCE:?}: {what}");
+        pause();
+    }
+}
+
+/// One HTTP answer.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: u16,
+    pub headers: ureq::http::HeaderMap,
+    pub body: Vec<u8>,
+}
+
+impl Answer {
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {}", self.text()))
+    }
+
+    /// The stable `reason` of a problem+json answer.
+    pub fn reason(&self) -> String {
+        assert_eq!(self.header("content-type"), "application/problem+json", "{self:?}");
+        self.json()["reason"].as_str().expect("a reason").to_owned()
+    }
+
+    pub fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", |value| value.to_str().expect("text header"))
+    }
+}
+
+/// An HTTP client that takes every status as an answer.
+#[derive(Clone)]
+pub struct Client {
+    agent: ureq::Agent,
+}
+
+impl Client {
+    pub fn new() -> Self {
+        let config = ureq::Agent::config_builder()
+            .http_status_as_error(false)
+            .timeout_global(Some(PATIENCE))
+            .max_redirects(0)
+            .build();
+        Self { agent: config.into() }
+    }
+
+    pub fn get(&self, url: &str) -> Answer {
+        self.send("GET", url, &[], b"")
+    }
+
+    pub fn put(&self, url: &str, body: &[u8]) -> Answer {
+        self.send("PUT", url, &[], body)
+    }
+
+    pub fn send(&self, method: &str, url: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
+        self.try_send(method, url, headers, body).unwrap_or_else(|error| panic!("{method} {url}: {error}"))
+    }
+
+    pub fn try_send(
+        &self,
+        method: &str,
+        url: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+    ) -> Result<Answer, ureq::Error> {
+        let mut request = ureq::http::Request::builder().method(method).uri(url);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let response = if body.is_empty() && method != "PUT" {
+            self.agent.run(request.body(()).expect("request"))?
+        } else {
+            self.agent.run(request.body(body).expect("request"))?
+        };
+        let (parts, body) = response.into_parts();
+        let mut bytes = Vec::new();
+        body.into_reader().read_to_end(&mut bytes).map_err(ureq::Error::Io)?;
+        Ok(Answer { status: parts.status.as_u16(), headers: parts.headers, body: bytes })
+    }
+}
+
+/// A cluster of `kv` processes and a proxy, each from a YAML file of its own.
+pub struct Cluster {
+    pub dir: tempfile::TempDir,
+    pub nodes: Vec<Node>,
+    pub proxy: Proxy,
+    gossip: Vec<u16>,
+}
+
+/// One `kv` process.
+pub struct Node {
+    pub id: String,
+    pub process: Process,
+    pub url: String,
+    pub admin: String,
+    pub data_dir: PathBuf,
+}
+
+/// One `proxy` process.
+pub struct Proxy {
+    pub process: Process,
+    pub url: String,
+    pub admin: String,
+}
+
+/// Q of the test clusters: small enough to be listed, large enough to be even.
+pub const PARTITIONS: u32 = 1_024;
+
+impl Cluster {
+    /// Starts `count` nodes that bootstrap each other, and a proxy.
+    pub fn start(count: usize) -> Self {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let gossip: Vec<u16> = (0..count).map(|_| free_port()).collect();
+        let ids: Vec<String> = (1..=count).map(|n| format!("n{n}")).collect();
+        let bootstrap = format!("[{}]", ids.join(", "));
+        // All of them first: none is ready before it has seen the others.
+        let started: Vec<_> = ids
+            .iter()
+            .zip(&gossip)
+            .map(|(id, &port)| start_node(dir.path(), id, port, &bootstrap, &gossip[..1]))
+            .collect();
+        let nodes = started.into_iter().map(Node::when_ready).collect();
+        let proxy = start_proxy(dir.path(), "proxy", &gossip);
+        Self { nodes, proxy, dir, gossip }
+    }
+
+    /// Joins one more node through the others.
+    pub fn join(&mut self, id: &str) -> &Node {
+        let port = free_port();
+        let node = Node::when_ready(start_node(self.dir.path(), id, port, "[]", &self.gossip));
+        self.gossip.push(port);
+        self.nodes.push(node);
+        self.nodes.last().expect("just pushed")
+    }
+
+    /// Starts a node again after it was killed or stopped.
+    pub fn restart(&mut self, id: &str) {
+        let at = self.nodes.iter().position(|n| n.id == id).expect("a node of this cluster");
+        let file = self.dir.path().join(format!("{id}.yaml"));
+        let started =
+            (id.to_owned(), self.nodes[at].data_dir.clone(), run_file(self.dir.path(), "kv", id, &file));
+        self.nodes[at] = Node::when_ready(started);
+    }
+
+    /// Starts a further proxy.
+    pub fn another_proxy(&self, name: &str) -> Proxy {
+        start_proxy(self.dir.path(), name, &self.gossip)
+    }
+
+    pub fn node(&mut self, id: &str) -> &mut Node {
+        self.nodes.iter_mut().find(|n| n.id == id).expect("a node of this cluster")
+    }
+
+    /// The id of the node that owns a key, as the proxy explains it.
+    pub fn owner_of(&self, key: &str) -> String {
+        let explained = run_json(&["explain", key, "--json", "--admin", &self.proxy.admin]);
+        explained["owners"][0]["id"].as_str().expect("an owner").to_owned()
+    }
+}
+
+type Started = (String, PathBuf, Process);
+
+impl Node {
+    fn when_ready((id, data_dir, mut process): Started) -> Self {
+        let ready = process.ready();
+        let text =
+            |name: &str| ready[name].as_str().unwrap_or_else(|| panic!("{name} in {ready}")).to_owned();
+        Self { id, url: text("url"), admin: text("admin"), data_dir, process }
+    }
+}
+
+fn run_file(dir: &Path, command: &str, name: &str, file: &Path) -> Process {
+    Process::start(dir, name, &[command, file.to_str().expect("UTF-8 path")])
+}
+
+/// The `cluster:` block of every test file.
+pub fn cluster_yaml(name: &str) -> String {
+    format!(
+        "cluster: {{ name: {name}, partitions: {PARTITIONS}, replicas: 1, hash_seed: 0, ownership: derived }}\n"
+    )
+}
+
+fn seeds(gossip: &[u16]) -> String {
+    let list: Vec<_> = gossip.iter().map(|port| format!("\"127.0.0.1:{port}\"")).collect();
+    format!("gossip: {{ seeds: [{}] }}\n", list.join(", "))
+}
+
+fn start_node(dir: &Path, id: &str, gossip: u16, bootstrap: &str, seed_ports: &[u16]) -> Started {
+    let data_dir = dir.join("data").join(id);
+    let file = dir.join(format!("{id}.yaml"));
+    let yaml = format!(
+        "{}node: {{ id: {id}, zone: a, weight: 1, bootstrap: {bootstrap}, data_dir: {} }}\n\
+         listen: {{ data: \"127.0.0.1:0\", admin: \"127.0.0.1:0\", gossip: \"127.0.0.1:{gossip}\" }}\n{}",
+        cluster_yaml("test"),
+        data_dir.display(),
+        seeds(seed_ports),
+    );
+    fs::write(&file, yaml).expect("node file");
+    (id.to_owned(), data_dir, run_file(dir, "kv", id, &file))
+}
+
+fn start_proxy(dir: &Path, name: &str, gossip: &[u16]) -> Proxy {
+    let file = dir.join(format!("{name}.yaml"));
+    let yaml = format!(
+        "{}listen: {{ data: \"127.0.0.1:0\", admin: \"127.0.0.1:0\", gossip: \"127.0.0.1:0\" }}\n{}\
+         routes:\n  - {{ match: {{ path: \"/kv/{{key}}\" }}, key: {{ path: key }}, reads: primary }}\n",
+        cluster_yaml("test"),
+        seeds(gossip),
+    );
+    fs::write(&file, yaml).expect("proxy file");
+    let mut process = run_file(dir, "proxy", name, &file);
+    let ready = process.ready();
+    let text = |name: &str| ready[name].as_str().unwrap_or_else(|| panic!("{name} in {ready}")).to_owned();
+    Proxy { url: text("url"), admin: text("admin"), process }
+}
+
+/// The address in an `http://…` URL.
+pub fn addr_of(url: &str) -> SocketAddr {
+    url.trim_start_matches("http://").trim_end_matches('/').parse().expect("an address")
+}
+
+/// Percent-encodes everything but unreserved characters.
+pub fn encode(key: &str) -> String {
+    key.bytes()
+        .map(|b| match b {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => char::from(b).to_string(),
+            _ => format!("%{b:02X}"),
+        })
+        .collect()
+}
