@@ -90,7 +90,7 @@ impl<S: PartitionStore> NodeService<S> {
         match admission {
             Admission::Forward => (self.router.serve(request, connection).await, true),
             Admission::Misdirected => {
-                self.metrics.misdirected(Misdirected::Received);
+                self.metrics.misdirected(Misdirected::Answered);
                 let mut response = self.refuse(Refusal::WrongOwner.into(), Some(&located));
                 response.headers_mut().extend(claim.map(|claim| (RINGWAY_CLAIM, claim.to_header())));
                 (response, false)
