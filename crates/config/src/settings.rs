@@ -2,11 +2,12 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use ringway_gossip::Keyring;
 use ringway_kv::KvOptions;
 use ringway_proxy::edge::EdgeOptions;
-use ringway_proxy::{ProxyOptions, RoutingOptions};
+use ringway_proxy::{KeyPart, ProxyOptions, RoutingOptions};
 use ringway_topology::{ClusterSettings, NodeId, Weight, ZoneName};
 
 use crate::problem::Problem;
@@ -89,6 +90,10 @@ pub struct NodeSettings {
     pub bootstrap: Vec<NodeId>,
     /// Where its data lives.
     pub data_dir: PathBuf,
+    /// The part of a key that is hashed; what the routers' route says. The whole key when `None`.
+    pub part: Option<KeyPart>,
+    /// How long a request that comes before the node is ready waits for that.
+    pub ready_wait: Duration,
 }
 
 /// Where a process listens. Port 0 takes any free port.

@@ -4,12 +4,13 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use ringway_config::{Config, KvConfig, Loaded, ProxyConfig, load, load_str};
 use ringway_gossip::Config as GossipConfig;
-use ringway_kv::KvOptions;
-use ringway_proxy::RoutingOptions;
+use ringway_kv::{Durability, KvOptions};
 use ringway_proxy::edge::EdgeOptions;
+use ringway_proxy::{KeyPart, RoutingOptions};
 
 #[test]
 fn every_shipped_file_loads() {
@@ -133,4 +134,53 @@ fn proxy(name: &str) -> ProxyConfig {
         Config::Proxy(config) => *config,
         Config::Kv(_) => panic!("{name} is a node's"),
     }
+}
+
+#[test]
+fn settings_reach_the_options_they_name() {
+    let text = "cluster: { name: shop, replicas: 1, ownership: derived, partitions: 1024, hash_seed: 7, placement: tokens, tokens: 64 }\n\
+                node: { id: n7, zone: b, weight: 3, data_dir: ./d, part: { until: ':' }, ready_wait: 250ms }\n\
+                listen: { data: '127.0.0.1:0', peer: '127.0.0.1:0', advertise: 10.0.0.7 }\n\
+                gossip: { seeds: ['[::1]:7946'], probe_interval: 2s, suspicion_alpha: 5 }\n\
+                upstream: { connect_timeout: 1.5s, retries: 0, replay_bytes: 1KB }\n\
+                hold: { time: 0s, bytes: 1MiB }\n\
+                store: { durability: relaxed, sync_every: 20ms, value_bytes_max: 1GiB }\n\
+                edge: { workers: 2, drain_time: 1m }\n";
+    let Config::Kv(config) = load_str("all.yaml", text).unwrap().config else { panic!("it has a node") };
+    let cluster = config.cluster.terms();
+    assert!(cluster.contains("partitions=1024\n") && cluster.contains("placement=tokens/64\n"), "{cluster}");
+    assert_eq!((config.cluster.hash_seed, config.node.weight.get()), (7, 3));
+    assert_eq!(config.node.part, Some(KeyPart::Until(":".to_owned())));
+    assert_eq!(config.node.ready_wait, Duration::from_millis(250));
+    assert_eq!(config.routing.zone.as_ref().map(|zone| zone.as_str()), Some("b"));
+    assert_eq!(config.advertise.map(|ip| ip.to_string()).as_deref(), Some("10.0.0.7"));
+    assert!(config.listen.peer.is_some());
+    assert_eq!(config.gossip.seeds, ["[::1]:7946"]);
+    assert_eq!(config.gossip.config.probe_interval, Duration::from_secs(2));
+    assert_eq!(config.gossip.config.suspicion_alpha, 5);
+    assert_eq!(config.routing.upstream.connect_timeout, Duration::from_millis(1_500));
+    assert_eq!((config.routing.upstream.retries, config.routing.upstream.replay_bytes), (0, 1_000));
+    assert_eq!((config.routing.hold.time, config.routing.hold.limits.bytes), (Duration::ZERO, 1 << 20));
+    assert_eq!(config.store.durability, Durability::Relaxed { every: Duration::from_millis(20) });
+    assert_eq!(config.store.value_bytes_max, 1 << 30);
+    assert_eq!((config.edge.workers, config.edge.drain_time), (2, Duration::from_secs(60)));
+}
+
+#[test]
+fn the_keys_of_a_keyring_file_are_used() {
+    let dir = tempfile::tempdir().unwrap();
+    let keyring = dir.path().join("keyring");
+    fs::write(
+        &keyring,
+        "# two keys\n00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff\n\
+                         ff112233445566778899aabbccddeeff00112233445566778899aabbccddeeff\n",
+    )
+    .unwrap();
+    let text = format!(
+        "cluster: {{ name: shop, replicas: 1, ownership: derived }}\nnode: {{ id: n1, data_dir: ./data }}\n\
+         listen: {{ peer: '0.0.0.0:8082', gossip: '0.0.0.0:7946' }}\ngossip: {{ keyring_file: {} }}\n",
+        keyring.display()
+    );
+    let Config::Kv(config) = load_str("keyring.yaml", &text).unwrap().config else { panic!("it has a node") };
+    assert_eq!(config.gossip.keyring.ids().count(), 2);
 }

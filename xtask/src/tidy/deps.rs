@@ -68,7 +68,10 @@ const RULES: &[Rule] = &[
     shell("ringway-node", &["ringway-control", "ringway-member", "ringway-proxy", "ringway-topology"]),
     shell("ringway-kv", &["ringway-node", "ringway-topology"]),
     // Of these it uses the option types it lowers into.
-    shell("ringway-config", &["ringway-gossip", "ringway-kv", "ringway-proxy", "ringway-topology"]),
+    shell(
+        "ringway-config",
+        &["ringway-gossip", "ringway-kv", "ringway-node", "ringway-proxy", "ringway-topology"],
+    ),
     shell(
         "ringway",
         &[

@@ -1,7 +1,9 @@
 //! `cluster:`, `node:` and `router:`: what members agree on, and who this one is.
 
 use std::str::FromStr;
+use std::time::Duration;
 
+use ringway_node::NodeOptions;
 use ringway_topology::ids::NAME_BYTES_MAX;
 use ringway_topology::settings::{EPSILON_PPM_DEFAULT, TOKENS_PER_WEIGHT_DEFAULT};
 use ringway_topology::{
@@ -9,6 +11,7 @@ use ringway_topology::{
     Weight, ZoneName,
 };
 
+use super::routing;
 use crate::problem::echo;
 use crate::section::{Field, Section};
 use crate::settings::{NodeSettings, RouterSettings};
@@ -128,7 +131,7 @@ pub(super) fn router(root: &Section<'_>) -> RouterSettings {
 
 /// Who a node is; `None` when a required setting is missing or wrong.
 pub(super) fn node(root: &Section<'_>) -> Option<NodeSettings> {
-    let keys = ["id", "zone", "weight", "bootstrap", "data_dir"];
+    let keys = ["id", "zone", "weight", "bootstrap", "data_dir", "part", "ready_wait"];
     let section = root.required_section("node", &keys, "a storage node needs a name and a directory")?;
     let because = "it names the place in the placement, and the data directory belongs to it for good";
     let id: Option<NodeId> = section.required("id", NAME, because).and_then(|field| name(&field, because));
@@ -142,7 +145,11 @@ pub(super) fn node(root: &Section<'_>) -> Option<NodeSettings> {
         .required("data_dir", "a directory", "a store needs a place for its data")
         .and_then(|field| field.text())
         .map(Into::into);
-    Some(NodeSettings { id: id?, zone: zone?, weight, bootstrap, data_dir: data_dir? })
+    let part = routing::part(&section);
+    let mut ready_wait = NodeOptions::default().ready_wait;
+    let because = "a request that comes before the node knows the map waits this long, then 503";
+    section.time("ready_wait", &mut ready_wait, Duration::ZERO..=Duration::from_secs(60), because);
+    Some(NodeSettings { id: id?, zone: zone?, weight, bootstrap, data_dir: data_dir?, part, ready_wait })
 }
 
 fn weight(section: &Section<'_>) -> Weight {

@@ -210,8 +210,9 @@ fn key_source(key: &Section<'_>) -> Option<KeySource> {
     })
 }
 
-fn part(key: &Section<'_>) -> Option<KeyPart> {
-    let section = key.section("part", &["until", "between"])?;
+/// `part:` of a route's key or of a node.
+pub(super) fn part(parent: &Section<'_>) -> Option<KeyPart> {
+    let section = parent.section("part", &["until", "between"])?;
     let because = "keys with the same part stay together in one partition";
     let between = section.field("between").map(|field| {
         let texts: Vec<_> = field.items(2).iter().filter_map(|item| item.text()).map(str::to_owned).collect();
