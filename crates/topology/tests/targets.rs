@@ -7,6 +7,8 @@
 //! Fails when a target that does not depend on the machine is missed. Times are shown and not judged here: `cargo bench
 //! --bench placement` judges them on a quiet machine, and `tests/reference.rs` compares with the reference in Python.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 use std::fmt::Write as _;
 use std::hint::black_box;
 use std::net::SocketAddr;
