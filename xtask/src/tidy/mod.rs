@@ -14,9 +14,7 @@ use crate::run::{self, root};
 pub(crate) fn run() -> Result<()> {
     let files = project_files()?;
     let mut problems = Vec::new();
-    if !run::succeeds("cargo", &["fmt", "--all", "--check"]) {
-        problems.push("formatting: run `cargo fmt --all`".to_owned());
-    }
+    problems.extend(unformatted()?);
     problems.extend(sources::problems(&files)?);
     problems.extend(docs::problems(&files)?);
     problems.extend(deps::problems()?);
@@ -25,6 +23,18 @@ pub(crate) fn run() -> Result<()> {
     }
     println!("tidy: {} files, no problems", files.len());
     Ok(())
+}
+
+/// The files that `cargo fmt` would change; it says so by their names and its exit code.
+fn unformatted() -> Result<Vec<String>> {
+    let output = run::command("cargo", &["fmt", "--all", "--", "--check", "-l"]).output()?;
+    let listing = String::from_utf8_lossy(&output.stdout);
+    let mut files: Vec<&str> = listing.lines().collect();
+    if files.is_empty() && !output.status.success() {
+        bail!("cargo fmt failed: {}", String::from_utf8_lossy(&output.stderr).trim_end());
+    }
+    files.sort_unstable();
+    Ok(files.into_iter().map(|file| format!("{file}: run `cargo fmt --all`")).collect())
 }
 
 /// A text file of the project.
