@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::rc::Rc;
 
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Uri, request};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Uri, Version, request};
 use ringway_route::{Access, Reason, Tried, Why};
 use ringway_topology::{Epoch, NodeIndex, Partition};
 use tokio::time::Instant;
@@ -53,6 +53,7 @@ pub(crate) type Spare = Vec<(HeaderName, HeaderValue)>;
 pub(crate) struct Facts {
     pub(crate) started: Instant,
     pub(crate) method: MethodClass,
+    pub(crate) http2: bool,
     pub(crate) route: Option<usize>,
     pub(crate) screened: Screened,
     pub(crate) request_id: Option<HeaderValue>,
@@ -79,10 +80,11 @@ pub(crate) struct Target {
 }
 
 impl Facts {
-    fn new(method: &Method, started: Instant) -> Self {
+    fn new(parts: &request::Parts, started: Instant) -> Self {
         Self {
             started,
-            method: MethodClass::from(method),
+            method: MethodClass::from(&parts.method),
+            http2: parts.version == Version::HTTP_2,
             route: None,
             screened: Screened::default(),
             request_id: None,
@@ -137,7 +139,7 @@ impl Exchange {
         started: Instant,
     ) -> Result<Self, Refused> {
         let (mut parts, body) = request.into_parts();
-        let mut facts = Facts::new(&parts.method, started);
+        let mut facts = Facts::new(&parts, started);
         match Self::prepare(core, &mut parts, connection, &mut facts) {
             Ok((partition, hash)) => Ok(Self::assemble(core, parts, body, facts, partition, hash)),
             Err(reason) => Err(Box::new((facts, reason))),

@@ -71,6 +71,7 @@ pub(crate) struct Screened {
 struct Found {
     hosts: u8,
     lengths: u8,
+    codings: u8,
     connection: bool,
     /// Any other hop-by-hop field.
     hop: bool,
@@ -106,6 +107,7 @@ impl Found {
                 }
                 "transfer-encoding" => {
                     found.hop = true;
+                    found.codings = found.codings.saturating_add(1);
                     found.coding_unknown |= !value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked");
                 }
                 "content-type" => found.grpc = value.as_bytes().starts_with(b"application/grpc"),
@@ -171,7 +173,7 @@ fn check(parts: &request::Parts, found: &Found) -> Result<(), Reason> {
     if found.upgrade && found.connection {
         return Err(Reason::UpgradeUnsupported);
     }
-    if found.lengths > 1 || found.coding_unknown || found.hosts > 1 {
+    if found.lengths > 1 || found.codings > 1 || found.coding_unknown || found.hosts > 1 {
         return Err(Reason::MalformedRequest);
     }
     let nameless = found.hosts == 0 && parts.uri.authority().is_none();

@@ -76,3 +76,6 @@ impl Proxy {
         self.edge.shutdown(drain).await
     }
 }
+
+#[cfg(test)]
+mod tests;

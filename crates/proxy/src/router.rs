@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use http::{HeaderValue, Request, Response};
+use http::{HeaderValue, Request, Response, header};
 use ringway_route::{HealthView, HoldRoom, Reason, RetryBudget};
 use ringway_topology::{Map, Partition, SnapshotCell, SnapshotReader};
 use thiserror::Error;
@@ -296,6 +296,10 @@ impl Core {
         let mut response =
             if facts.screened.grpc { problem.grpc_response(pseudonym) } else { problem.response(pseudonym) };
         put_request_id(&mut response, facts.request_id.as_ref());
+        if matches!(reason, Reason::MalformedRequest | Reason::RequestBody) && !facts.http2 {
+            // Where such a message ends is anybody's guess: nothing after it may be read as a request.
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
         self.metrics.error(reason.label());
         self.log.error(&problem, facts.attempts, facts.request_id.as_ref(), self.now());
         self.finish(response, &facts, hash)

@@ -130,6 +130,10 @@ fn what_cannot_be_forwarded_is_refused() {
         (get(&[("host", "again")]), Reason::MalformedRequest),
         (parts(Request::get("/")), Reason::MalformedRequest),
         (get(&[("content-length", "1"), ("content-length", "1")]), Reason::MalformedRequest),
+        (
+            get(&[("transfer-encoding", "chunked"), ("transfer-encoding", "chunked")]),
+            Reason::MalformedRequest,
+        ),
         (get(&[("transfer-encoding", "gzip, chunked")]), Reason::MalformedRequest),
         (parts(Request::get("/").header("host", "a b")), Reason::MalformedRequest),
         (parts(Request::get("/").header("host", "a/b")), Reason::MalformedRequest),
