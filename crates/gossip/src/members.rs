@@ -41,6 +41,15 @@ impl From<&Update<'_>> for Evidence {
     }
 }
 
+/// What is believed of a member from now on.
+#[derive(Debug)]
+pub(crate) struct Belief {
+    pub(crate) evidence: Evidence,
+    pub(crate) addr: SocketAddr,
+    /// Who accuses or declared it dead.
+    pub(crate) by: Option<Arc<str>>,
+}
+
 #[derive(Debug)]
 pub(crate) struct Member {
     pub(crate) id: Arc<str>,
@@ -209,16 +218,8 @@ impl Members {
     }
 
     /// Replaces what is believed of a listed member.
-    pub(crate) fn set(
-        &mut self,
-        slot: Slot,
-        evidence: Evidence,
-        addr: SocketAddr,
-        by: Option<Arc<str>>,
-        now: Duration,
-        rng: &mut Rng,
-        sums: &mut Sums,
-    ) {
+    pub(crate) fn set(&mut self, slot: Slot, belief: Belief, now: Duration, rng: &mut Rng, sums: &mut Sums) {
+        let Belief { evidence, addr, by } = belief;
         let Some(member) = self.at_mut(slot) else { return };
         debug_assert!(evidence > member.evidence || slot == SELF, "evidence only grows");
         let (was_live, before, key) = (member.is_live(), member.digest_hash(), member.key_hash());
@@ -236,7 +237,7 @@ impl Members {
         }
     }
 
-    /// Forgets a member that is gone, but for its evidence. `true` when an older tombstone had to go.
+    /// Forgets a member that is gone, but for its evidence.
     pub(crate) fn bury(&mut self, slot: Slot, sums: &mut Sums) -> Option<Arc<str>> {
         let member = self.at(slot).filter(|member| !member.is_live())?;
         let (id, evidence, key, hash) =
@@ -412,7 +413,8 @@ mod tests {
                     let member = members.at(dying).unwrap();
                     let (mut evidence, addr) = (member.evidence, member.addr);
                     evidence.state = State::Dead;
-                    members.set(dying, evidence, addr, None, Duration::ZERO, &mut rng, &mut sums);
+                    let belief = Belief { evidence, addr, by: None };
+                    members.set(dying, belief, Duration::ZERO, &mut rng, &mut sums);
                     members.check_invariants();
                 }
             }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::core::{Gossip, Mode};
 use crate::event::{DeadCause, Event, State};
-use crate::members::{Evidence, SELF, Slot};
+use crate::members::{Belief, Evidence, SELF, Slot};
 use crate::records::Merged;
 use crate::suspicion::Suspicion;
 use crate::timers::Timer;
@@ -107,7 +107,8 @@ impl Gossip {
         self.timers.cancel(Timer::Suspicion(slot));
         self.timers.cancel(Timer::Forget(slot));
         let by = (!update.by.is_empty()).then(|| Arc::from(update.by));
-        self.members.set(slot, evidence, update.addr, by, now, &mut self.rng, &mut self.sums);
+        let belief = Belief { evidence, addr: update.addr, by };
+        self.members.set(slot, belief, now, &mut self.rng, &mut self.sums);
         let live = matches!(evidence.state, State::Alive | State::Suspect);
         let was_live = matches!(before.state, State::Alive | State::Suspect);
         let another = before.generation != evidence.generation || addr != update.addr;
@@ -270,8 +271,8 @@ impl Gossip {
 
     pub(crate) fn announce_self(&mut self, now: Duration, evidence: Evidence) {
         let Some(me) = self.members.at(SELF) else { return };
-        let addr = me.addr;
-        self.members.set(SELF, evidence, addr, None, now, &mut self.rng, &mut self.sums);
+        let belief = Belief { evidence, addr: me.addr, by: None };
+        self.members.set(SELF, belief, now, &mut self.rng, &mut self.sums);
         self.spread_member(now, SELF);
     }
 
