@@ -154,11 +154,9 @@ impl Exchange {
     ) -> Result<(Partition, u64), Reason> {
         let options = &core.options;
         // Before the key is looked for: what is malformed has no key, and the host is one only afterwards.
-        let authority = parts.uri.clone();
         facts.screened =
             headers::screen_request(parts, connection, &core.identity, &options.headers, &options.trusted)?;
-        let uri = if authority.authority().is_some() { &authority } else { &parts.uri };
-        let head = Head { method: &parts.method, uri, headers: &parts.headers };
+        let head = Head { method: &parts.method, uri: &parts.uri, headers: &parts.headers };
         let found = key::routing_key(&options.routes, head).map_err(|(reason, route)| {
             facts.route = route;
             reason

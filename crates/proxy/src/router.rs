@@ -238,12 +238,10 @@ impl Core {
     }
 
     /// Counts a request towards the retry budget, and looks after the pools now and then.
-    pub(crate) fn count_request(&self) {
-        let now = self.now();
-        self.budget.borrow_mut().request(now);
-        let swept = self.swept.get();
-        if self.origin + now > swept + self.options.upstream.idle_timeout / 2 {
-            self.swept.set(self.origin + now);
+    pub(crate) fn count_request(&self, started: Instant) {
+        self.budget.borrow_mut().request(started.duration_since(self.origin));
+        if started > self.swept.get() + self.options.upstream.idle_timeout / 2 {
+            self.swept.set(started);
             self.nodes.sweep();
         }
     }

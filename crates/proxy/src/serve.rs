@@ -1,8 +1,10 @@
 //! A request's life, in order. All branching of the request path is in [`serve_request`]; what it calls decides
 //! nothing about the flow.
 
+use std::time::Duration;
+
 use http::{Request, Response};
-use ringway_route::{Access, Outcome, Pick, Question, Reason, Standing, Verdict, hold, pick, verdict};
+use ringway_route::{Access, Outcome, Pick, Question, Reason, Standing, Tried, Verdict, hold, pick, verdict};
 use ringway_topology::{Health, Ownership};
 use tokio::time::Instant;
 
@@ -29,7 +31,7 @@ pub(crate) async fn serve_request(
         Ok(exchange) => exchange,
         Err(refused) => return core.refuse(refused.0, 0, refused.1),
     };
-    core.count_request();
+    core.count_request(exchange.facts.started);
     for _ in 0..ATTEMPTS_MAX {
         let (verdict, target, answer) = match choose(core, &mut exchange) {
             Ok(target) => {
@@ -41,7 +43,11 @@ pub(crate) async fn serve_request(
         match (verdict, answer) {
             (Verdict::Return, Some(answer)) => return core.answer(exchange, answer),
             (Verdict::Return, None) => return core.fail(exchange, Reason::Internal),
-            (Verdict::TryNext { cause, from_budget: false }, _) => core.metrics.retry(cause.label()),
+            (Verdict::TryNext { cause, from_budget: false }, _) => {
+                // The owners are others now: positions tried before mean nothing among them.
+                exchange.tried = Tried::default();
+                core.metrics.retry(cause.label());
+            }
             (Verdict::TryNext { cause, from_budget: true }, _) => {
                 if !core.withdraw() {
                     exchange.facts.denied = true;
@@ -75,6 +81,8 @@ fn choose(core: &Core, exchange: &mut Exchange) -> Result<Target, Verdict> {
             Some((owners, epoch)) => (owners.as_slice(), *epoch),
             None => (row.as_slice(), map.epoch(exchange.partition)),
         };
+        // Only `any` reads look at the clock and toss a coin.
+        let any = exchange.access == Access::ReadAny;
         let mut question = Question {
             map,
             owners,
@@ -82,8 +90,8 @@ fn choose(core: &Core, exchange: &mut Exchange) -> Result<Target, Verdict> {
             health,
             tried: exchange.tried,
             zone: core.options.zone.as_ref(),
-            now: core.now(),
-            coin: if exchange.access == Access::ReadAny { core.coin() } else { 0 },
+            now: if any { core.now() } else { Duration::ZERO },
+            coin: if any { core.coin() } else { 0 },
         };
         let choice = pick(&question, &core.nodes);
         let Pick::Owner { position, node, why } = choice else {
@@ -106,7 +114,7 @@ async fn attempt(
     target: &Target,
 ) -> (Outcome, Option<Response<UpstreamBody>>) {
     let request = exchange.attempt(target);
-    let outstanding = target.node.chosen(core.now());
+    let outstanding = target.node.chosen(|| core.now());
     // Its own handle, so that the deadline can move while the attempt runs.
     let transfer = exchange.transfer.clone();
     let forwarding = forward(&core.nodes, &target.node, outstanding, request, &transfer);
@@ -155,13 +163,13 @@ fn settle(
     let node = &target.node;
     let failed = |outcome| {
         node.metrics.failure(elapsed);
-        core.nodes.report(node, core.now(), false);
+        core.nodes.report(node, || core.now(), false);
         (outcome, None)
     };
     match forwarded {
         Ok(Forwarded::Answered(answer)) => {
             node.metrics.answer(answer.status(), elapsed);
-            core.nodes.report(node, core.now(), !is_failure(answer.status()));
+            core.nodes.report(node, || core.now(), !is_failure(answer.status()));
             (Outcome::Answered, Some(answer))
         }
         Ok(Forwarded::Misdirected(claim)) => {
@@ -173,10 +181,6 @@ fn settle(
             exchange.claim = newer.or(exchange.claim.take());
             let newer = core
                 .with_map(|map| exchange.claimed_owners(map).is_some_and(|(_, epoch)| epoch > target.epoch));
-            if newer {
-                // Positions of the old claim mean nothing in the new one.
-                exchange.tried = ringway_route::Tried::default();
-            }
             (Outcome::Misdirected { newer }, None)
         }
         Ok(Forwarded::NotSent(reason)) => failed(Outcome::NotSent(reason)),
@@ -249,7 +253,7 @@ async fn held(
     held.looks += 1;
     let (until, partition) = (held.until, exchange.partition);
     // After a hold every owner may be tried anew.
-    exchange.tried = ringway_route::Tried::default();
+    exchange.tried = Tried::default();
 
     if target.is_some_and(|target| moved(core, exchange, target)) {
         return Ok(());

@@ -160,11 +160,11 @@ impl Nodes {
     }
 
     /// Tells how an attempt ended, for the outlier rule.
-    pub(crate) fn report(&self, node: &Node, now: Duration, succeeded: bool) {
+    pub(crate) fn report(&self, node: &Node, now: impl FnOnce() -> Duration, succeeded: bool) {
         let mut outlier = node.outlier.get();
         if succeeded {
             outlier.succeeded();
-        } else if outlier.failed(now, &self.outlier) {
+        } else if outlier.failed(now(), &self.outlier) {
             self.metrics.ejection("consecutive_failures");
             tracing::warn!(node = %node.id, "node left out of `any` reads: it keeps failing");
         }
@@ -279,11 +279,13 @@ impl Node {
         }
     }
 
-    /// A request goes to the node.
-    pub(crate) fn chosen(self: &Rc<Self>, now: Duration) -> Outstanding {
+    /// A request goes to the node. The clock is read only for a node that failed before.
+    pub(crate) fn chosen(self: &Rc<Self>, now: impl FnOnce() -> Duration) -> Outstanding {
         let mut outlier = self.outlier.get();
-        outlier.chosen(now);
-        self.outlier.set(outlier);
+        if !outlier.is_counting() {
+            outlier.chosen(now());
+            self.outlier.set(outlier);
+        }
         self.outstanding.set(self.outstanding.get() + 1);
         Outstanding(Rc::clone(self))
     }

@@ -57,9 +57,15 @@ impl Outlier {
         }
     }
 
+    /// Whether nothing is to be done when a request goes to the node.
+    #[must_use]
+    pub fn is_counting(&self) -> bool {
+        matches!(self.state, State::Counting { .. })
+    }
+
     /// A request goes to the node: the first one after an ejection is the probe.
     pub fn chosen(&mut self, now: Duration) {
-        if !matches!(self.state, State::Counting { .. }) && self.admits(now) {
+        if !self.is_counting() && self.admits(now) {
             self.state = State::Probing { since: now };
         }
     }

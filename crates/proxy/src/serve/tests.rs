@@ -5,7 +5,6 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, Response};
@@ -673,6 +672,33 @@ fn an_answer_not_read_to_its_end_costs_its_connection() {
         eventually(|| node.seen.lock().unwrap().closed == 1).await;
         assert_eq!(call(&router, get()).await.0, 200);
         assert_eq!(node.seen.lock().unwrap().connections, 2);
+    });
+}
+
+#[test]
+fn an_early_answer_costs_the_connection_that_still_carries_the_request() {
+    run(async {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        tokio::task::spawn_local(async move {
+            // Answers the first head on each connection and reads nothing more: a refusal of a big upload.
+            let mut kept = Vec::new();
+            while let Ok((mut stream, _)) = listener.accept().await {
+                read_until(&mut stream, &mut Vec::new(), b"\r\n\r\n").await;
+                stream
+                    .write_all(b"HTTP/1.1 413 Content Too Large\r\ncontent-length: 2\r\n\r\nno")
+                    .await
+                    .unwrap();
+                kept.push(stream);
+            }
+        });
+        let cluster = Cluster::derived(&[(addr, Alive)]);
+        let router = cluster.router(options());
+        let endless = futures_util::stream::pending::<Result<Frame<Bytes>, BoxError>>();
+        let upload = put(Body::boxed(StreamBody::new(endless)));
+        assert_eq!(call(&router, upload).await, (413, "no".to_owned()));
+        assert_eq!(call(&router, get()).await, (413, "no".to_owned()), "on a connection of its own");
+        assert!(cluster.counted("ringway_upstream_connections_opened_total{node=\"n0\"} 2"));
     });
 }
 
