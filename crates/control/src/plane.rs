@@ -17,7 +17,7 @@
 //! member is ready, and it is not ready before a map of everything it knows is published. The same records give
 //! the same digest, whatever the order they came in.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,6 +28,7 @@ use thiserror::Error;
 
 use crate::debounce::Debounce;
 use crate::directory::{Change, Directory, Refusal};
+use crate::health::HealthBook;
 use crate::own::{OwnRecords, Statement};
 use crate::ownership::Owners;
 use crate::readiness::Gate;
@@ -130,6 +131,7 @@ pub struct Plane {
     fatal: bool,
 
     rebuild: Debounce,
+    health: HealthBook,
     health_stale: bool,
     health_not_before: Duration,
     map: Arc<Map>,
@@ -169,6 +171,7 @@ impl Plane {
             readiness: Readiness::NotReady { reason: "starting".to_owned() },
             fatal: false,
             rebuild: Debounce::new(options.debounce_min, options.debounce_max),
+            health: HealthBook::default(),
             health_stale: false,
             health_not_before: Duration::ZERO,
             map: Arc::new(Map::empty(Arc::clone(&settings))),
@@ -264,7 +267,7 @@ impl Plane {
         }
         let ready = self.readiness.is_ready();
         let rebuild = self.rebuild.due().filter(|_| ready);
-        let health = (ready && self.health_stale).then_some(self.health_not_before);
+        let health = self.health_due().filter(|_| ready);
         let resync = self.resync_at.filter(|_| !ready);
         [self.gossip.poll_timeout(), rebuild, health, self.own.due(), resync].into_iter().flatten().min()
     }
@@ -369,7 +372,10 @@ impl Plane {
                 self.member_changed(PlaneEvent::MemberDead { id, cause });
             }
             Event::Left { id } => self.member_changed(PlaneEvent::MemberLeft { id }),
-            Event::Forgotten { id } => self.member_changed(PlaneEvent::MemberForgotten { id }),
+            Event::Forgotten { id } => {
+                self.health.forgotten(&id);
+                self.member_changed(PlaneEvent::MemberForgotten { id });
+            }
             Event::Record { key, version, value } => {
                 self.own.met(&key, version, &value);
                 self.absorb_record(now, &key, &value);
@@ -483,7 +489,7 @@ impl Plane {
         }
         if self.rebuild.take(now) {
             self.build_map(now);
-        } else if self.health_stale && now >= self.health_not_before {
+        } else if self.health_due().is_some_and(|due| due <= now) {
             self.refresh_health(now);
         }
         spoke
@@ -573,7 +579,7 @@ impl Plane {
 
     /// Runs the placement over the node records and makes a map of the outcome.
     fn build_map(&mut self, now: Duration) {
-        let health = HealthByName::of(&self.gossip);
+        let health = self.health.look(now, &self.gossip, self.directory.nodes().map(|record| &record.id));
         let claims = self.owners.claims(&self.directory);
         let nodes = self.directory.nodes().map(|record| NodeEntry {
             id: record.id.clone(),
@@ -583,7 +589,7 @@ impl Plane {
             data: record.data,
             peer: record.peer,
             phase: record.phase,
-            health: health.get(&record.id),
+            health: health.get(&record.id).copied().unwrap_or(Health::Unknown),
         });
         let map = Map::new(Arc::clone(&self.settings), nodes.collect(), claims);
         self.stats.placements = self.owners.placements();
@@ -593,10 +599,16 @@ impl Plane {
 
     /// The same claims, seen with what membership believes now.
     fn refresh_health(&mut self, now: Duration) {
-        let health = HealthByName::of(&self.gossip);
-        let map = self.map.with_health(|node| health.get(&node.id));
+        let health = self.health.look(now, &self.gossip, self.map.nodes().iter().map(|node| &node.id));
+        let map = self.map.with_health(|node| health.get(&node.id).copied().unwrap_or(node.health));
         self.health_refreshed(now);
         self.offer(map);
+    }
+
+    /// When the map's health is to be looked at again: after a change, and when a node was waited for long enough.
+    fn health_due(&self) -> Option<Duration> {
+        let changed = self.health_stale.then_some(self.health_not_before);
+        [changed, self.health.due()].into_iter().flatten().min()
     }
 
     fn health_refreshed(&mut self, now: Duration) {
@@ -708,27 +720,4 @@ fn is_ready_peer(gossip: &Gossip, directory: &Directory, id: &str) -> bool {
             && member.state == State::Alive
             && directory.member(id, member.generation).is_some_and(|said| said.ready)
     })
-}
-
-/// What membership believes of everybody it knows.
-struct HealthByName<'a>(BTreeMap<&'a str, Health>);
-
-impl<'a> HealthByName<'a> {
-    fn of(gossip: &'a Gossip) -> Self {
-        let health = gossip.members().map(|member| {
-            let health = match member.state {
-                State::Alive => Health::Alive,
-                State::Suspect => Health::Suspect,
-                State::Dead => Health::Dead,
-                State::Left => Health::Left,
-            };
-            (member.id, health)
-        });
-        Self(health.collect())
-    }
-
-    /// A node known by its record only has not been seen yet, or not for very long.
-    fn get(&self, id: &NodeId) -> Health {
-        self.0.get(id.as_str()).copied().unwrap_or(Health::Unknown)
-    }
 }

@@ -6,6 +6,7 @@ mod world;
 
 use std::time::Duration;
 
+use ringway_control::health::UNSEEN_TIME;
 use ringway_control::plane::HEALTH_GAP;
 use ringway_control::records::first_version;
 use ringway_control::{
@@ -158,6 +159,12 @@ fn a_whole_cluster_restarts_with_one_node_still_down_and_keeps_the_placement() {
     assert_eq!(member.map().digest(), before);
     let health: Vec<Health> = member.map().nodes().iter().map(|node| node.health).collect();
     assert_eq!(health, [Health::Alive, Health::Unknown, Health::Unknown]);
+
+    world.run(UNSEEN_TIME + SOON);
+    let member = world.member(n1);
+    let health: Vec<Health> = member.map().nodes().iter().map(|node| node.health).collect();
+    assert_eq!(health, [Health::Alive, Health::Dead, Health::Dead], "nobody is waited for for ever");
+    assert_eq!(member.map().digest(), before, "and nothing moves");
 }
 
 // From records to maps.

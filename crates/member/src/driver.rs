@@ -258,13 +258,18 @@ impl Driver {
         }
     }
 
-    /// Says everything the plane has to say: the map before the readiness that rests on it, and a fatal reason last.
+    /// Says everything the plane has to say: the map and the view before the readiness that rests on them, and a
+    /// fatal reason last.
     fn flush(&mut self, now: Duration) -> Result<(), Fatal> {
         self.transmit();
         if let Some(map) = self.plane.poll_publish() {
             tracing::info!(digest = %map.digest(), nodes = map.nodes().len(), "map published");
             self.outputs.snapshot.publish(map);
             self.outputs.maps.send_modify(|maps| *maps += 1);
+        }
+        let changed = *self.outputs.readiness.borrow() != *self.plane.readiness();
+        if changed {
+            self.show(now, true);
         }
         let readiness = self.plane.readiness();
         self.outputs.readiness.send_if_modified(|told| {
