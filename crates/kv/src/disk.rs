@@ -21,6 +21,17 @@ pub(crate) const BALLAST_FILE: &str = "ballast";
 /// Told once when the engine cannot go on; what it does is the embedding program's choice.
 pub type FatalHook = Arc<dyn Fn(&str) + Send + Sync>;
 
+/// What the disk has room for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Room {
+    /// Everything.
+    Values,
+    /// What stores no new value.
+    Deletes,
+    /// Nothing: even a delete writes pages, and there is no ballast to fall back on.
+    Nothing,
+}
+
 /// The disk a store is on: its free space, and its ballast.
 pub(crate) struct Disk {
     dir: PathBuf,
@@ -68,21 +79,24 @@ impl Disk {
         }
     }
 
-    /// Looks at the free space before a group of writes: whether values may be taken.
+    /// Looks at the free space before a group of writes: what may be written.
     ///
     /// Sets the ballast aside again when there is room for it. While the ballast is gone nothing is admitted:
     /// it is what makes the engine survive the next failure.
-    pub(crate) fn admit(&self) -> bool {
+    pub(crate) fn admit(&self) -> Room {
         let free = self.measure_free();
         self.free_bytes.store(free, Ordering::Relaxed);
         if !self.ballast.load(Ordering::Acquire) {
             if free < self.free_bytes_min.saturating_add(self.ballast_bytes) {
-                return false;
+                return Room::Nothing;
             }
             self.set_ballast_aside();
-            return self.ballast.load(Ordering::Acquire);
         }
-        free >= self.free_bytes_min
+        match self.ballast.load(Ordering::Acquire) {
+            false => Room::Nothing,
+            true if free < self.free_bytes_min => Room::Deletes,
+            true => Room::Values,
+        }
     }
 
     /// Free bytes of the file system when [`Self::admit`] looked last.
@@ -171,6 +185,8 @@ impl DiskFile {
     /// Runs `write`, and once more after giving the ballast up should the disk be full.
     fn with_ballast(&self, write: impl Fn() -> io::Result<()>) -> io::Result<()> {
         match write() {
+            // A limit on this file's own size is not helped by another file's space.
+            Err(error) if error.kind() == io::ErrorKind::FileTooLarge => Err(error),
             Err(error) if is_full(&error) && self.disk.give_ballast_up() => write(),
             other => other,
         }

@@ -15,7 +15,7 @@ use ringway_topology::{Partition, StoreId};
 use tokio::sync::{Semaphore, TryAcquireError, oneshot};
 use xxhash_rust::xxh3::Xxh3;
 
-use crate::disk::{Disk, FatalHook};
+use crate::disk::{Disk, FatalHook, Room};
 use crate::dump::{self, DumpError, Dumped};
 use crate::engine::{Engine, EngineError, HEADS, OpenError};
 use crate::metrics::StoreMetrics;
@@ -102,7 +102,7 @@ impl KvStore {
             options,
         });
         shared.publish(&totals);
-        shared.admit_values();
+        shared.look_at_disk();
         // Sweeps what an earlier life left behind.
         shared.wake();
         let writer = Writer::new(Arc::clone(&shared), queue, totals, doomed);
@@ -398,20 +398,25 @@ impl Shared {
         answer.await.map_err(|_| StoreError::Closed)
     }
 
-    /// Looks at the disk: whether values may be taken.
-    pub(crate) fn admit_values(&self) -> bool {
-        let admitted = self.disk.admit();
-        let was_full = self.metrics.full.get() == 1;
-        self.metrics.full.set(i64::from(!admitted));
-        self.metrics.free_bytes.set(i64::try_from(self.disk.free_bytes()).unwrap_or(i64::MAX));
-        if was_full == admitted {
-            let free_bytes = self.disk.free_bytes();
-            match admitted {
-                true => tracing::info!(free_bytes, "there is disk space again: values are accepted"),
-                false => tracing::error!(free_bytes, "the disk is full: values are refused, reads go on"),
+    /// Looks at the disk: what may be written.
+    pub(crate) fn look_at_disk(&self) -> Room {
+        let room = self.disk.admit();
+        let free_bytes = self.disk.free_bytes();
+        let full = i64::from(room != Room::Values);
+        if full != self.metrics.full.get() {
+            match room {
+                Room::Values => tracing::info!(free_bytes, "there is disk space again: values are accepted"),
+                Room::Deletes => {
+                    tracing::error!(free_bytes, "the disk is full: values are refused, reads go on")
+                }
+                Room::Nothing => {
+                    tracing::error!(free_bytes, "the disk is full: writes are refused, reads go on")
+                }
             }
         }
-        admitted
+        self.metrics.full.set(full);
+        self.metrics.free_bytes.set(i64::try_from(free_bytes).unwrap_or(i64::MAX));
+        room
     }
 
     /// Publishes what was committed.

@@ -14,6 +14,7 @@ use redb::{ReadTransaction, ReadableTable, Table, WriteTransaction};
 use ringway_node::{ContentType, Delete, Etag, Precondition, Put, StoreError};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
+use crate::disk::Room;
 use crate::engine::{CHUNKS, DOOMED, EngineError, HEADS, META, META_TOTALS};
 use crate::options::Durability;
 use crate::pins::Pin;
@@ -175,7 +176,7 @@ impl Writer {
     fn commit_group(&mut self, group: Vec<Job>) {
         let shared = Arc::clone(&self.shared);
         let acknowledges = group.iter().any(|job| !matches!(job, Job::Stage { .. }));
-        let mut batch = Batch::new(self.totals, shared.admit_values());
+        let mut batch = Batch::new(self.totals, shared.look_at_disk());
         let timer = shared.metrics.commit_duration.start_timer();
         let committed = shared.engine.write(|mut txn| {
             txn.set_durability(self.durability(acknowledges))?;
@@ -304,7 +305,7 @@ impl Writer {
 /// One group being applied.
 struct Batch {
     totals: Totals,
-    takes_values: bool,
+    room: Room,
     changed: bool,
     /// Chunk ids that became garbage, or may become it.
     doomed: Vec<u64>,
@@ -327,8 +328,8 @@ struct Current {
 }
 
 impl Batch {
-    fn new(totals: Totals, takes_values: bool) -> Self {
-        Self { totals, takes_values, changed: false, doomed: Vec::new(), saved: Vec::new() }
+    fn new(totals: Totals, room: Room) -> Self {
+        Self { totals, room, changed: false, doomed: Vec::new(), saved: Vec::new() }
     }
 
     fn apply(
@@ -359,10 +360,10 @@ impl Batch {
         tables: &mut Tables<'_>,
         shared: &Shared,
     ) -> Result<Outcome, EngineError> {
+        if !self.has_room(job) {
+            return Ok(job.outcome(StoreError::DiskFull));
+        }
         match job {
-            Job::Put { value, .. } if !self.takes_values && !value.is_empty() => {
-                Ok(Outcome::Put(Err(StoreError::DiskFull)))
-            }
             Job::Put { key, value, content_type, condition, .. } => {
                 let etag = Etag { version: shared.next_id(), checksum: content_checksum(value) };
                 let content_type = content_type.as_bytes();
@@ -370,7 +371,6 @@ impl Batch {
                 let head = Head { etag, bytes: value.len() as u64, content_type, content };
                 self.put(key, &head, condition, tables).map(Outcome::Put)
             }
-            Job::Stage { .. } if !self.takes_values => Ok(Outcome::Stage(Err(StoreError::DiskFull))),
             Job::Stage { chunks, number, bytes, .. } => {
                 let id = chunks.id();
                 self.changed = true;
@@ -388,6 +388,14 @@ impl Batch {
             }
             Job::Delete { key, condition, .. } => self.delete(key, condition, tables).map(Outcome::Delete),
             Job::Reopen { .. } | Job::Wake | Job::Stop => Ok(Outcome::Stage(Ok(()))),
+        }
+    }
+
+    fn has_room(&self, job: &Job) -> bool {
+        match self.room {
+            Room::Values => true,
+            Room::Deletes => job.bytes() == 0,
+            Room::Nothing => false,
         }
     }
 
@@ -516,6 +524,15 @@ impl Job {
             Self::Put { value, .. } => value.len(),
             Self::Stage { bytes, .. } => bytes.len(),
             Self::Adopt { .. } | Self::Delete { .. } | Self::Reopen { .. } | Self::Wake | Self::Stop => 0,
+        }
+    }
+
+    /// The outcome of a job that was not done.
+    fn outcome(&self, error: StoreError) -> Outcome {
+        match self {
+            Self::Put { .. } | Self::Adopt { .. } => Outcome::Put(Err(error)),
+            Self::Delete { .. } => Outcome::Delete(Err(error)),
+            Self::Stage { .. } | Self::Reopen { .. } | Self::Wake | Self::Stop => Outcome::Stage(Err(error)),
         }
     }
 

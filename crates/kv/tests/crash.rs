@@ -93,6 +93,7 @@ fn child() {
     let store = Arc::new(KvStore::open(identity.data_dir(), identity.store(), options()).unwrap());
     match std::env::var(TASK).unwrap().as_str() {
         "write until killed" => runtime().block_on(write_until_killed(store, first)),
+        "fill a small disk" => runtime().block_on(fill_a_small_disk(store, Path::new(&dir))),
         "write until full" => runtime().block_on(write_until_full(store)),
         other => panic!("no task {other}"),
     }
@@ -217,6 +218,52 @@ fn a_full_file_refuses_values_and_serves_reads() {
         }
         store.close().await;
     });
+}
+
+/// A file system that is really full: the write under way finishes on the ballast, then everything but reads is
+/// refused, until there is space again.
+async fn fill_a_small_disk(store: Arc<KvStore>, dir: &Path) {
+    let filler = dir.parent().unwrap().join("filler");
+    std::fs::write(&filler, vec![1; 8 << 20]).unwrap();
+    // All keys together are larger than the disk.
+    let large = vec![7; 16 * CHUNK_BYTES];
+    let mut stored = 0;
+    let refused = loop {
+        match put(&store, stored, &large).await {
+            Ok(()) => stored += 1,
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(refused, StoreError::DiskFull);
+    assert!(stored > 2 && stored < KEYS, "{stored}");
+    for n in 0..stored {
+        assert_eq!(get(&store, n).await.unwrap(), large);
+    }
+    std::fs::remove_file(&filler).unwrap();
+    for n in 0..KEYS {
+        put(&store, n, &value(n)).await.unwrap();
+    }
+    store.close().await;
+    say(&format!("\nSTORED {stored}"));
+}
+
+#[test]
+#[ignore = "mounts a tmpfs of its own: needs root, or user namespaces"]
+fn a_full_file_system_refuses_writes_and_serves_reads() {
+    let dir = TempDir::new().unwrap();
+    let output = Command::new("unshare")
+        .args(["-rm", "sh", "-c", "mount -t tmpfs -o size=24m none \"$1\" && shift && exec \"$0\" \"$@\""])
+        .arg(std::env::current_exe().unwrap())
+        .arg(dir.path())
+        .args(["--exact", "child", "--ignored", "--nocapture"])
+        .env(DIR, dir.path().join("n1"))
+        .env(TASK, "fill a small disk")
+        .env(FIRST, "0")
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{text}\n{}", String::from_utf8_lossy(&output.stderr));
+    assert!(text.contains("STORED "), "{text}");
 }
 
 mod dump {

@@ -487,6 +487,8 @@ mod full {
         assert_eq!(std::fs::metadata(&ballast).unwrap().len(), 0, "the ballast is given up");
         set_free(&store, Some(1_000));
         assert_eq!(put(&store, b"next", b"x").await, Err(StoreError::DiskFull));
+        let delete = store.delete(P, b"k", Precondition::NONE).await;
+        assert_eq!(delete, Err(StoreError::DiskFull), "nothing is written without a ballast");
         assert_eq!(get(&store, b"under way").await.unwrap().unwrap(), b"y");
         assert_eq!(store.shared.metrics.reopened.get(), 0, "the engine never noticed");
         store.shared.disk.faults.full_until_ballast_is_gone.store(false, Ordering::Relaxed);
