@@ -2,6 +2,8 @@
 //!
 //! The child is this test binary run again with [`child`] as its only test.
 
+#![expect(clippy::unwrap_used, reason = "a test says what is wrong by failing where it is")]
+
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;

@@ -1,5 +1,7 @@
 //! The node contract and any client's entry, over real sockets with a real store and a hand-made map.
 
+#![expect(clippy::unwrap_used, reason = "a test says what is wrong by failing where it is")]
+
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
