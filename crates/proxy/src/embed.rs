@@ -172,7 +172,7 @@ impl http_body::Body for EmbeddedBody {
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.size.clone()
+        self.size
     }
 }
 

@@ -16,6 +16,10 @@ use crate::upstream::{Lease, Node, Nodes, Outstanding, UpstreamBody};
 const MISDIRECTED_BODY_BYTES_MAX: u64 = 4_096;
 
 /// What came of an attempt, with what is needed to go on from there.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "one per attempt, moved twice; a box would cost every request an allocation"
+)]
 pub(crate) enum Forwarded {
     /// The head of an answer that is not 421.
     Answered(Response<UpstreamBody>),

@@ -265,7 +265,8 @@ mod tests {
         assert_eq!(key_of(&tenant, "/", &[]), Err(Reason::KeyMissing));
 
         let session = route(None, KeySource::Cookie("sid".into()), None);
-        let table: [(&[(&str, &[u8])], Result<&[u8], Reason>); 6] = [
+        type Row = (&'static [(&'static str, &'static [u8])], Result<&'static [u8], Reason>);
+        let table: [Row; 6] = [
             (&[("cookie", b"a=1; sid=x; sid=y")], Ok(b"x")),
             (&[("cookie", b"a=1"), ("cookie", b"sid=x")], Ok(b"x")),
             (&[("cookie", b"sid = x ;b=2")], Ok(b"x")),

@@ -216,7 +216,7 @@ impl http_body::Body for SentBody {
         let Some(shared) = &self.shared else { return SizeHint::with_exact(0) };
         let shared = shared.borrow();
         // hyper asks before the first frame; later the hint would be of what is left.
-        if self.next == 0 { shared.size.clone() } else { SizeHint::default() }
+        if self.next == 0 { shared.size } else { SizeHint::default() }
     }
 }
 

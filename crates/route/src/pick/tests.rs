@@ -32,7 +32,7 @@ fn map(ownership: Ownership, nodes: &[(Health, &str)]) -> Map {
         health: *health,
     });
     let row: Vec<_> = (0..nodes.len().min(7)).map(|i| NodeIndex(i as u16)).collect();
-    let claims = ClaimTable::derived(row.len().max(1), [row.as_slice()].into_iter());
+    let claims = ClaimTable::derived(row.len().max(1), [row.as_slice()]);
     Map::new(settings, entries.collect(), Arc::new(claims))
 }
 
