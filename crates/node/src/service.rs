@@ -71,6 +71,10 @@ impl<S: PartitionStore> WorkerService for NodeService<S> {
         }
         response
     }
+
+    fn overloaded(&self, connection: ConnectionInfo) -> Response<Body> {
+        self.router.overloaded(connection)
+    }
 }
 
 impl<S: PartitionStore> NodeService<S> {
