@@ -10,6 +10,8 @@
 //!
 //! The arguments are settings that must agree with the cluster's; a mismatch is refused with both values.
 
+#![expect(clippy::print_stdout, reason = "an example talks to the person who runs it")]
+
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -46,7 +48,9 @@ fn arguments() -> anyhow::Result<Arguments> {
         }
     }
     if found.seed.is_empty() {
-        bail!("usage: embed_router [--cluster NAME] [--partitions Q] HOST:PORT (any member's gossip address)");
+        bail!(
+            "usage: embed_router [--cluster NAME] [--partitions Q] HOST:PORT (any member's gossip address)"
+        );
     }
     Ok(found)
 }
@@ -69,7 +73,8 @@ async fn main() -> anyhow::Result<ExitCode> {
 
     // 1. Become a member: from here on the map is kept up to date in the background.
     let id = NodeId::new(&format!("embedded-{}", std::process::id()))?;
-    let mut options = MemberOptions::router(settings(&arguments)?, id, ringway_member::clock::wall_generation());
+    let mut options =
+        MemberOptions::router(settings(&arguments)?, id, ringway_member::clock::wall_generation());
     options.seeds = vec![arguments.seed.clone()];
     let member = Member::start(options).await?;
     let mut readiness = member.readiness();
@@ -77,7 +82,12 @@ async fn main() -> anyhow::Result<ExitCode> {
         ready = readiness.wait_for(|state| matches!(state, Readiness::Ready)) => drop(ready?),
         fatal = member.fatal() => bail!("the cluster refused us: {fatal}"),
     }
-    println!("joined by {}: {} nodes, map {}", arguments.seed, member.snapshot().load().nodes().len(), member.snapshot().load().digest());
+    println!(
+        "joined by {}: {} nodes, map {}",
+        arguments.seed,
+        member.snapshot().load().nodes().len(),
+        member.snapshot().load().digest()
+    );
 
     // 2. Start a router on that map.
     let feed = ClusterFeed {
