@@ -132,6 +132,11 @@ fn a_paused_process_knows_that_it_was_paused() {
 #[test]
 fn a_restart_is_a_higher_generation_and_beats_everything_said_of_the_life_before() {
     let mut three = Cluster::joined(3, &Make::default(), 7);
+    three.cuts.extend([(2, 0), (2, 1)]);
+    three.run_until(S(5), |c| c.state(0, "n002") == Some(State::Suspect));
+    three.cuts.clear();
+    three.run_until(S(5), |c| c.all_say("n002", State::Alive));
+    assert!(three.nodes[0].gossip.member("n002").unwrap().incarnation > 0, "the life before had refuted");
     three.crash(2);
     three.run_until(S(60), |c| c.all_say("n002", State::Dead));
     three.clear_events();
@@ -177,9 +182,10 @@ fn the_dead_are_forgotten_out_of_the_digest_from_the_start_and_old_news_cannot_r
     let mut three = Cluster::joined(3, &Make { config, ..Make::default() }, 9);
     three.set_record(2, "node/n002", 1, b"stays");
     three.run(S(1));
-    three.capture = Some(Vec::new());
-    three.run(S(3));
-    let old = three.capture.take().unwrap();
+    let old = three.with(2, |g, _| {
+        let payload = g.payload(&crate::wire::Body::Gossip, &g.whole_state());
+        g.seal(&payload)
+    });
     three.crash(2);
     three.run_until(S(60), |c| c.all_say("n002", State::Dead));
     assert!(three.agrees());
@@ -188,9 +194,7 @@ fn the_dead_are_forgotten_out_of_the_digest_from_the_start_and_old_news_cannot_r
     assert_eq!(three.state(0, "n002"), None);
     assert_eq!(three.value(0, "node/n002"), Some(b"stays".to_vec()), "only drain or evict end a record");
     assert!(three.agrees());
-    for packet in old.into_iter().filter(|p| p.to == addr(0)) {
-        three.deliver(0, packet);
-    }
+    three.with(0, |g, now| g.handle_datagram(now, addr(2), &old));
     three.run(S(5));
     assert_eq!(three.state(0, "n002"), None);
     let again = three.add("n002", 2, 2, &Make::default());
