@@ -224,7 +224,7 @@ mod tests {
             ("/kv/a%", Err(Reason::KeyMalformed)),
             ("/kv/a%2", Err(Reason::KeyMalformed)),
             ("/kv/a%zz", Err(Reason::KeyMalformed)),
-            ("/kv/", Err(Reason::NoRoute)),
+            ("/kv/", Err(Reason::KeyMissing)),
             ("/other", Err(Reason::NoRoute)),
             ("/kv/a/b", Err(Reason::NoRoute)),
         ];

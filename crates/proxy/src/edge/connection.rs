@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use http::{Request, Response};
+use http::{HeaderValue, Request, Response, header};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::rt::Executor;
@@ -264,14 +264,18 @@ async fn respond<S: WorkerService>(
     let in_flight = InFlight::new(worker.metrics.clone());
     let ticket = clock.request();
     let idle = worker.options.body_idle_timeout;
+    let awaits_continue = request.headers().contains_key(header::EXPECT);
+    let mut upload = None;
     let request = request.map(|incoming| {
         if incoming.is_end_stream() {
             return Body::empty();
         }
-        RequestBody::new(incoming, idle, worker.metrics.clone()).into()
+        let (body, watched) = RequestBody::new(incoming, idle, worker.metrics.clone());
+        upload = Some(watched);
+        body.into()
     });
     poll_fn(|cx| layers.poll_ready(cx)).await?;
-    let response = match layers.call((request, info)).await {
+    let mut response = match layers.call((request, info)).await {
         Ok(response) => response,
         // The innermost service cannot fail: an error is load shed's refusal.
         Err(_overloaded) => {
@@ -279,6 +283,12 @@ async fn respond<S: WorkerService>(
             worker.service.overloaded(info)
         }
     };
+    if let Some(upload) = upload.filter(|_| !info.http2) {
+        // Reading on would tell a client that waits for 100 Continue to send what nobody wants.
+        if awaits_continue && !upload.has_ended() || !upload.clear().await {
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+    }
     Ok(response.map(|body| ResponseBody::new(body, idle, ticket, in_flight)))
 }
 

@@ -1,21 +1,29 @@
 //! The bodies of one request and its response, with their idle timers.
 
+use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Body as _, Frame, SizeHint};
+use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use thiserror::Error;
-use tokio::time::{Instant, Sleep};
+use tokio::time::{Instant, Sleep, timeout};
 
 use super::connection::InFlight;
 use super::timing::RequestTicket;
 use crate::body::{Body, BoxError};
 use crate::metrics::WorkerMetrics;
 use crate::metrics::worker::{BodyStall, WorkerCells};
+
+/// Most bytes of an unwanted body that are read to keep a connection.
+const LEFTOVER_BYTES_MAX: u64 = 64 << 10;
+/// Longest time an answer waits for them.
+const LEFTOVER_TIME: Duration = Duration::from_secs(1);
 
 /// A body in which nothing moved for longer than [`super::EdgeOptions::body_idle_timeout`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
@@ -27,14 +35,18 @@ pub struct BodyIdle {
 
 /// A client's request body. Ends with [`BodyIdle`] when the client stops sending.
 pub struct RequestBody {
-    incoming: Incoming,
+    /// Taken when it is dropped.
+    incoming: Option<Incoming>,
+    upload: Rc<Upload>,
     pause: Pause,
     metrics: WorkerMetrics,
 }
 
 impl RequestBody {
-    pub(crate) fn new(incoming: Incoming, limit: Duration, metrics: WorkerMetrics) -> Self {
-        Self { incoming, pause: Pause::new(limit), metrics }
+    pub(super) fn new(incoming: Incoming, limit: Duration, metrics: WorkerMetrics) -> (Self, Rc<Upload>) {
+        let upload = Rc::new(Upload::default());
+        let incoming = Some(incoming);
+        (Self { incoming, upload: Rc::clone(&upload), pause: Pause::new(limit), metrics }, upload)
     }
 }
 
@@ -47,8 +59,10 @@ impl http_body::Body for RequestBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let this = &mut *self;
-        if let Poll::Ready(frame) = Pin::new(&mut this.incoming).poll_frame(cx) {
+        let Some(incoming) = &mut this.incoming else { return Poll::Ready(None) };
+        if let Poll::Ready(frame) = Pin::new(&mut *incoming).poll_frame(cx) {
             this.pause.end();
+            this.upload.ended.set(frame.is_none() || incoming.is_end_stream());
             return Poll::Ready(frame.map(|frame| frame.map_err(Into::into)));
         }
         let idle = ready!(this.pause.poll_expired(cx));
@@ -57,17 +71,56 @@ impl http_body::Body for RequestBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.incoming.is_end_stream()
+        self.incoming.as_ref().is_none_or(Incoming::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.incoming.size_hint()
+        self.incoming.as_ref().map_or_else(|| SizeHint::with_exact(0), Incoming::size_hint)
+    }
+}
+
+impl Drop for RequestBody {
+    fn drop(&mut self) {
+        if !self.upload.ended.get() {
+            *self.upload.leftover.borrow_mut() = self.incoming.take();
+        }
     }
 }
 
 impl fmt::Debug for RequestBody {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "RequestBody({:?})", self.incoming.size_hint())
+        write!(f, "RequestBody({:?})", self.size_hint())
+    }
+}
+
+/// What became of a request's body, as seen from its connection.
+#[derive(Debug, Default)]
+pub(super) struct Upload {
+    ended: Cell<bool>,
+    leftover: RefCell<Option<Incoming>>,
+}
+
+impl Upload {
+    /// Whether all of the body was read.
+    pub(super) fn has_ended(&self) -> bool {
+        self.ended.get()
+    }
+
+    /// Makes room for the next request of an HTTP/1.1 connection: reads the little that nobody wanted of a body.
+    ///
+    /// `false` when something of the body is left: the connection must then close after the answer, and the answer
+    /// must say so, or the client's next request goes into a closing connection.
+    pub(super) async fn clear(&self) -> bool {
+        if self.ended.get() {
+            return true;
+        }
+        let leftover = self.leftover.borrow_mut().take();
+        let small =
+            |rest: &Incoming| rest.size_hint().upper().is_some_and(|upper| upper <= LEFTOVER_BYTES_MAX);
+        match leftover.filter(small) {
+            Some(rest) => matches!(timeout(LEFTOVER_TIME, rest.collect()).await, Ok(Ok(_))),
+            None => false,
+        }
     }
 }
 

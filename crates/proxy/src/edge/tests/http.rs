@@ -66,6 +66,32 @@ async fn a_client_that_is_done_sending_still_gets_its_answer() {
 }
 
 #[tokio::test]
+async fn an_unwanted_body_never_surprises_the_next_request() {
+    let bed = Bed::start(|_| {});
+    // Small, and on its way when the answer is there: read away, and the connection is kept.
+    let mut stream = bed.connect().await;
+    for _ in 0..2 {
+        stream.write_all(b"PUT /connection HTTP/1.1\r\nhost: x\r\ncontent-length: 4\r\n\r\n").await.unwrap();
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        stream.write_all(b"body").await.unwrap();
+        let (head, _) = read_response(&mut stream).await;
+        assert!(head.starts_with("HTTP/1.1 200") && !head.contains("connection: close"), "{head}");
+    }
+    // Of unknown or great length, or not to be sent before 100 Continue: the answer says that it is the last one.
+    for framing in [
+        "transfer-encoding: chunked\r\n",
+        "content-length: 65537\r\n",
+        "content-length: 4\r\nexpect: 100-continue\r\n",
+    ] {
+        let mut stream = bed.connect().await;
+        let head = format!("PUT /connection HTTP/1.1\r\nhost: x\r\n{framing}\r\n");
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let (head, _) = read_response(&mut stream).await;
+        assert!(head.starts_with("HTTP/1.1 200") && head.contains("connection: close"), "{framing}: {head}");
+    }
+}
+
+#[tokio::test]
 async fn http2_is_known_by_its_preface() {
     let bed = Bed::start(|_| {});
     let mut client = bed.http2().await;
