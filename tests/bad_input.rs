@@ -177,7 +177,7 @@ fn settings_that_must_agree_and_do_not_are_refused_naming_both_values() {
         let status = process.wait();
         let log = process.log();
         assert!(!status.success(), "{log}");
-        let line = log.lines().find(|line| line.starts_with("ringway: ")).unwrap_or_default();
+        let line = log.lines().rfind(|line| line.starts_with("ringway: ")).unwrap_or_default();
         assert!(line.contains(ours) && line.contains(theirs), "{from} against {to}: {log}");
     }
     assert_eq!(Client::new().get(&format!("{}/readyz", cluster.proxy.admin)).status, 200);
@@ -226,7 +226,7 @@ fn a_full_disk_refuses_writes_and_goes_on_reading() {
     assert_eq!(client.put(&format!("{url}/kv/old"), b"value").status, 201);
     node.stop();
 
-    fs::write(&file, yaml("store: { free_space_min: 1000000GiB }\n")).unwrap();
+    fs::write(&file, yaml("store: { free_bytes_min: 1TiB }\n")).unwrap();
     let mut node = Process::start(dir.path(), "n1", &["kv", file.to_str().unwrap()]);
     let url = node.ready()["url"].as_str().unwrap().to_owned();
     let answer = client.put(&format!("{url}/kv/new"), b"value");

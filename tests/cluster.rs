@@ -87,6 +87,18 @@ fn every_key_is_on_exactly_the_node_that_explain_names() {
     assert_eq!(found, owners);
 }
 
+/// Clients that load the cluster at once.
+const WORKERS: usize = 8;
+
+/// A request that was not answered with a success.
+#[derive(Debug)]
+struct Failure {
+    owner: String,
+    write: bool,
+    status: u16,
+    reason: String,
+}
+
 #[test]
 fn killing_a_node_under_load_fails_only_the_keys_of_its_partitions() {
     let mut cluster = Cluster::start(4);
@@ -96,9 +108,9 @@ fn killing_a_node_under_load_fails_only_the_keys_of_its_partitions() {
     let owners = explained(&cluster, &cluster.proxy.admin, &keys);
 
     let stop = Arc::new(AtomicBool::new(false));
-    let failures: Arc<Mutex<Vec<(String, u16, String)>>> = Arc::default();
+    let failures: Arc<Mutex<Vec<Failure>>> = Arc::default();
     let served = Arc::new(Mutex::new(BTreeMap::<String, u64>::new()));
-    let load: Vec<_> = (0..8)
+    let load: Vec<_> = (0..WORKERS)
         .map(|worker| {
             let (stop, failures, served) = (Arc::clone(&stop), Arc::clone(&failures), Arc::clone(&served));
             let (client, url, keys, owners) =
@@ -109,16 +121,17 @@ fn killing_a_node_under_load_fails_only_the_keys_of_its_partitions() {
                     let key = &keys[turn % keys.len()];
                     turn += 7;
                     let url = format!("{url}/kv/{}", encode(key));
-                    let answer = if turn % 2 == 0 {
-                        client.get(&url)
-                    } else {
+                    let write = turn % 2 == 1;
+                    let answer = if write {
                         client.put(&url, format!("value of {key}").as_bytes())
+                    } else {
+                        client.get(&url)
                     };
                     if answer.status < 300 {
                         *served.lock().unwrap().entry(owners[key].clone()).or_default() += 1;
                     } else {
-                        let reason = answer.reason();
-                        failures.lock().unwrap().push((owners[key].clone(), answer.status, reason));
+                        let (owner, status, reason) = (owners[key].clone(), answer.status, answer.reason());
+                        failures.lock().unwrap().push(Failure { owner, write, status, reason });
                     }
                 }
             })
@@ -129,7 +142,7 @@ fn killing_a_node_under_load_fails_only_the_keys_of_its_partitions() {
     let victim = owners["user:000001"].clone();
     cluster.node(&victim).process.kill();
     eventually("refusals that name the reason", || {
-        (failures.lock().unwrap().iter().filter(|(_, _, reason)| reason == "no_live_owner").count() > 20)
+        (failures.lock().unwrap().iter().filter(|failure| failure.reason == "no_live_owner").count() > 20)
             .then_some(())
     });
     served.lock().unwrap().clear();
@@ -142,9 +155,13 @@ fn killing_a_node_under_load_fails_only_the_keys_of_its_partitions() {
     for worker in load {
         worker.join().expect("a load thread");
     }
-    for (owner, status, reason) in failures.lock().unwrap().iter() {
-        assert_eq!((owner, *status), (&victim, 503), "a key of {owner} failed: {status} {reason}");
-    }
+    let failures = failures.lock().unwrap();
+    // A write that was under way when its node died has an unknown outcome: it is not repeated, and says so by 502.
+    let (unknown, refused): (Vec<_>, Vec<_>) = failures.iter().partition(|failure| failure.status == 502);
+    assert!(unknown.len() <= WORKERS, "at most one a client: {unknown:?}");
+    assert!(unknown.iter().all(|failure| failure.write && failure.reason == "upstream_reset"), "{unknown:?}");
+    assert!(refused.iter().all(|failure| failure.status == 503), "{refused:?}");
+    assert!(failures.iter().all(|failure| failure.owner == victim), "only keys of {victim}: {failures:?}");
     assert_all_there(&client, &cluster.proxy.url, &keys);
 }
 
@@ -195,17 +212,22 @@ fn a_full_restart_with_one_node_still_dead_keeps_the_placement() {
         cluster.restart(id);
     }
     cluster.proxy = cluster.another_proxy("proxy");
+    // Nobody has seen n3 in this life of the cluster: it is waited for, and then counts as dead.
+    let orphan = keys.iter().find(|key| owners[*key] == "n3").expect("n3 owns something");
+    eventually("n3 counts as dead", || {
+        let answer = client.get(&format!("{}/kv/{}", cluster.proxy.url, encode(orphan)));
+        (answer.reason() == "no_live_owner").then_some(())
+    });
     for key in &keys {
         let answer = client.get(&format!("{}/kv/{}", cluster.proxy.url, encode(key)));
         match owners[key].as_str() {
-            "n3" => assert_eq!((answer.status, answer.reason().as_str()), (503, "no_live_owner"), "{key}"),
+            "n3" => assert_eq!(answer.status, 503, "{key}: {}", answer.text()),
             _ => assert_eq!((answer.status, answer.text()), (200, format!("value of {key}"))),
         }
     }
     cluster.restart("n3");
     eventually("n3 serves again", || {
-        let key = keys.iter().find(|key| owners[*key] == "n3").unwrap();
-        (client.get(&format!("{}/kv/{}", cluster.proxy.url, encode(key))).status == 200).then_some(())
+        (client.get(&format!("{}/kv/{}", cluster.proxy.url, encode(orphan))).status == 200).then_some(())
     });
     assert_all_there(&client, &cluster.proxy.url, &keys);
 }

@@ -1,6 +1,6 @@
 //! Runs the built binary as real processes on loopback, and speaks HTTP to them.
 
-#![allow(dead_code, reason = "each test binary uses its own part of this module")]
+#![allow(dead_code, unreachable_pub, reason = "each test binary uses its own part of this module")]
 
 use std::fs;
 use std::io::Read;
@@ -254,10 +254,11 @@ impl Client {
 
 /// A cluster of `kv` processes and a proxy, each from a YAML file of its own.
 pub struct Cluster {
-    pub dir: tempfile::TempDir,
     pub nodes: Vec<Node>,
     pub proxy: Proxy,
     gossip: Vec<u16>,
+    // Dropped last: a process that is dropped in a panic shows its log.
+    pub dir: tempfile::TempDir,
 }
 
 /// One `kv` process.
@@ -294,7 +295,7 @@ impl Cluster {
             .collect();
         let nodes = started.into_iter().map(Node::when_ready).collect();
         let proxy = start_proxy(dir.path(), "proxy", &gossip);
-        Self { nodes, proxy, dir, gossip }
+        Self { nodes, proxy, gossip, dir }
     }
 
     /// Joins one more node through the others.

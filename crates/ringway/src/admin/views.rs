@@ -1,6 +1,8 @@
 //! Maps and members as the data of [`super::api`].
 
-use ringway_control::{ClusterView, Readiness};
+use std::time::Duration;
+
+use ringway_control::{ClusterView, MemberStatus, Readiness};
 use ringway_topology::{Health, Map, NodeId, NodeIndex, OwnerRow, Partition};
 
 use super::api::{
@@ -99,11 +101,11 @@ pub(super) fn members(asked: &str, map: &Map, view: &ClusterView) -> MembersView
         ready,
         reason,
         digest: map.digest().to_string(),
-        members: view.members.iter().map(member).collect(),
+        members: view.members.iter().map(|status| member(status, view.taken_at)).collect(),
     }
 }
 
-fn member(status: &ringway_control::MemberStatus) -> MemberView {
+fn member(status: &MemberStatus, taken_at: Duration) -> MemberView {
     MemberView {
         id: status.id.to_string(),
         kind: text::kind(status.kind).to_owned(),
@@ -114,7 +116,7 @@ fn member(status: &ringway_control::MemberStatus) -> MemberView {
         admin: status.admin.map(|addr| addr.to_string()),
         ready: status.ready,
         version: status.version.clone(),
-        since_seconds: status.since.as_secs_f64(),
+        since_seconds: taken_at.saturating_sub(status.since).as_secs_f64(),
     }
 }
 
