@@ -1,5 +1,7 @@
 //! Separate processes over real sockets: keys reach their owners while nodes die, come back and join.
 
+#![expect(clippy::unwrap_used, reason = "a test says what is wrong by failing where it is")]
+
 mod support;
 
 use std::collections::{BTreeMap, BTreeSet};

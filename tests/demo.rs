@@ -1,5 +1,7 @@
 //! The main job: one command, a whole cluster, real data, a clean end.
 
+#![expect(clippy::unwrap_used, reason = "a test says what is wrong by failing where it is")]
+
 mod support;
 
 use std::process::Command;

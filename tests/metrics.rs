@@ -1,5 +1,7 @@
 //! What a scrape sees.
 
+#![expect(clippy::unwrap_used, reason = "a test says what is wrong by failing where it is")]
+
 mod support;
 
 use std::io::Write;

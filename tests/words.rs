@@ -1,4 +1,5 @@
-//! The machine's word list through the files in `config/`, by an independent client (Python's `requests`, which `cargo xtask test` installs).
+//! The machine's word list through the files in `config/`, by an independent client (Python's `requests`, which
+//! `cargo xtask test` installs).
 //!
 //! `cargo test` takes every 50th word; `cargo xtask long words` takes them all.
 
@@ -18,6 +19,7 @@ const WORDS: &str = "/usr/share/dict/words";
 const EVERY_VARIABLE: &str = "RINGWAY_WORDS_EVERY";
 const EVERY_DEFAULT: &str = "50";
 
+#[expect(clippy::print_stdout, reason = "the counts are what a person runs this for")]
 fn client(action: &str, url: &str, words: &Path) {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/clients/words.py");
     let output =
@@ -89,20 +91,21 @@ fn the_word_list_is_stored_and_read_back_whole_and_lies_where_explain_says() {
     assert_eq!(explained.len(), words.len());
 
     let mut found = BTreeMap::new();
-    for at in 0..5 {
-        processes[at].stop();
-        let data_dir = dir.path().join(format!("data/n{}", at + 1));
+    for (at, process) in processes.iter_mut().take(5).enumerate() {
+        process.stop();
+        let node = format!("n{}", at + 1);
+        let data_dir = dir.path().join("data").join(&node);
         let output = run(&["kv", "dump", "--dir", data_dir.to_str().unwrap()]);
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         let mut count = 0;
         for line in String::from_utf8(output.stdout).unwrap().lines() {
             let row: Value = serde_json::from_str(line).unwrap();
             let key = row["key"].as_str().unwrap().to_owned();
-            let twice = found.insert(encode(&key), format!("n{}", at + 1));
+            let twice = found.insert(encode(&key), node.clone());
             assert_eq!(twice, None, "{key} is on two nodes");
             count += 1;
         }
-        println!("n{} holds {count} words", at + 1);
+        println!("{node} holds {count} words");
     }
     assert_eq!(found, explained, "every word on exactly the node that explain names");
     println!("{} words, each on the node that explain names", words.len());

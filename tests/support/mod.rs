@@ -70,7 +70,7 @@ impl Process {
 
     /// Waits for the ready file and gives what it holds.
     pub fn ready(&mut self) -> Value {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = now() + PATIENCE;
         loop {
             // Written by rename, so it is whole as soon as it is there.
             if let Ok(text) = fs::read_to_string(&self.ready_file) {
@@ -80,7 +80,7 @@ impl Process {
                 panic!("{} ended with {status} before it was ready:\n{}", self.name, self.log());
             }
             assert!(
-                Instant::now() < deadline,
+                now() < deadline,
                 "{} is not ready after {PATIENCE:?}:\n{}",
                 self.name,
                 self.log()
@@ -113,12 +113,12 @@ impl Process {
 
     /// Waits for the end of the process.
     pub fn wait(&mut self) -> ExitStatus {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = now() + PATIENCE;
         loop {
             if let Some(status) = self.child.try_wait().expect("wait") {
                 return status;
             }
-            assert!(Instant::now() < deadline, "{} does not end:\n{}", self.name, self.log());
+            assert!(now() < deadline, "{} does not end:\n{}", self.name, self.log());
             pause();
         }
     }
@@ -155,6 +155,12 @@ pub fn free_port() -> u16 {
     }
 }
 
+/// Reads the clock, to bound a wait for real processes.
+pub fn now() -> Instant {
+    #[expect(clippy::disallowed_methods, reason = "a test that waits for real processes")]
+    Instant::now()
+}
+
 /// Sleeps a little between two looks at something that is awaited.
 pub fn pause() {
     #[expect(clippy::disallowed_methods, reason = "a test that polls real processes")]
@@ -163,7 +169,7 @@ pub fn pause() {
 
 /// Waits until `look` gives a value, and says how long that took.
 pub fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> (T, Duration) {
-    let start = Instant::now();
+    let start = now();
     loop {
         if let Some(value) = look() {
             return (value, start.elapsed());
