@@ -1,6 +1,6 @@
 //! The project's automation, as code: what continuous integration runs is what a person runs.
 //!
-//! `cargo xtask test | ci | tidy | long NAME`. The story: [`ci`] strings the steps together, [`test`] runs the
+//! `cargo xtask test | ci | tidy | long NAME`. The story: [`ci`] strings the steps together, [`mod@test`] runs the
 //! tests and counts them, [`tidy`] checks what compilers do not, [`long`] runs what takes longer than a
 //! coffee, and [`tools`] installs what any of them lacks.
 #![expect(clippy::print_stdout, reason = "a command line tool talks on stdout")]

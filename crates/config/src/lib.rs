@@ -1,7 +1,7 @@
 //! YAML in, validated configuration out, every problem located.
 //!
-//! [`load`] reads a file in three steps: [`tree`] turns text into a tree in which everything knows its line,
-//! [`section`] walks it with a list of the settings each mapping may have, and [`read`] lowers it into the option
+//! [`load`] reads a file in three steps: `tree` turns text into a tree in which everything knows its line,
+//! `section` walks it with a list of the settings each mapping may have, and `read` lowers it into the option
 //! types of the crates that will run. A file is used whole or not at all, and all its problems come out together.
 //!
 //! Relative paths in a file are relative to the working directory of the process, as on a command line.

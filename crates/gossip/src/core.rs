@@ -60,7 +60,7 @@ pub enum RecordError {
         /// The known version; the next one must be higher.
         known: u64,
     },
-    /// The table is full ([`RECORDS_MAX`](crate::RECORDS_MAX), [`RECORDS_BYTES_MAX`](crate::RECORDS_BYTES_MAX)).
+    /// The table is full ([`RECORDS_MAX`](crate::RECORDS_MAX), [`RECORDS_BYTES_MAX`]).
     #[error("the record table is full")]
     Full,
 }

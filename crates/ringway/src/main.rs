@@ -1,7 +1,7 @@
 //! The ringway binary: command line, admin listener, demo.
 //!
 //! Each subcommand is one file in [`commands`]; the long-running ones (`proxy`, `kv`, `demo`) are assembled in
-//! [`process`] from the library crates and watched by [`process::run_until_stopped`].
+//! [`process`] from the library crates and watched by [`process::run`].
 
 mod admin;
 mod cli;

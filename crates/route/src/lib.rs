@@ -1,8 +1,8 @@
 //! Request-time decisions: which owner to try, what an attempt's outcome means, whether to retry or to hold.
 //!
 //! Pure: no sockets, no clock, no ambient randomness; `now` and random words are arguments. The data plane
-//! (`ringway_proxy::serve`) asks in this order, once per attempt: [`pick`] an owner, forward, take the
-//! [`verdict`] on what came of it; a retry asks the [`budget`], a hold asks for [`hold`] room. [`outlier`] advises
+//! (`ringway_proxy::serve`) asks in this order, once per attempt: [`mod@pick`] an owner, forward, take the
+//! [`mod@verdict`] on what came of it; a retry asks the [`budget`], a hold asks for [`hold`] room. [`outlier`] advises
 //! the pick, and every error a client sees is a [`Reason`].
 
 pub mod budget;

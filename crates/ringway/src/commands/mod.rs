@@ -39,7 +39,7 @@ pub(crate) fn print(text: &str) -> io::Result<()> {
 /// Writes a value as one line of JSON to stdout.
 ///
 /// # Errors
-/// As [`print`].
+/// As [`print()`].
 pub(crate) fn print_json<T: Serialize>(value: &T) -> anyhow::Result<()> {
     Ok(print(&format!("{}\n", serde_json::to_string(value)?))?)
 }

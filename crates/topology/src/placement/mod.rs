@@ -5,9 +5,9 @@
 //! by node. `docs/PLACEMENT.md` states the rules exactly enough to be written again in another language;
 //! `tests/reference/placement.py` is such a second writing, and a test compares the two.
 //!
-//! In the order of the work: [`shares`] says what every node is owed, [`score`] and [`tokens`] how a partition
-//! ranks the nodes, [`shortlist`] keeps the best few, [`fill`] gives out the copies and the primaries under
-//! their caps, [`backups`] decides who stands behind whom.
+//! In the order of the work: `shares` says what every node is owed, `score` and `tokens` how a partition
+//! ranks the nodes, `shortlist` keeps the best few, `fill` gives out the copies and the primaries under
+//! their caps, `backups` decides who stands behind whom.
 //!
 //! *Source*: weighted rendezvous (Thaler and Ravishankar 1998; Schindelhauer and Schomaker 2005) or the ring of
 //! Karger et al. 1997, each under bounded loads (Mirrokni, Thorup and Zadimoghaddam 2018). We deviate in giving out
