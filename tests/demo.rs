@@ -57,6 +57,29 @@ fn the_printed_curl_lines_work_and_the_data_is_there_the_next_time() {
     assert_eq!(status["ok"], true, "{status}");
     assert_eq!(status["map"]["nodes"].as_array().unwrap().len(), 3);
 
+    // The third way: a program that is its own router, started with the address the demo prints.
+    let gossip = process
+        .stdout()
+        .lines()
+        .find_map(|l| l.trim().strip_prefix("gossip").map(str::trim).map(str::to_owned));
+    let embedded = Command::new(env!("CARGO"))
+        .args([
+            "run",
+            "--quiet",
+            "--locked",
+            "--package",
+            "ringway",
+            "--example",
+            "embed_router",
+            "--",
+            "--cluster",
+            "demo",
+        ])
+        .arg(gossip.expect("the gossip address is printed"))
+        .output()
+        .expect("cargo runs");
+    assert!(embedded.status.success(), "{}", String::from_utf8_lossy(&embedded.stderr));
+
     process.signal("INT");
     assert!(process.wait().success(), "Ctrl-C ends it cleanly:\n{}", process.log());
 

@@ -167,6 +167,14 @@ pub(crate) fn host<'r>(head: Head<'r>) -> Option<&'r str> {
     (!name.is_empty()).then_some(name)
 }
 
+impl RouteOptions {
+    /// The part of a key of this route that is hashed.
+    #[must_use]
+    pub fn hashed<'k>(&self, key: &'k [u8]) -> &'k [u8] {
+        &key[part(self.part.as_ref(), key)]
+    }
+}
+
 /// The range of the key that is hashed; the whole key where the part cannot be cut out or is empty.
 fn part(part: Option<&KeyPart>, key: &[u8]) -> std::ops::Range<usize> {
     let cut = match part {

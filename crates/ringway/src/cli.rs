@@ -139,6 +139,9 @@ pub(crate) struct ExplainArgs {
     /// The key, as bytes, not percent-encoded.
     #[arg(value_name = "KEY", required_unless_present = "file", conflicts_with = "file")]
     pub key: Option<std::ffi::OsString>,
+    /// The route whose key it is, by name, where keys of routes are hashed in different parts; without it, the first.
+    #[arg(long, value_name = "NAME")]
+    pub route: Option<String>,
     /// Explain every line of this file (`-`: standard input), one key a line.
     #[arg(long, value_name = "KEYS")]
     pub file: Option<PathBuf>,

@@ -128,7 +128,10 @@ pub(crate) struct PartitionView {
 pub(crate) struct Explanation {
     /// The key, percent-encoded where it is not plain ASCII.
     pub key: String,
-    /// xxh3_64 of it, 16 hex digits.
+    /// The part of it that is hashed, where the route hashes only a part.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(crate) hashed: Option<String>,
+    /// xxh3_64 of what is hashed, 16 hex digits.
     pub hash: String,
     /// Its partition.
     pub partition: u32,

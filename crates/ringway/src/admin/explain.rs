@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str};
+use ringway_proxy::RouteOptions;
 use ringway_route::Access;
 use ringway_route::pick::{HealthView, Loads, Pick, Question, Tried, pick};
 use ringway_topology::{Health, KEY_BYTES_MAX, Map, NodeIndex, Ownership};
@@ -18,14 +19,43 @@ pub(crate) fn percent_encode(key: &[u8]) -> String {
     percent_encoding::percent_encode(key, ENCODED).to_string()
 }
 
-/// The key of `?key=`; a plus is a plus.
-///
-/// # Errors
-/// A sentence that says what is missing or wrong.
-pub(super) fn key_of_query(query: Option<&str>) -> Result<Vec<u8>, String> {
-    let pairs = query.unwrap_or_default().split('&');
-    let key = pairs.filter_map(|pair| pair.strip_prefix("key=")).next();
-    decode(key.ok_or("ask /v1/explain?key=KEY, percent-encoded")?)
+/// What `?key=…&route=…` asks for; a plus is a plus.
+pub(super) struct Query<'q> {
+    /// The key, if there is one.
+    pub(super) key: Option<&'q str>,
+    /// The route whose key it is; the first one when none is named.
+    pub(super) route: Option<String>,
+}
+
+impl<'q> Query<'q> {
+    pub(super) fn parse(query: Option<&'q str>) -> Self {
+        let value = |name: &str| {
+            query.unwrap_or_default().split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='))
+        };
+        let route = value("route").map(|route| percent_decode_str(route).decode_utf8_lossy().into_owned());
+        Query { key: value("key"), route }
+    }
+
+    /// The key.
+    ///
+    /// # Errors
+    /// A sentence that says what is missing or wrong.
+    pub(super) fn key(&self) -> Result<Vec<u8>, String> {
+        decode(self.key.ok_or("ask /v1/explain?key=KEY, percent-encoded")?)
+    }
+
+    /// The route.
+    ///
+    /// # Errors
+    /// A sentence that names the routes there are.
+    pub(super) fn route<'r>(&self, routes: &'r [RouteOptions]) -> Result<Option<&'r RouteOptions>, String> {
+        let Some(name) = &self.route else { return Ok(routes.first()) };
+        let found = routes.iter().find(|route| route.name == *name);
+        found.map(Some).ok_or_else(|| {
+            let names: Vec<_> = routes.iter().map(|route| route.name.as_str()).collect();
+            format!("there is no route `{name}`; there are: {}", names.join(", "))
+        })
+    }
 }
 
 /// The keys of a text body, one percent-encoded key a line.
@@ -57,8 +87,9 @@ fn decode(encoded: &str) -> Result<Vec<u8>, String> {
 }
 
 /// Explains a key by this member's map, as a primary read would be routed.
-pub(super) fn explain(map: &Map, key: &[u8]) -> Explanation {
-    let location = map.locate(key);
+pub(super) fn explain(map: &Map, route: Option<&RouteOptions>, key: &[u8]) -> Explanation {
+    let hashed = route.map_or(key, |route| route.hashed(key));
+    let location = map.locate(hashed);
     let owners = location.owners;
     let (choice, why) = choose(map, owners.as_slice());
     let owner = |(position, index): (usize, &NodeIndex)| {
@@ -75,6 +106,7 @@ pub(super) fn explain(map: &Map, key: &[u8]) -> Explanation {
     };
     Explanation {
         key: percent_encode(key),
+        hashed: (hashed != key).then(|| percent_encode(hashed)),
         hash: format!("{:016x}", location.hash),
         partition: location.partition.0,
         epoch: location.epoch.0,
@@ -143,14 +175,39 @@ mod tests {
 
     #[test]
     fn keys_travel_percent_encoded() {
-        assert_eq!(key_of_query(Some("key=a%2Fb+c")).unwrap(), b"a/b+c");
-        assert_eq!(key_of_query(Some("x=1&key=k")).unwrap(), b"k");
-        for bad in [None, Some(""), Some("key="), Some("key=%"), Some("key=%4"), Some("key=%zz")] {
-            assert!(key_of_query(bad).is_err(), "{bad:?}");
+        let key_of = |query: Option<&'static str>| Query::parse(query).key();
+        assert_eq!(key_of(Some("key=a%2Fb+c")).unwrap(), b"a/b+c");
+        assert_eq!(key_of(Some("x=1&key=k")).unwrap(), b"k");
+        for bad in
+            [None, Some(""), Some("key="), Some("key=%"), Some("key=%4"), Some("key=%zz"), Some("keys=1")]
+        {
+            assert!(key_of(bad).is_err(), "{bad:?}");
         }
-        assert!(key_of_query(Some(&format!("key={}", "x".repeat(4_097)))).is_err());
+        assert!(decode(&"x".repeat(4_097)).is_err());
         assert_eq!(keys_of_lines(b"a\nb%20c\n").unwrap(), [b"a".to_vec(), b"b c".to_vec()]);
         assert!(keys_of_lines(b"a\n%\n").unwrap_err().starts_with("line 2"));
         assert_eq!(percent_encode("a/b ä~".as_bytes()), "a%2Fb%20%C3%A4~");
+    }
+
+    #[test]
+    fn a_route_that_hashes_a_part_is_explained_by_that_part() {
+        let mut routes = vec![RouteOptions::path("/kv/{key}", "key").unwrap()];
+        routes[0].part = Some(ringway_proxy::KeyPart::Until(":".to_owned()));
+        let settings = ringway_topology::ClusterSettings {
+            name: "shop".parse().unwrap(),
+            partitions: ringway_topology::PartitionCount::new(1_024).unwrap(),
+            replicas: 1,
+            hash_seed: 0,
+            epsilon_ppm: 50_000,
+            algorithm: ringway_topology::Algorithm::Balanced,
+            ownership: Ownership::Derived,
+        };
+        let map = Map::empty(settings.into());
+        let route = Query::parse(Some("key=k")).route(&routes).unwrap();
+        let (whole, part) = (explain(&map, route, b"user7"), explain(&map, route, b"user7:cart"));
+        assert_eq!((whole.hashed, part.hashed.as_deref()), (None, Some("user7")));
+        assert_eq!(whole.hash, part.hash);
+        assert!(Query::parse(Some("route=x")).route(&routes).unwrap_err().contains("/kv/{key}"));
+        assert!(Query::parse(Some("route=%2Fkv%2F%7Bkey%7D")).route(&routes).unwrap().is_some());
     }
 }

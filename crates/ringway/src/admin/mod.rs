@@ -8,11 +8,13 @@ pub(crate) mod client;
 mod explain;
 mod views;
 
+use explain::Query;
 pub(crate) use explain::percent_encode;
 
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -25,6 +27,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use prometheus::{Registry, TextEncoder};
 use ringway_control::{ClusterView, Readiness};
 use ringway_member::Member;
+use ringway_proxy::RouteOptions;
 use ringway_topology::{Map, SnapshotCell};
 use serde::Serialize;
 use tokio::net::TcpListener;
@@ -50,12 +53,14 @@ pub(crate) struct AdminSources {
     pub views: watch::Receiver<Arc<ClusterView>>,
     /// Everything measured in this process.
     pub registry: Registry,
+    /// The routes of the data listener, whose keys are explained.
+    pub routes: Vec<RouteOptions>,
 }
 
 impl AdminSources {
     /// Everything there is to tell of a member.
-    pub(crate) fn new(id: String, member: &Member, registry: Registry) -> Self {
-        Self { id, snapshot: member.snapshot(), views: member.views(), registry }
+    pub(crate) fn new(id: String, member: &Member, registry: Registry, routes: Vec<RouteOptions>) -> Self {
+        Self { id, snapshot: member.snapshot(), views: member.views(), registry, routes }
     }
 
     fn view(&self) -> Arc<ClusterView> {
@@ -66,6 +71,7 @@ impl AdminSources {
 /// A running admin listener; stops when dropped.
 pub(crate) struct Admin {
     addr: SocketAddr,
+    draining: Arc<AtomicBool>,
     accepting: JoinHandle<()>,
 }
 
@@ -84,6 +90,11 @@ impl Admin {
     /// Where it listens.
     pub(crate) fn addr(&self) -> SocketAddr {
         self.addr
+    }
+
+    /// From now on the process is not ready: balancers in front of it shall send no more.
+    pub(crate) fn drain(&self) {
+        self.draining.store(true, Ordering::Relaxed);
     }
 }
 
@@ -107,22 +118,30 @@ impl BoundAdmin {
 
     /// Starts to answer, on the current runtime.
     pub(crate) fn serve(self, sources: AdminSources) -> Admin {
-        let accepting = tokio::spawn(accept(self.listener, Arc::new(sources)));
-        Admin { addr: self.addr, accepting }
+        let draining = Arc::new(AtomicBool::new(false));
+        let told = Told { sources, draining: Arc::clone(&draining) };
+        let accepting = tokio::spawn(accept(self.listener, Arc::new(told)));
+        Admin { addr: self.addr, draining, accepting }
     }
 }
 
-async fn accept(listener: TcpListener, sources: Arc<AdminSources>) {
+/// What requests are answered from.
+struct Told {
+    sources: AdminSources,
+    draining: Arc<AtomicBool>,
+}
+
+async fn accept(listener: TcpListener, told: Arc<Told>) {
     let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
         let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { return };
         match listener.accept().await {
             Ok((stream, _)) => {
-                let sources = Arc::clone(&sources);
+                let told = Arc::clone(&told);
                 tokio::spawn(async move {
                     let service = service_fn(move |request| {
-                        let sources = Arc::clone(&sources);
-                        async move { Ok::<_, io::Error>(answer(&sources, request).await) }
+                        let told = Arc::clone(&told);
+                        async move { Ok::<_, io::Error>(answer(&told, request).await) }
                     });
                     let mut http = hyper::server::conn::http1::Builder::new();
                     http.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
@@ -140,7 +159,8 @@ async fn accept(listener: TcpListener, sources: Arc<AdminSources>) {
     }
 }
 
-async fn answer(sources: &AdminSources, request: Request<Incoming>) -> Response<Full<Bytes>> {
+async fn answer(told: &Told, request: Request<Incoming>) -> Response<Full<Bytes>> {
+    let sources = &told.sources;
     let path = request.uri().path().to_owned();
     let allowed = match path.as_str() {
         "/v1/explain" => &[Method::GET, Method::HEAD, Method::POST][..],
@@ -161,7 +181,7 @@ async fn answer(sources: &AdminSources, request: Request<Incoming>) -> Response<
     let map = sources.snapshot.load();
     match path.as_str() {
         "/livez" => text(StatusCode::OK, "ok\n"),
-        "/readyz" => readyz(sources),
+        "/readyz" => readyz(told),
         "/metrics" => metrics(&sources.registry),
         "/v1/map" => tagged(&request, &map, || views::map(&map)),
         "/v1/members" => json(&views::members(&sources.id, &map, &sources.view())),
@@ -169,12 +189,16 @@ async fn answer(sources: &AdminSources, request: Request<Incoming>) -> Response<
             Ok(page) => tagged(&request, &map, || views::partitions(&map, &page)),
             Err(detail) => problem(StatusCode::BAD_REQUEST, "bad_query", detail),
         },
-        _ => explain(&map, request).await,
+        _ => explain(sources, &map, request).await,
     }
 }
 
-fn readyz(sources: &AdminSources) -> Response<Full<Bytes>> {
-    match &sources.view().readiness {
+fn readyz(told: &Told) -> Response<Full<Bytes>> {
+    if told.draining.load(Ordering::Relaxed) {
+        let detail = "this process is finishing its last requests".to_owned();
+        return problem(StatusCode::SERVICE_UNAVAILABLE, "draining", detail);
+    }
+    match &told.sources.view().readiness {
         Readiness::Ready => text(StatusCode::OK, "ready\n"),
         Readiness::NotReady { reason } => {
             problem(StatusCode::SERVICE_UNAVAILABLE, "not_ready", reason.clone())
@@ -194,21 +218,24 @@ fn metrics(registry: &Registry) -> Response<Full<Bytes>> {
     }
 }
 
-async fn explain(map: &Map, request: Request<Incoming>) -> Response<Full<Bytes>> {
+async fn explain(sources: &AdminSources, map: &Map, request: Request<Incoming>) -> Response<Full<Bytes>> {
+    let bad_key = |detail| problem(StatusCode::BAD_REQUEST, "bad_key", detail);
+    let query = Query::parse(request.uri().query());
+    let route = match query.route(&sources.routes) {
+        Ok(route) => route,
+        Err(detail) => return problem(StatusCode::BAD_REQUEST, "bad_route", detail),
+    };
     if request.method() != Method::POST {
-        return match explain::key_of_query(request.uri().query()) {
-            Ok(key) => json(&explain::explain(map, &key)),
-            Err(detail) => problem(StatusCode::BAD_REQUEST, "bad_key", detail),
-        };
+        return query.key().map_or_else(bad_key, |key| json(&explain::explain(map, route, &key)));
     }
     let body = match Limited::new(request.into_body(), BODY_BYTES_MAX).collect().await {
         Ok(body) => body.to_bytes(),
         Err(error) => return problem(StatusCode::PAYLOAD_TOO_LARGE, "bad_body", error.to_string()),
     };
-    match explain::keys_of_lines(&body) {
-        Ok(keys) => json(&keys.iter().map(|key| explain::explain(map, key)).collect::<Vec<_>>()),
-        Err(detail) => problem(StatusCode::BAD_REQUEST, "bad_key", detail),
-    }
+    let explained = |keys: Vec<Vec<u8>>| {
+        json(&keys.iter().map(|key| explain::explain(map, route, key)).collect::<Vec<_>>())
+    };
+    explain::keys_of_lines(&body).map_or_else(bad_key, explained)
 }
 
 /// A JSON answer that carries the map's digest as its ETag, or 304 when the client has that one.

@@ -37,7 +37,7 @@ pub(crate) async fn run(args: &ExplainArgs) -> Result<ExitCode, Failure> {
 async fn one(args: &ExplainArgs, key: &OsStr) -> Result<ExitCode, Failure> {
     let key = encode(key.as_bytes()).map_err(Failure::bad_input)?;
     let mut admin = AdminClient::connect(&args.admin.admin).await?;
-    let explanation: Explanation = admin.get(&format!("/v1/explain?key={key}")).await?;
+    let explanation: Explanation = admin.get(&format!("/v1/explain?key={key}{}", route(args))).await?;
     if args.admin.json {
         print_json(&explanation)?;
     } else {
@@ -57,8 +57,9 @@ async fn all(args: &ExplainArgs, file: &Path) -> Result<ExitCode, Failure> {
         keys.push(key);
     }
     let mut admin = AdminClient::connect(&args.admin.admin).await?;
+    let path = format!("/v1/explain?{}", route(args));
     for batch in batches(&keys) {
-        let explanations: Vec<Explanation> = admin.post("/v1/explain", batch.join("\n")).await?;
+        let explanations: Vec<Explanation> = admin.post(&path, batch.join("\n")).await?;
         let mut out = String::new();
         for explanation in &explanations {
             if args.admin.json {
@@ -73,6 +74,11 @@ async fn all(args: &ExplainArgs, file: &Path) -> Result<ExitCode, Failure> {
         print(&out)?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The route parameter, if a route was named.
+fn route(args: &ExplainArgs) -> String {
+    args.route.as_ref().map_or_else(String::new, |name| format!("&route={}", percent_encode(name.as_bytes())))
 }
 
 fn read(file: &Path) -> anyhow::Result<Vec<u8>> {
@@ -107,8 +113,11 @@ fn batches(keys: &[String]) -> impl Iterator<Item = &[String]> {
 }
 
 fn render(explanation: &Explanation) -> String {
-    let Explanation { key, hash, partition, epoch, owners, choice, why, digest } = explanation;
+    let Explanation { key, hashed, hash, partition, epoch, owners, choice, why, digest } = explanation;
     let mut out = format!("key        {key}\n");
+    if let Some(hashed) = hashed {
+        let _ = writeln!(out, "hashed     {hashed}");
+    }
     let _ = writeln!(
         out,
         "hash       {hash} (xxh3_64)\npartition  {partition}\nepoch      {epoch}\nmap        {digest}"

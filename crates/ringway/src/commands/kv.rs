@@ -4,7 +4,7 @@ use std::io::{self, BufWriter, Write};
 use std::process::ExitCode;
 
 use ringway_config::Config;
-use ringway_kv::KvStore;
+use ringway_kv::{DumpError, Dumped, KvStore};
 
 use crate::cli::{DumpArgs, RunArgs};
 use crate::commands::{load, runtime};
@@ -36,8 +36,17 @@ pub(crate) fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
 /// The directory is in use, is no node's, or is damaged; the message says which file and why.
 pub(crate) fn dump(args: &DumpArgs) -> Result<ExitCode, Failure> {
     let mut out = BufWriter::new(io::stdout().lock());
-    let dumped = KvStore::dump(&args.dir, &mut out)?;
-    out.flush()?;
-    tracing::debug!(?dumped, "dumped");
-    Ok(ExitCode::SUCCESS)
+    let outcome = KvStore::dump(&args.dir, &mut out).and_then(|dumped| {
+        out.flush()?;
+        Ok(dumped)
+    });
+    match outcome {
+        // A reader that has seen enough (`| head`) is no error.
+        Err(DumpError::Write(error)) if error.kind() == io::ErrorKind::BrokenPipe => Ok(ExitCode::SUCCESS),
+        Err(error) => Err(error.into()),
+        Ok(Dumped { corrupt: 0, .. }) => Ok(ExitCode::SUCCESS),
+        Ok(Dumped { values, corrupt }) => Err(Failure::from(anyhow::anyhow!(
+            "{corrupt} of {values} values do not match their checksums and are marked so in the dump"
+        ))),
+    }
 }

@@ -56,7 +56,7 @@ pub(crate) async fn run(args: DemoArgs) -> Result<ExitCode, Failure> {
     if let Some(file) = &ready_file {
         file.write(&ready)?;
     }
-    print(&greeting(&ready, &args))?;
+    print(&greeting(&ready, cluster.proxy.member().advertised_addr(), &args))?;
 
     let failed = tokio::select! {
         _ = signals.next() => None,
@@ -153,10 +153,12 @@ async fn start_proxy(args: &DemoArgs, seeds: &[String]) -> anyhow::Result<Runnin
     process::proxy::start(settings::proxy(data, admin, seeds)?).await
 }
 
-fn greeting(ready: &Ready, args: &DemoArgs) -> String {
+fn greeting(ready: &Ready, seed: SocketAddr, args: &DemoArgs) -> String {
     let Ready { proxy, admin, nodes } = ready;
-    let mut out =
-        format!("A cluster of {} nodes is ready.\n\n  proxy   {proxy}\n  admin   {admin}\n", nodes.len());
+    let mut out = format!(
+        "A cluster of {} nodes is ready.\n\n  proxy   {proxy}\n  admin   {admin}\n  gossip  {seed}\n",
+        nodes.len()
+    );
     for node in nodes {
         out.push_str(&format!("  {:<7} {}  (admin {})\n", node.id, node.url, node.admin));
     }

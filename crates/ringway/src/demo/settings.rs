@@ -20,7 +20,7 @@ pub(super) const PROXY_DATA: SocketAddr = SocketAddr::new(LOOPBACK, 8080);
 /// Where its admin listens; the default of every `--admin`.
 pub(super) const PROXY_ADMIN: SocketAddr = SocketAddr::new(LOOPBACK, 8081);
 const ANY_PORT: SocketAddr = SocketAddr::new(LOOPBACK, 0);
-const PARTITIONS: u32 = 4_096;
+const PARTITIONS: u32 = 16_384;
 /// A demo that is told to stop does not keep its user waiting.
 const DRAIN_TIME: Duration = Duration::from_secs(5);
 /// The default of a node's file.
@@ -57,7 +57,7 @@ pub(super) fn node(id: &str, directory: &DemoDirectory, seeds: &[String]) -> any
 /// # Errors
 /// None that a test would not have met.
 pub(super) fn proxy(data: SocketAddr, admin: SocketAddr, seeds: &[String]) -> anyhow::Result<ProxyConfig> {
-    let route = RouteOptions::path("/kv/{key}", "key").map_err(|error| anyhow::anyhow!("{error}"))?;
+    let route = RouteOptions::path("/kv/{key}", "key").map_err(anyhow::Error::from_boxed)?;
     Ok(ProxyConfig {
         cluster: cluster()?,
         router: RouterSettings::default(),

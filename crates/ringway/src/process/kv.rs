@@ -8,8 +8,8 @@ use ringway_config::KvConfig;
 use ringway_kv::KvStore;
 use ringway_member::{Goodbye, Member, MemberOptions, NodeRecord};
 use ringway_node::{Identity, Node, NodeOptions, NodeParts};
-use ringway_proxy::ClusterFeed;
 use ringway_proxy::metrics::Metrics;
+use ringway_proxy::{ClusterFeed, RouteOptions};
 use ringway_topology::{Map, NodeId, Owner, Phase, SnapshotCell};
 use tokio::sync::watch;
 
@@ -53,6 +53,8 @@ pub(crate) async fn start(config: KvConfig) -> anyhow::Result<RunningNode> {
     let options = NodeOptions { edge, routing, part: node.part.clone(), ready_wait: node.ready_wait };
     let parts = NodeParts { store: Arc::clone(&store), me: me.clone(), feed, metrics: metrics.clone() };
     let data = Node::start(options, parts)?;
+    let route = RouteOptions::path(ringway_node::KEY_PATH, "key").map_err(anyhow::Error::from_boxed)?;
+    let route = RouteOptions { part: node.part, ..route };
 
     let record = NodeRecord {
         id: node.id.clone(),
@@ -78,7 +80,8 @@ pub(crate) async fn start(config: KvConfig) -> anyhow::Result<RunningNode> {
     bridge.connect(&member);
 
     observe(&metrics, &member)?;
-    let admin = admin.serve(AdminSources::new(me.node.to_string(), &member, metrics.registry().clone()));
+    let admin =
+        admin.serve(AdminSources::new(me.node.to_string(), &member, metrics.registry().clone(), vec![route]));
     Ok(RunningNode { id: me.node, drain_time, node: data, store, member, admin, _identity: identity })
 }
 
@@ -122,6 +125,7 @@ impl Running for RunningNode {
 
     /// Requests under way first, then the goodbye, then the store they wrote to.
     async fn stop(self) {
+        self.admin.drain();
         self.node.shutdown(self.drain_time).await;
         self.member.shutdown(Goodbye::Leave).await;
         self.store.close().await;

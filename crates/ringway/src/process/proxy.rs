@@ -42,8 +42,9 @@ pub(crate) async fn start(config: ProxyConfig) -> anyhow::Result<RunningProxy> {
     options.version = VERSION.to_owned();
     let member = Member::start(options).await?;
 
-    let routes = proxy.routing.routes.iter().map(|route| route.name.clone()).collect();
-    let metrics = Metrics::new(VERSION, routes)?;
+    let routes = proxy.routing.routes.clone();
+    let names = routes.iter().map(|route| route.name.clone()).collect();
+    let metrics = Metrics::new(VERSION, names)?;
     observe(&metrics, &member)?;
     proxy.edge.listen = listen.data;
     proxy.routing.zone = router.zone;
@@ -55,7 +56,7 @@ pub(crate) async fn start(config: ProxyConfig) -> anyhow::Result<RunningProxy> {
         ready: Arc::new(move || readiness.borrow().is_ready()),
     };
     let proxy = Proxy::start(proxy, feed, &metrics).context("the data listener")?;
-    let admin = admin.serve(AdminSources::new(id.to_string(), &member, metrics.registry().clone()));
+    let admin = admin.serve(AdminSources::new(id.to_string(), &member, metrics.registry().clone(), routes));
     Ok(RunningProxy { id: id.to_string(), drain_time, proxy, member, admin })
 }
 
@@ -89,6 +90,7 @@ impl Running for RunningProxy {
 
     /// Requests under way first: they may still need the map.
     async fn stop(self) {
+        self.admin.drain();
         self.proxy.shutdown(self.drain_time).await;
         self.member.shutdown(Goodbye::Leave).await;
     }
