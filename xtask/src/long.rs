@@ -1,10 +1,12 @@
 //! Runs that take longer than a continuous-integration slot.
 
 use std::fs;
+use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
 use crate::run::{self, check, root};
+use crate::test::Tally;
 use crate::tools::{self, CARGO_DENY, CARGO_FUZZ};
 
 const SECONDS_DEFAULT: u32 = 600;
@@ -20,6 +22,8 @@ pub(crate) fn run(args: &[&str]) -> Result<()> {
     };
     match name {
         "placement" => placement(),
+        "words" => words(),
+        "full-disk" => full_disk(),
         "bench" => check("cargo", &["bench", "--package", "ringway", "--locked", "--bench", "*"]),
         "advisories" => advisories(),
         _ => match name.strip_prefix("fuzz-") {
@@ -38,6 +42,8 @@ fn unknown(problem: &str) -> Result<()> {
         .collect();
     bail!(
         "{problem}; there are:\n  placement    every placement target, measured in the release build\n  \
+         words        the whole word list through five nodes and a proxy, in the release build\n  \
+         full-disk    the store on a file system that is really full; mounts a tmpfs, needs root\n  \
          bench        every criterion benchmark\n  \
          advisories   cargo deny check advisories (downloads the advisory database){fuzz}"
     );
@@ -66,6 +72,44 @@ fn placement() -> Result<()> {
     )
 }
 
+/// The end-to-end test of the word list, which otherwise takes every 50th word, with all of them.
+fn words() -> Result<()> {
+    tools::test_tools()?;
+    let args =
+        ["test", "--release", "--locked", "--package", "ringway", "--test", "words", "--", "--nocapture"];
+    let mut command = run::command("cargo", &args);
+    command.env("RINGWAY_WORDS_EVERY", "1");
+    some_pass(command)
+}
+
+/// The one test that is left out elsewhere: not every machine lets it mount a file system.
+fn full_disk() -> Result<()> {
+    const TEST: &str = "a_full_file_system_refuses_writes_and_serves_reads";
+    let args = [
+        "test",
+        "--locked",
+        "--package",
+        "ringway-kv",
+        "--test",
+        "crash",
+        "--",
+        "--ignored",
+        "--exact",
+        TEST,
+    ];
+    some_pass(run::command("cargo", &args))
+}
+
+/// Runs tests that a name selects; a name that selects none is an error and not a pass.
+fn some_pass(command: Command) -> Result<()> {
+    let mut tally = Tally::default();
+    run::watch_command(command, |line| tally.see(line))?;
+    if tally.passed() == 0 {
+        bail!("no test ran: has it another name now?");
+    }
+    Ok(())
+}
+
 fn advisories() -> Result<()> {
     tools::cargo_tool(&CARGO_DENY)?;
     check("cargo-deny", &["--locked", "check", "advisories"])
@@ -73,8 +117,8 @@ fn advisories() -> Result<()> {
 
 /// Fuzzes one target. The corpus stays in `fuzz/corpus`, so that the next run goes on where this one ended.
 ///
-/// The sanitizers need a nightly feature; `RUSTC_BOOTSTRAP` lends it to the pinned stable compiler, so that
-/// what is fuzzed is what is shipped.
+/// The sanitizers need a nightly feature; `RUSTC_BOOTSTRAP` lends it to the stable compiler, so that what is
+/// fuzzed is what is shipped.
 fn fuzz(target: &str, seconds: u32) -> Result<()> {
     tools::cargo_tool(&CARGO_FUZZ)?;
     let time = format!("-max_total_time={seconds}");
@@ -119,6 +163,8 @@ mod tests {
     #[test]
     fn an_unknown_name_lists_the_known_ones() {
         let message = run(&["no-such-run"]).unwrap_err().to_string();
-        assert!(message.contains("no-such-run") && message.contains("placement"), "{message}");
+        for name in ["no-such-run", "placement", "words", "full-disk", "bench", "advisories", "fuzz-wire"] {
+            assert!(message.contains(name), "{name} in {message}");
+        }
     }
 }

@@ -3,13 +3,19 @@
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::LazyLock;
 
 use anyhow::{Context, Result, bail};
 
 /// The workspace root.
 pub(crate) fn root() -> &'static Path {
-    // CARGO_MANIFEST_DIR is <root>/xtask.
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("."))
+    static ROOT: LazyLock<PathBuf> = LazyLock::new(|| {
+        // <root>/xtask. What cargo says when it runs us comes first: of two checkouts that share a target
+        // directory, one may have compiled what the other runs.
+        let own = std::env::var("CARGO_MANIFEST_DIR").unwrap_or(env!("CARGO_MANIFEST_DIR").to_owned());
+        Path::new(&own).parent().unwrap_or(Path::new(".")).to_owned()
+    });
+    &ROOT
 }
 
 /// Where build products go: `CARGO_TARGET_DIR`, else `<root>/target`.
@@ -72,8 +78,12 @@ pub(crate) fn succeeds(program: &str, args: &[&str]) -> bool {
 ///
 /// # Errors
 /// It could not be started, or did not exit with 0.
-pub(crate) fn watch(program: &str, args: &[&str], mut see: impl FnMut(&str)) -> Result<()> {
-    let mut command = command(program, args);
+pub(crate) fn watch(program: &str, args: &[&str], see: impl FnMut(&str)) -> Result<()> {
+    watch_command(command(program, args), see)
+}
+
+/// [`watch`], for a command with more than arguments.
+pub(crate) fn watch_command(mut command: Command, mut see: impl FnMut(&str)) -> Result<()> {
     let line = show(&command);
     println!("$ {line}");
     let mut child =
