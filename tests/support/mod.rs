@@ -79,12 +79,7 @@ impl Process {
             if let Some(status) = self.child.try_wait().expect("wait") {
                 panic!("{} ended with {status} before it was ready:\n{}", self.name, self.log());
             }
-            assert!(
-                now() < deadline,
-                "{} is not ready after {PATIENCE:?}:\n{}",
-                self.name,
-                self.log()
-            );
+            assert!(now() < deadline, "{} is not ready after {PATIENCE:?}:\n{}", self.name, self.log());
             pause();
         }
     }

@@ -36,8 +36,8 @@ const fn shell(name: &'static str, may_use: &'static [&'static str]) -> Rule {
 const ERRORS: &[&str] = &["proc-macro2", "quote", "syn", "thiserror", "thiserror-impl", "unicode-ident"];
 /// The key hash.
 const HASH: &[&str] = &["xxhash-rust"];
-/// The snapshot cell and the owner rows.
-const SNAPSHOT: &[&str] = &["arc-swap", "arrayvec", "rustversion"];
+/// The snapshot cell.
+const SNAPSHOT: &[&str] = &["arc-swap", "rustversion"];
 /// XChaCha20-Poly1305 for gossip packets; `libc` only where the CPU's features are asked of the system.
 const AEAD: &[&str] = &[
     "aead",

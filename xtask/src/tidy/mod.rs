@@ -33,7 +33,9 @@ fn unformatted() -> Result<Vec<String>> {
     if files.is_empty() && !output.status.success() {
         bail!("cargo fmt failed: {}", String::from_utf8_lossy(&output.stderr).trim_end());
     }
+    // A file that several test binaries include is listed for each of them.
     files.sort_unstable();
+    files.dedup();
     Ok(files.into_iter().map(|file| format!("{file}: run `cargo fmt --all`")).collect())
 }
 
