@@ -27,15 +27,15 @@ fn main() -> ExitCode {
     let outcome = match args.as_slice() {
         ["test"] => test::run(),
         ["ci"] => ci::run(),
-        ["tidy"] => tidy::run(),
-        ["long", rest @ ..] => long::run(rest),
+        ["tidy"] => tidy::run().map(|()| ExitCode::SUCCESS),
+        ["long", rest @ ..] => long::run(rest).map(|()| ExitCode::SUCCESS),
         _ => {
             eprintln!("{USAGE}");
             return ExitCode::from(2);
         }
     };
     match outcome {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("xtask: {error:#}");
             ExitCode::FAILURE

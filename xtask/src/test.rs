@@ -1,16 +1,23 @@
 //! Running the tests and counting them.
 
+use std::process::ExitCode;
+
 use anyhow::{Context, Result};
 
 use crate::run::{self, root};
 use crate::tools;
 
 /// `cargo xtask test`.
-pub(crate) fn run() -> Result<()> {
+///
+/// The closing lines of the tests and their total are the last it says, whatever happened.
+pub(crate) fn run() -> Result<ExitCode> {
     let mut tally = Tally::default();
     let outcome = all(&mut tally);
+    if let Err(error) = &outcome {
+        println!("\ntest failed: {error:#}");
+    }
     tally.print();
-    outcome
+    Ok(if outcome.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// Runs every test, then every bench once on small inputs, so that benches do not rot.

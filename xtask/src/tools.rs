@@ -22,6 +22,26 @@ pub(crate) const CARGO_FUZZ: CargoTool = CargoTool { name: "cargo-fuzz", version
 /// The machine's word list, which the end-to-end tests store and read back.
 const WORDS: &str = "/usr/share/dict/words";
 
+/// A setting for `git -c`: in a container the checkout often belongs to another user than the one who builds, and
+/// git would refuse to look at it.
+pub(crate) const GIT_TRUSTS_CHECKOUT: &str = "safe.directory=*";
+
+/// Adds `clippy` or `rustfmt`, which minimal installations of Rust lack.
+pub(crate) fn rust_component(name: &str) -> Result<()> {
+    if run::succeeds(&format!("cargo-{}", name.trim_start_matches("rust")), &["--version"]) {
+        return Ok(());
+    }
+    run::check("rustup", &["component", "add", name])
+}
+
+/// Installs git where the checkout came without it.
+pub(crate) fn git() -> Result<()> {
+    if run::succeeds("git", &["--version"]) {
+        return Ok(());
+    }
+    apt_install(&["git"])
+}
+
 /// Builds the tool unless `target/tools` has this version of it.
 ///
 /// *Cost*: cargo-deny takes minutes the first time; the unoptimised build halves that and checks our few
@@ -60,7 +80,8 @@ pub(crate) fn cargo_tool(tool: &CargoTool) -> Result<()> {
     fs::write(&stamp, "").with_context(|| format!("writing {}", stamp.display()))
 }
 
-/// Everything the end-to-end tests call: a C compiler, curl, Python with `requests`, a word list, promtool.
+/// Everything the end-to-end tests call: a C compiler, curl, `kill`, Python with
+/// `requests`, a word list, promtool.
 pub(crate) fn test_tools() -> Result<()> {
     let mut missing = Vec::new();
     if !run::succeeds("cc", &["--version"]) {
@@ -77,6 +98,9 @@ pub(crate) fn test_tools() -> Result<()> {
     if !run::succeeds("curl", &["--version"]) {
         missing.push("curl");
         missing.push("ca-certificates");
+    }
+    if !run::succeeds("kill", &["-l"]) {
+        missing.push("procps");
     }
     if !missing.is_empty() {
         apt_install(&missing)?;
@@ -123,7 +147,7 @@ fn promtool() -> Result<()> {
     };
     if download().is_err() {
         privileged(&["apt-get", "update"])?;
-        download()?;
+        download().context("put promtool (part of Prometheus) on the path by hand and try again")?;
     }
     let package = fs::read_dir(&dir)?
         .filter_map(|entry| entry.ok().map(|entry| entry.path()))

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use anyhow::{Result, bail};
 
 use crate::run::{self, root};
+use crate::tools;
 
 /// `cargo xtask tidy`.
 pub(crate) fn run() -> Result<()> {
@@ -27,6 +28,7 @@ pub(crate) fn run() -> Result<()> {
 
 /// The files that `cargo fmt` would change; it says so by their names and its exit code.
 fn unformatted() -> Result<Vec<String>> {
+    tools::rust_component("rustfmt")?;
     let output = run::command("cargo", &["fmt", "--all", "--", "--check", "-l"]).output()?;
     let listing = String::from_utf8_lossy(&output.stdout);
     let mut files: Vec<&str> = listing.lines().collect();
@@ -48,7 +50,11 @@ struct ProjectFile {
 
 /// Every text file that is, or is about to be, under version control, in order of path.
 fn project_files() -> Result<Vec<ProjectFile>> {
-    let listing = run::capture("git", &["ls-files", "-z", "--cached", "--others", "--exclude-standard"])?;
+    tools::git()?;
+    let listing = run::capture(
+        "git",
+        &["-c", tools::GIT_TRUSTS_CHECKOUT, "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+    )?;
     let mut paths: Vec<&str> = listing.split('\0').filter(|path| !path.is_empty()).collect();
     paths.sort_unstable();
     paths.dedup();

@@ -4,6 +4,7 @@ use anyhow::Result;
 
 use super::ProjectFile;
 use crate::run;
+use crate::tools::GIT_TRUSTS_CHECKOUT;
 
 /// A file this long has more than one meaning; split it by meaning. No exceptions.
 const LINES_MAX: usize = 900;
@@ -13,7 +14,7 @@ const YAML_LIBRARY: [&str; 2] = ["saphyr-parser", "saphyr_parser"];
 
 pub(super) fn problems(files: &[ProjectFile]) -> Result<Vec<String>> {
     let mut problems: Vec<String> = files.iter().flat_map(file_problems).collect();
-    if !run::succeeds("git", &["ls-files", "--error-unmatch", "Cargo.lock"]) {
+    if !run::succeeds("git", &["-c", GIT_TRUSTS_CHECKOUT, "ls-files", "--error-unmatch", "Cargo.lock"]) {
         problems.push("Cargo.lock is not committed".to_owned());
     }
     Ok(problems)
