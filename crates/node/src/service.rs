@@ -11,7 +11,7 @@ use http_body_util::BodyExt;
 use ringway_proxy::edge::{BodyIdle, ConnectionInfo, WorkerService};
 use ringway_proxy::key::{Head, RoutingKey, routing_key};
 use ringway_proxy::metrics::{MethodClass, Misdirected, RouteLabel, WorkerMetrics};
-use ringway_proxy::{Body, Claim, Reason, RouteOptions, Router};
+use ringway_proxy::{Body, Claim, Reason, RouteOptions, Router, check_head};
 use ringway_topology::map::Location;
 use ringway_topology::{Owner, SnapshotReader};
 use tokio::time::Instant;
@@ -80,9 +80,12 @@ impl<S: PartitionStore> WorkerService for NodeService<S> {
 impl<S: PartitionStore> NodeService<S> {
     /// The answer, and whether the router has counted it already.
     async fn answer(&self, request: Request<Body>, connection: ConnectionInfo) -> (Response<Body>, bool) {
+        if let Err(reason) = check_head(&request) {
+            return (self.refuse_head(reason, &connection), false);
+        }
         let (key, routed) = match self.read_head(&request) {
             Ok(read) => read,
-            Err(refusal) => return (self.refuse(refusal.into(), None), false),
+            Err(refused) => return (self.refuse(refused, None), false),
         };
         if !self.ready.wait().await {
             return (self.refuse(Refusal::from(Reason::NotReady).into(), None), false);
@@ -110,12 +113,16 @@ impl<S: PartitionStore> NodeService<S> {
     }
 
     /// The key, read exactly as a router reads it, and what a router says about the request.
-    fn read_head(&self, request: &Request<Body>) -> Result<(RoutingKey<'static>, Option<Routed>), Refusal> {
+    fn read_head(&self, request: &Request<Body>) -> Result<(RoutingKey<'static>, Option<Routed>), Refused> {
         let headers = request.headers();
         let routed = Routed::from_headers(headers)?;
         let head = Head { method: request.method(), uri: request.uri(), headers };
         let RoutingKey { route, key, hashed } =
-            routing_key(&self.routes, head).map_err(|(reason, _)| reason)?;
+            routing_key(&self.routes, head).map_err(|(reason, route)| Refused {
+                refusal: reason.into(),
+                text: route.and_then(|at| self.routes[at].key_problem(reason)),
+                current: None,
+            })?;
         Ok((RoutingKey { route, key: key.into_owned().into(), hashed }, routed))
     }
 
@@ -147,7 +154,6 @@ impl<S: PartitionStore> NodeService<S> {
             Method::HEAD => self.head(&parts.headers, key, located).await,
             Method::PUT => self.put(&parts, body, key, located).await,
             Method::DELETE => self.delete(&parts.headers, key, located).await,
-            Method::CONNECT => Err(Refusal::from(Reason::ConnectUnsupported).into()),
             _ => Err(Refusal::Method.into()),
         };
         answer.unwrap_or_else(|refused| self.refuse(refused, Some(located)))
@@ -227,6 +233,16 @@ impl<S: PartitionStore> NodeService<S> {
             }
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// Refuses what a router would not have forwarded.
+    fn refuse_head(&self, reason: Reason, connection: &ConnectionInfo) -> Response<Body> {
+        let mut response = self.refuse(Refusal::from(reason).into(), None);
+        if reason == Reason::MalformedRequest && !connection.http2 {
+            // Where such a message ends is anybody's guess: nothing after it may be read as a request.
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        response
     }
 
     fn refuse(&self, refused: Refused, located: Option<&Location>) -> Response<Body> {

@@ -154,8 +154,11 @@ impl Exchange {
     ) -> Result<(Partition, u64), Reason> {
         let options = &core.options;
         // Before the key is looked for: what is malformed has no key, and the host is one only afterwards.
+        let own = headers::kept_request_id(&parts.headers);
+        facts.request_id = Some(own.unwrap_or_else(|| core.ids.trace_id()));
         facts.screened =
-            headers::screen_request(parts, connection, &core.identity, &options.headers, &options.trusted)?;
+            headers::screen_request(parts, connection, &core.identity, &options.headers, &options.trusted)
+                .inspect_err(|_| facts.screened.grpc = headers::speaks_grpc(&parts.headers))?;
         let head = Head { method: &parts.method, uri: &parts.uri, headers: &parts.headers };
         let found = key::routing_key(&options.routes, head).map_err(|(reason, route)| {
             facts.route = route;
@@ -164,10 +167,6 @@ impl Exchange {
         facts.route = Some(found.route);
         let location = core.locate(found.hashed());
         facts.partition = Some(location.0);
-        facts.request_id = Some(match parts.headers.get(X_REQUEST_ID) {
-            Some(id) => id.clone(),
-            None => core.ids.trace_id(),
-        });
         Ok(location)
     }
 
@@ -182,6 +181,7 @@ impl Exchange {
         if let Some(id) = &facts.request_id {
             parts.headers.insert(X_REQUEST_ID, id.clone());
         }
+        headers::frame_body(&mut parts.headers, &parts.method, facts.http2, &body);
         let mut spare = core.take_spare();
         spare.extend(parts.headers.iter().map(|(name, value)| (name.clone(), value.clone())));
         let safe = parts.method.is_safe();
@@ -229,7 +229,7 @@ impl Exchange {
         *request.headers_mut() = headers;
 
         let facts = &mut self.facts;
-        if facts.attempts > 0 {
+        if facts.attempts > 0 || facts.held_since.is_some() {
             facts.attempted = Instant::now();
         }
         facts.attempts += 1;

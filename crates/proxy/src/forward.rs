@@ -29,8 +29,8 @@ pub(crate) enum Forwarded {
     NotSent(Reason),
     /// The request may have been processed; its answer is lost.
     Lost(Reason),
-    /// The client's own body broke off.
-    RequestBody,
+    /// The client's own body broke off, or stood still for too long.
+    RequestBody(Reason),
 }
 
 /// Sends a request to a node and waits for the head of its answer.
@@ -55,11 +55,11 @@ pub(crate) async fn forward(
             Ok(response) => return read_answer(response, lease, outstanding, transfer).await,
             Err(failure) => failure,
         };
-        match failure.take_message() {
-            Some(unsent) if reused => request = unsent,
-            Some(_) => return Forwarded::NotSent(Reason::UpstreamReset),
-            None if transfer.broken() => return Forwarded::RequestBody,
-            None => return Forwarded::Lost(loss(failure.error())),
+        match (failure.take_message(), transfer.broken()) {
+            (Some(unsent), _) if reused => request = unsent,
+            (Some(_), _) => return Forwarded::NotSent(Reason::UpstreamReset),
+            (None, Some(reason)) => return Forwarded::RequestBody(reason),
+            (None, None) => return Forwarded::Lost(loss(failure.error())),
         }
     }
 }

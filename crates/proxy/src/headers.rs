@@ -7,11 +7,13 @@ use std::net::{IpAddr, SocketAddr};
 
 use bytes::{BufMut, BytesMut};
 use http::uri::PathAndQuery;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, Version, header, request};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version, header, request};
+use http_body::Body as _;
 use ipnet::IpNet;
 use ringway_route::Reason;
 use ringway_topology::{Epoch, Partition};
 
+use crate::body::Body;
 use crate::edge::ConnectionInfo;
 use crate::options::HeaderOptions;
 
@@ -82,7 +84,7 @@ struct Found {
     ringway: bool,
     explain: bool,
     grpc: bool,
-    request_id: bool,
+    cookies: u8,
 }
 
 impl Found {
@@ -110,8 +112,8 @@ impl Found {
                     found.codings = found.codings.saturating_add(1);
                     found.coding_unknown |= !value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked");
                 }
-                "content-type" => found.grpc = value.as_bytes().starts_with(b"application/grpc"),
-                "x-request-id" => found.request_id = (1..=REQUEST_ID_BYTES_MAX).contains(&value.len()),
+                "content-type" => found.grpc = is_grpc(value),
+                "cookie" => found.cookies = found.cookies.saturating_add(1),
                 other => {
                     if let Some(rest) = other.strip_prefix(RINGWAY_PREFIX) {
                         found.ringway = true;
@@ -122,6 +124,19 @@ impl Found {
         }
         found
     }
+}
+
+/// Checks a request's head without changing it: what [`screen_request`] refuses as malformed or not supported. For who
+/// serves requests itself.
+///
+/// # Errors
+/// [`Reason::MalformedRequest`]: answer, and close an HTTP/1.1 connection, as where such a message ends is anybody's
+/// guess. [`Reason::ConnectUnsupported`] and [`Reason::UpgradeUnsupported`].
+///
+/// *Cost*: one pass over the headers.
+pub fn check_head<B>(request: &Request<B>) -> Result<(), Reason> {
+    let headers = request.headers();
+    check(request.method(), request.uri(), request.version(), headers, &Found::of(headers))
 }
 
 /// Checks a request's head, takes off what belongs to the client's hop or may not come from a client, and puts on
@@ -138,7 +153,7 @@ pub(crate) fn screen_request(
     trusted: &[IpNet],
 ) -> Result<Screened, Reason> {
     let found = Found::of(&parts.headers);
-    check(parts, &found)?;
+    check(&parts.method, &parts.uri, parts.version, &parts.headers, &found)?;
     if passed_here(&parts.headers, &identity.pseudonym) {
         return Err(Reason::Loop);
     }
@@ -150,8 +165,8 @@ pub(crate) fn screen_request(
         parts.headers.insert(header::CONNECTION, HeaderValue::from_static("te"));
     }
     parts.headers.append(header::VIA, identity.via(parts.version));
-    if !found.request_id {
-        parts.headers.remove(X_REQUEST_ID);
+    if found.cookies > 1 {
+        join_cookies(&mut parts.headers);
     }
     if options.forwarded || options.x_forwarded {
         add_forwarded(&mut parts.headers, connection, options);
@@ -162,11 +177,17 @@ pub(crate) fn screen_request(
 }
 
 /// Refuses what must not be forwarded: RFC 9112 §3.2 and §6.3, RFC 9113 §8.2.2 and §8.3.1.
-fn check(parts: &request::Parts, found: &Found) -> Result<(), Reason> {
-    if parts.method == Method::CONNECT {
+fn check(
+    method: &Method,
+    uri: &Uri,
+    version: Version,
+    headers: &HeaderMap,
+    found: &Found,
+) -> Result<(), Reason> {
+    if method == Method::CONNECT {
         return Err(Reason::ConnectUnsupported);
     }
-    let http2 = parts.version == Version::HTTP_2;
+    let http2 = version == Version::HTTP_2;
     if http2 && (found.connection || found.te_other || (found.hop && !found.te_trailers)) {
         return Err(Reason::MalformedRequest);
     }
@@ -176,13 +197,21 @@ fn check(parts: &request::Parts, found: &Found) -> Result<(), Reason> {
     if found.lengths > 1 || found.codings > 1 || found.coding_unknown || found.hosts > 1 {
         return Err(Reason::MalformedRequest);
     }
-    let nameless = found.hosts == 0 && parts.uri.authority().is_none();
-    if nameless && parts.version != Version::HTTP_10 {
-        return Err(Reason::MalformedRequest);
-    }
-    let path = parts.uri.path();
-    let asterisk = path == "*" && parts.method == Method::OPTIONS;
-    if path.starts_with('/') || asterisk { Ok(()) } else { Err(Reason::MalformedRequest) }
+    let authority = uri.authority().map(|authority| authority.as_str().as_bytes());
+    let host = headers.get(header::HOST).map(|host| host.as_bytes().trim_ascii());
+    let named = match (authority, host) {
+        (None, None) => version == Version::HTTP_10,
+        // In HTTP/1.1 the target wins over `Host` (RFC 9112 §3.2.2); in HTTP/2 two answers are one too many.
+        (Some(authority), Some(host)) if http2 && !host.eq_ignore_ascii_case(authority) => false,
+        (authority, host) => authority.into_iter().chain(host).flatten().all(|byte| is_host_byte(*byte)),
+    };
+    let path = uri.path();
+    let asterisk = path == "*" && method == Method::OPTIONS;
+    if named && (path.starts_with('/') || asterisk) { Ok(()) } else { Err(Reason::MalformedRequest) }
+}
+
+fn is_host_byte(byte: u8) -> bool {
+    byte.is_ascii_graphic() && !matches!(byte, b'/' | b'@' | b'?' | b'#' | b',' | b'\\')
 }
 
 /// Whether `Via` names this router as an earlier recipient (RFC 9110 §7.6.3).
@@ -231,27 +260,52 @@ fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
 fn normalise_target(parts: &mut request::Parts) -> Result<(), Reason> {
     if let Some(authority) = parts.uri.authority() {
         let value = HeaderValue::from_str(authority.as_str()).map_err(|_| Reason::MalformedRequest)?;
-        let differs = parts.headers.get(header::HOST).is_some_and(|host| {
-            !host.as_bytes().trim_ascii().eq_ignore_ascii_case(authority.as_str().as_bytes())
-        });
-        // In HTTP/1.1 the target wins over `Host` (RFC 9112 §3.2.2); in HTTP/2 two answers are one too many.
-        if differs && parts.version == Version::HTTP_2 {
-            return Err(Reason::MalformedRequest);
-        }
         parts.headers.insert(header::HOST, value);
         let path = parts.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
         parts.uri = Uri::from(path);
     }
-    match parts.headers.get(header::HOST) {
-        Some(host) if host.as_bytes().iter().all(|b| is_host_byte(*b)) => {}
-        Some(_) => return Err(Reason::MalformedRequest),
-        None => drop(parts.headers.insert(header::HOST, HeaderValue::from_static(""))),
-    }
+    parts.headers.entry(header::HOST).or_insert_with(|| HeaderValue::from_static(""));
     Ok(())
 }
 
-fn is_host_byte(byte: u8) -> bool {
-    byte.is_ascii_graphic() && !matches!(byte, b'/' | b'@' | b'?' | b'#' | b',' | b'\\')
+/// HTTP/2 may split a cookie list over several fields; HTTP/1.1 knows only one (RFC 9113 §8.2.3).
+fn join_cookies(headers: &mut HeaderMap) {
+    let crumbs: Vec<_> = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    // Bytes of header values, joined by such bytes, make a header value.
+    if let Ok(joined) = HeaderValue::from_bytes(&crumbs.join(b"; ".as_slice())) {
+        headers.insert(header::COOKIE, joined);
+    }
+}
+
+/// Says how long a body is where HTTP/1.1 has to be told and hyper would say nothing.
+pub(crate) fn frame_body(headers: &mut HeaderMap, method: &Method, http2: bool, body: &Body) {
+    if headers.contains_key(header::CONTENT_LENGTH) {
+        return;
+    }
+    if body.is_end_stream() {
+        // An HTTP/2 stream that ends with its head is an empty value; without a length an HTTP/1.1 message is one
+        // whose value was forgotten (RFC 9110 §8.6).
+        if http2 && matches!(*method, Method::PUT | Method::POST | Method::PATCH) {
+            headers.insert(header::CONTENT_LENGTH, HeaderValue::from(0));
+        }
+    } else if body.size_hint().exact().is_none() {
+        // hyper would drop the body of a GET.
+        headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    }
+}
+
+/// The client's `X-Request-Id`, unless it is empty or absurdly long.
+pub(crate) fn kept_request_id(headers: &HeaderMap) -> Option<HeaderValue> {
+    headers.get(X_REQUEST_ID).filter(|id| (1..=REQUEST_ID_BYTES_MAX).contains(&id.len())).cloned()
+}
+
+/// Whether the caller speaks gRPC.
+pub(crate) fn speaks_grpc(headers: &HeaderMap) -> bool {
+    headers.get(header::CONTENT_TYPE).is_some_and(is_grpc)
+}
+
+fn is_grpc(content_type: &HeaderValue) -> bool {
+    content_type.as_bytes().starts_with(b"application/grpc")
 }
 
 fn lists(value: &HeaderValue, wanted: &str) -> bool {

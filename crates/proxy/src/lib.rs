@@ -34,6 +34,7 @@ pub use body::{Body, BoxError};
 pub use claim::Claim;
 pub use embed::{EmbedError, EmbeddedBody, EmbeddedRouter, Stopped};
 pub use error::Problem;
+pub use headers::check_head;
 pub use options::{
     HeaderOptions, HoldOptions, KeyPart, KeySource, ProxyOptions, Reads, RouteError, RouteMatch,
     RouteOptions, RoutingOptions, UpstreamOptions,

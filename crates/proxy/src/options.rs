@@ -1,11 +1,12 @@
 //! What can be set about the data plane. Every default is http.md's.
 
+use std::fmt;
 use std::time::Duration;
 
 use http::{HeaderName, Method};
 use ipnet::IpNet;
-use ringway_route::{BudgetOptions, HoldLimits, OutlierOptions};
-use ringway_topology::ZoneName;
+use ringway_route::{BudgetOptions, HoldLimits, OutlierOptions, Reason};
+use ringway_topology::{KEY_BYTES_MAX, ZoneName};
 use thiserror::Error;
 
 use crate::edge::EdgeOptions;
@@ -85,6 +86,18 @@ pub enum KeySource {
     Cookie(String),
     /// The host in lower case, without its port.
     Host,
+}
+
+impl fmt::Display for KeySource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Path(segment) => write!(f, "the path segment `{segment}`"),
+            Self::Header(name) => write!(f, "the header `{name}`"),
+            Self::Query(name) => write!(f, "the query parameter `{name}`"),
+            Self::Cookie(name) => write!(f, "the cookie `{name}`"),
+            Self::Host => f.write_str("the host"),
+        }
+    }
 }
 
 /// Which part of the key is hashed, so that keys that belong together stay together.
@@ -213,6 +226,19 @@ impl RouteOptions {
         };
         route.check()?;
         Ok(route)
+    }
+
+    /// What a request that took this route is told when something is wrong with its key; `None` for other reasons.
+    #[must_use]
+    pub fn key_problem(&self, reason: Reason) -> Option<String> {
+        let (Self { name, key, .. }, bytes_max) = (self, KEY_BYTES_MAX);
+        let problem = match reason {
+            Reason::KeyMissing => "it is missing or empty".to_owned(),
+            Reason::KeyTooLong => format!("it is longer than {bytes_max} bytes"),
+            Reason::KeyMalformed => "a `%` in it is not followed by two hex digits".to_owned(),
+            _ => return None,
+        };
+        Some(format!("the key of the route `{name}` is {key}: {problem}"))
     }
 
     /// Whether the route's parts fit together.

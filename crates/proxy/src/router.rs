@@ -286,15 +286,24 @@ impl Core {
 
     /// Answers with an error of our own making: one answer, one count, one log line, all from the reason.
     pub(crate) fn refuse(&self, facts: Facts, hash: u64, reason: Reason) -> Response<Body> {
-        let route = facts.route.and_then(|at| self.options.routes.get(at)).map(|route| route.name.as_str());
+        let route = facts.route.and_then(|at| self.options.routes.get(at));
         let node = facts.node.as_ref().map(|node| node.id.as_str());
-        let detail = facts.denied.then_some("a retry was due and the retry budget denied it");
-        let problem = Problem { reason, detail, route, partition: facts.partition, node };
+        let keyless = route.and_then(|route| route.key_problem(reason));
+        let denied = facts.denied.then_some("a retry was due and the retry budget denied it");
+        let problem = Problem {
+            reason,
+            detail: denied.or(keyless.as_deref()),
+            route: route.map(|route| route.name.as_str()),
+            partition: facts.partition,
+            node,
+        };
         let pseudonym = &self.identity.pseudonym;
         let mut response =
             if facts.screened.grpc { problem.grpc_response(pseudonym) } else { problem.response(pseudonym) };
         put_request_id(&mut response, facts.request_id.as_ref());
-        if matches!(reason, Reason::MalformedRequest | Reason::RequestBody) && !facts.http2 {
+        let unframed =
+            matches!(reason, Reason::MalformedRequest | Reason::RequestBody | Reason::RequestTimeout);
+        if unframed && !facts.http2 {
             // Where such a message ends is anybody's guess: nothing after it may be read as a request.
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }

@@ -133,22 +133,20 @@ async fn within_time(
     let options = &core.options.upstream;
     let mut forwarding = std::pin::pin!(forwarding);
     let mut attempt_end = exchange.facts.attempted + options.head_timeout;
-    let mut progress = 0;
     loop {
         let limit = exchange.deadline.min(attempt_end);
         if let Ok(forwarded) = tokio::time::timeout_at(limit, forwarding.as_mut()).await {
             return Ok(forwarded);
         }
-        let pulled = exchange.transfer.progress();
-        if pulled == progress {
+        // While the client still sends, the time to answer has not begun.
+        if let Some(sent) = exchange.transfer.progress() {
+            exchange.deadline = exchange.deadline.max(sent + options.total_timeout);
+            attempt_end = attempt_end.max(sent + options.head_timeout);
+        }
+        if exchange.deadline.min(attempt_end) <= limit {
             let whole = exchange.deadline <= attempt_end;
             return Err(if whole { Reason::Deadline } else { Reason::UpstreamTimeout });
         }
-        // The client still sends: the time to answer has not begun.
-        progress = pulled;
-        let now = Instant::now();
-        exchange.deadline = now + options.total_timeout;
-        attempt_end = now + options.head_timeout;
     }
 }
 
@@ -186,7 +184,7 @@ fn settle(
         Ok(Forwarded::NotSent(reason)) => failed(Outcome::NotSent(reason)),
         Ok(Forwarded::Lost(reason)) => failed(Outcome::Lost(reason)),
         // The client's fault, not the node's.
-        Ok(Forwarded::RequestBody) => (Outcome::RequestBody, None),
+        Ok(Forwarded::RequestBody(reason)) => (Outcome::RequestBody(reason), None),
         Err(Reason::Deadline) => failed(Outcome::Deadline),
         Err(reason) => failed(Outcome::Lost(reason)),
     }

@@ -8,8 +8,14 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body as _, Frame, SizeHint};
+use ringway_route::Reason;
+use tokio::time::Instant;
 
 use crate::body::{Body, BoxError};
+use crate::edge::BodyIdle;
+
+/// Most frames kept for a replay: a body that comes byte by byte would take many times its size in memory.
+const KEPT_FRAMES_MAX: usize = 1_024;
 
 /// The body of one request, whatever the number of attempts.
 ///
@@ -32,19 +38,20 @@ struct Shared {
     trailers: Option<HeaderMap>,
     size: SizeHint,
     stage: Stage,
-    /// Over `keep_max`, or broken: the start is gone.
+    /// Over `keep_max` or [`KEPT_FRAMES_MAX`], or broken: the start is gone.
     start_gone: bool,
     /// Number of the attempt that may pull.
     attempt: u32,
-    /// Frames pulled from the client: progress that moves the deadline.
-    pulled: u64,
+    /// When the client sent something last: progress that moves the deadline.
+    progress: Option<Instant>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
     Flowing,
     Ended,
-    Broken,
+    /// With what the client is told.
+    Broken(Reason),
 }
 
 /// One attempt's copy of a request's body.
@@ -79,7 +86,7 @@ impl Transfer {
             stage: Stage::Flowing,
             start_gone: false,
             attempt: 0,
-            pulled: 0,
+            progress: None,
         };
         Self { shared: Some(Rc::new(RefCell::new(shared))) }
     }
@@ -99,9 +106,12 @@ impl Transfer {
         self.shared.as_ref().is_none_or(|shared| !shared.borrow().start_gone)
     }
 
-    /// Whether the client's side broke off.
-    pub(crate) fn broken(&self) -> bool {
-        self.shared.as_ref().is_some_and(|shared| shared.borrow().stage == Stage::Broken)
+    /// How the client's side broke off, if it did.
+    pub(crate) fn broken(&self) -> Option<Reason> {
+        match self.shared.as_ref()?.borrow().stage {
+            Stage::Broken(reason) => Some(reason),
+            Stage::Flowing | Stage::Ended => None,
+        }
     }
 
     /// Whether everything has been pulled from the client: the connection that carried it may be used again.
@@ -109,9 +119,9 @@ impl Transfer {
         self.shared.as_ref().is_none_or(|shared| shared.borrow().stage == Stage::Ended)
     }
 
-    /// Frames pulled so far.
-    pub(crate) fn progress(&self) -> u64 {
-        self.shared.as_ref().map_or(0, |shared| shared.borrow().pulled)
+    /// When the client sent something of the body last.
+    pub(crate) fn progress(&self) -> Option<Instant> {
+        self.shared.as_ref()?.borrow().progress
     }
 
     /// Bytes that a hold of this request keeps in memory, at most.
@@ -128,11 +138,11 @@ impl Shared {
     fn poll_pull(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         match self.stage {
             Stage::Ended => return Poll::Ready(None),
-            Stage::Broken => return Poll::Ready(Some(Err(BodyGone.into()))),
+            Stage::Broken(_) => return Poll::Ready(Some(Err(BodyGone.into()))),
             Stage::Flowing => {}
         }
         let polled = std::task::ready!(Pin::new(&mut self.source).poll_frame(cx));
-        self.pulled += 1;
+        self.progress = Some(Instant::now());
         match &polled {
             Some(Ok(frame)) => {
                 if let Some(data) = frame.data_ref() {
@@ -147,8 +157,10 @@ impl Shared {
                 }
             }
             None => self.stage = Stage::Ended,
-            Some(Err(_)) => {
-                self.stage = Stage::Broken;
+            Some(Err(error)) => {
+                let stalled = error.is::<BodyIdle>();
+                self.stage =
+                    Stage::Broken(if stalled { Reason::RequestTimeout } else { Reason::RequestBody });
                 self.start_gone = true;
             }
         }
@@ -157,7 +169,7 @@ impl Shared {
 
     fn keep(&mut self, data: &Bytes) {
         self.kept_bytes += data.len();
-        if self.kept_bytes > self.keep_max {
+        if self.kept_bytes > self.keep_max || self.kept.len() == KEPT_FRAMES_MAX {
             self.start_gone = true;
         }
         if self.start_gone {
@@ -246,7 +258,7 @@ mod tests {
         assert_eq!(all(second).await.unwrap(), "abcd");
         assert!(transfer.ended() && transfer.replayable());
         assert_eq!(all(transfer.send()).await.unwrap(), "abcd");
-        assert!(transfer.progress() >= 2);
+        assert!(transfer.progress().is_some());
     }
 
     #[tokio::test]
@@ -256,6 +268,17 @@ mod tests {
         assert!(transfer.replayable());
         assert_eq!(all(transfer.send()).await.unwrap(), "abcde");
         assert!(!transfer.replayable());
+    }
+
+    #[tokio::test]
+    async fn a_body_in_crumbs_is_not_kept() {
+        for (count, kept) in [(KEPT_FRAMES_MAX, true), (KEPT_FRAMES_MAX + 1, false)] {
+            let crumbs = (0..count).map(|_| Ok::<_, BoxError>(Frame::data(Bytes::from_static(b"x"))));
+            let body = Body::boxed(StreamBody::new(futures_util::stream::iter(crumbs)));
+            let transfer = Transfer::new(body, 1 << 20);
+            assert_eq!(all(transfer.send()).await.unwrap().len(), count);
+            assert_eq!(transfer.replayable(), kept);
+        }
     }
 
     #[tokio::test]
@@ -290,6 +313,6 @@ mod tests {
         ]);
         let transfer = Transfer::new(Body::boxed(StreamBody::new(stream)), 9);
         assert!(all(transfer.send()).await.is_err());
-        assert!(transfer.broken() && !transfer.replayable());
+        assert!(transfer.broken() == Some(Reason::RequestBody) && !transfer.replayable());
     }
 }

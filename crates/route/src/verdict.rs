@@ -27,8 +27,8 @@ pub enum Outcome {
     Lost(Reason),
     /// The request's deadline passed.
     Deadline,
-    /// The client's own body broke off.
-    RequestBody,
+    /// The client's own body broke off, or stood still for too long.
+    RequestBody(Reason),
 }
 
 /// What a verdict depends on besides the outcome.
@@ -89,7 +89,7 @@ pub fn verdict(outcome: Outcome, standing: &Standing) -> Verdict {
     match outcome {
         Outcome::Answered => Verdict::Return,
         Outcome::Deadline => Verdict::Fail(Reason::Deadline),
-        Outcome::RequestBody => Verdict::Fail(Reason::RequestBody),
+        Outcome::RequestBody(reason) => Verdict::Fail(reason),
         Outcome::Misdirected { newer } => {
             let cause = Reason::Misdirected;
             if !standing.replayable || standing.misdirected > MISDIRECTED_REPEATS_MAX {

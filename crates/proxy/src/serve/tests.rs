@@ -1,5 +1,6 @@
 //! The request path against real sockets: each test scripts what its nodes do, request by request.
 
+mod bodies;
 mod harness;
 
 use std::cell::Cell;
@@ -102,6 +103,22 @@ fn requests_without_route_or_key_and_unsupported_ones_are_answered_here() {
         assert_eq!(error(&router, to("/kv/%zz")).await, fails(400, Reason::KeyMalformed));
         let (_, body) = call(&router, to("/kv/%zz")).await;
         assert!(body.contains("\"route\":\"/kv/{key}\""), "{body}");
+        assert!(body.contains("the key of the route `/kv/{key}` is the path segment `key`"), "{body}");
+        let mut named = to("/other");
+        named.headers_mut().insert("x-request-id", "abc".parse().unwrap());
+        let response = router.serve(named, info()).await;
+        assert_eq!(response.headers()["x-request-id"], "abc");
+        assert_eq!(
+            response.headers()["proxy-status"],
+            "me; error=destination_not_found; details=\"no_route\""
+        );
+        let nameless = Request::get("/kv/a").body(Body::empty()).unwrap();
+        let response = router.serve(nameless, info()).await;
+        assert_eq!(
+            (response.status().as_u16(), &response.headers()["connection"]),
+            (400, &"close".parse().unwrap())
+        );
+        assert_eq!(response.headers()["x-request-id"].len(), 32, "one is made for an error, too");
         let connect = Request::connect("h:80").body(Body::empty()).unwrap();
         assert_eq!(error(&router, connect).await, fails(501, Reason::ConnectUnsupported));
         let mut upgrade = get();

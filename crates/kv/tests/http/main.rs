@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test says what is wrong by failing where it is")]
 
+mod entries;
+
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
@@ -76,6 +78,7 @@ fn key_of(node: u16) -> String {
 
 struct Running {
     node: Option<Node>,
+    me: Owner,
     store: Arc<KvStore>,
     snapshot: SnapshotCell,
     changed: watch::Sender<u64>,
@@ -93,18 +96,32 @@ impl Running {
         let me = owner(n);
         let store = Arc::new(KvStore::open(dir.path(), me.store, options).unwrap());
         let snapshot = SnapshotCell::new(Map::empty(settings()));
-        let (changed, changes) = watch::channel(0);
+        let (changed, _) = watch::channel(0);
         let ready = Arc::new(AtomicBool::new(true));
-        let metrics = Metrics::new("test", vec![ringway_node::KEY_PATH.to_owned()]).unwrap();
-        let asked = Arc::clone(&ready);
+        let metrics = new_metrics();
+        let mut running = Self { node: None, me, store, snapshot, changed, ready, metrics, dir };
+        running.listen(node_options);
+        running
+    }
+
+    fn listen(&mut self, options: NodeOptions) {
+        let asked = Arc::clone(&self.ready);
         let feed = ClusterFeed {
-            snapshot: snapshot.clone(),
-            changed: changes,
+            snapshot: self.snapshot.clone(),
+            changed: self.changed.subscribe(),
             ready: Arc::new(move || asked.load(Ordering::Relaxed)),
         };
-        let parts = NodeParts { store: Arc::clone(&store), me, feed, metrics: metrics.clone() };
-        let node = Some(Node::start(node_options, parts).unwrap());
-        Self { node, store, snapshot, changed, ready, metrics, dir }
+        let (store, me) = (Arc::clone(&self.store), self.me.clone());
+        let parts = NodeParts { store, me, feed, metrics: self.metrics.clone() };
+        self.node = Some(Node::start(options, parts).unwrap());
+    }
+
+    /// Listens again, after a shutdown, where it listened before.
+    fn restart_at(&mut self, addr: SocketAddr) {
+        self.metrics = new_metrics();
+        let mut options = node_options();
+        options.edge.listen = addr;
+        self.listen(options);
     }
 
     fn addr(&self) -> SocketAddr {
@@ -145,6 +162,10 @@ impl Running {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         runtime.block_on(self.store.head(partition(key), key)).unwrap().is_some()
     }
+}
+
+fn new_metrics() -> Metrics {
+    Metrics::new("test", vec![ringway_node::KEY_PATH.to_owned()]).unwrap()
 }
 
 fn head(method: &str, path: &str, headers: &str) -> String {

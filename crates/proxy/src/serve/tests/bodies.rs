@@ -1,0 +1,110 @@
+//! Request bodies on their way: how they are framed, held, timed and given up.
+
+use bytes::Bytes;
+use http::{Method, Version};
+use http_body::Frame;
+use http_body_util::StreamBody;
+use tokio::net::TcpListener;
+
+use super::harness::*;
+use super::*;
+use crate::BoxError;
+use crate::edge::BodyIdle;
+
+/// A body of these frames that does not say how long it is.
+fn stream(frames: Vec<Result<&'static str, BoxError>>) -> Body {
+    let frames =
+        frames.into_iter().map(|frame| frame.map(|text| Frame::data(Bytes::from_static(text.as_bytes()))));
+    Body::boxed(StreamBody::new(futures_util::stream::iter(frames)))
+}
+
+#[test]
+fn a_body_over_the_replay_bound_that_met_a_refused_connection_arrives_whole() {
+    run(async {
+        let addr = refused_addr().await;
+        let router = Cluster::derived(&[(addr, Alive)]).router(options());
+        let value = vec![b'v'; 4 * options().upstream.replay_bytes];
+        let upload = call(&router, put(value.clone()));
+        let restart = async {
+            eventually(|| router.core().room.lock().unwrap().requests() == 1).await;
+            assert_eq!(
+                router.core().room.lock().unwrap().bytes(),
+                options().upstream.replay_bytes,
+                "counted with what it may keep"
+            );
+            FakeNode::on(TcpListener::bind(addr).await.unwrap(), [])
+        };
+        let (answer, node) = tokio::join!(upload, restart);
+        assert_eq!(answer, (200, "ok".to_owned()));
+        let [(_, received)] = node.requests().try_into().unwrap();
+        assert!(received == value);
+        let room = router.core().room.lock().unwrap();
+        assert_eq!((room.requests(), room.bytes()), (0, 0), "and its room is given back");
+    });
+}
+
+#[test]
+fn a_body_that_stopped_flowing_does_not_move_the_deadline() {
+    run(async {
+        let node = FakeNode::start([Act::Hang]).await;
+        let total = Duration::from_secs(1);
+        let mut options = options();
+        options.upstream.total_timeout = total;
+        let router = Cluster::derived(&[(node.addr, Alive)]).router(options);
+        let began = Instant::now();
+        assert_eq!(error(&router, put("v")).await, fails(504, Reason::Deadline));
+        let took = began.elapsed();
+        assert!(took >= total && took < total * 19 / 10, "{took:?}");
+    });
+}
+
+#[test]
+fn every_body_is_framed_for_http1() {
+    run(async {
+        let node = FakeNode::start([]).await;
+        let router = Cluster::derived(&[(node.addr, Alive)]).router(options());
+        let send = |method: Method, version: Version, body: Body| {
+            let mut request = put(body);
+            *request.method_mut() = method;
+            *request.version_mut() = version;
+            if version == Version::HTTP_2 {
+                *request.uri_mut() = "http://h/kv/a".parse().unwrap();
+            }
+            call(&router, request)
+        };
+        let (h1, h2) = (Version::HTTP_11, Version::HTTP_2);
+        let text = || stream(vec![Ok("ab"), Ok("c")]);
+        let chunks = "2\r\nab\r\n1\r\nc\r\n0\r\n\r\n";
+        for (method, version, body, line, sent) in [
+            (Method::PUT, h2, Body::empty(), Some("content-length: 0\r"), ""),
+            (Method::PUT, h1, Body::empty(), None, ""),
+            (Method::GET, h2, Body::empty(), None, ""),
+            (Method::DELETE, h2, Body::empty(), None, ""),
+            (Method::PUT, h2, Body::from("abc"), Some("content-length: 3\r"), "abc"),
+            (Method::PUT, h2, text(), Some("transfer-encoding: chunked\r"), chunks),
+            (Method::PUT, h1, text(), Some("transfer-encoding: chunked\r"), chunks),
+            (Method::GET, h1, text(), Some("transfer-encoding: chunked\r"), chunks),
+        ] {
+            assert_eq!(send(method.clone(), version, body).await.0, 200);
+            let (head, body) = node.requests().pop().unwrap();
+            let framing: Vec<_> = head
+                .lines()
+                .filter(|l| l.starts_with("content-length") || l.starts_with("transfer-"))
+                .collect();
+            assert_eq!(framing.first().copied(), line.map(|l| l.trim_end()), "{method} {version:?}: {head}");
+            assert!(framing.len() < 2 && body == sent.as_bytes(), "{method} {version:?}: {head}");
+        }
+        assert_eq!(node.seen.lock().unwrap().connections, 1, "each of them leaves the connection usable");
+    });
+}
+
+#[test]
+fn a_client_that_stops_sending_is_told_so() {
+    run(async {
+        let node = FakeNode::start([]).await;
+        let router = Cluster::derived(&[(node.addr, Alive)]).router(options());
+        let idle = BodyIdle { limit: Duration::from_secs(30) };
+        let request = put(stream(vec![Ok("ab"), Err(idle.into())]));
+        assert_eq!(error(&router, request).await, fails(408, Reason::RequestTimeout));
+    });
+}
