@@ -3,9 +3,8 @@
 //! [`Plane`] is the control path, read top-down in [`plane`]: a datagram, a stream, a timer or a command goes
 //! through gossip; what changed there is absorbed into a directory of records; when the records stand still for
 //! a moment the placement runs and a new map is published. [`records`] says what members tell each other,
-//! `readiness` when a member may serve, [`health`] what
-//! is believed of a node, `ownership` who owns what by the records, and [`view`] what the outside
-//! sees of it all.
+//! [`readiness`] when a member may serve, [`health`] what is believed of a node, `ownership` who owns what by the
+//! records, and [`view`] what the outside sees of it all.
 //!
 //! The shell in `ringway-member` drives a plane with sockets and a clock; a simulator can drive the same plane
 //! with neither.
@@ -16,7 +15,7 @@ pub mod health;
 mod own;
 mod ownership;
 pub mod plane;
-mod readiness;
+pub mod readiness;
 pub mod records;
 pub mod view;
 

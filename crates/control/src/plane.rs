@@ -13,7 +13,8 @@
 //!                                               poll_publish
 //! ```
 //!
-//! *Invariants.* Health never moves data: only node records reach the placement. Nothing is published before this
+//! *Invariants.* While it is open whether another process has this member's id, a member that does not serve yet
+//! neither becomes ready nor says anything of itself. Health never moves data: only node records reach the placement. Nothing is published before this
 //! member is ready, and it is not ready before a map of everything it knows is published. The same records give
 //! the same digest, whatever the order they came in.
 
@@ -31,7 +32,7 @@ use crate::directory::{Change, Directory, Refusal};
 use crate::health::HealthBook;
 use crate::own::{OwnRecords, Statement};
 use crate::ownership::Owners;
-use crate::readiness::Gate;
+use crate::readiness::{Circumstances, Gate};
 use crate::records::{MemberKind, MemberRecord, NODE_KEY_PREFIX, NodeRecord};
 use crate::view::{ClusterView, FatalReason, MemberStatus, PlaneEvent, PlaneStats, Readiness};
 
@@ -125,6 +126,9 @@ pub struct Plane {
 
     gate: Gate,
     gate_stale: bool,
+    gate_due: Option<Duration>,
+    /// Where another process is being asked whether it has this member's id.
+    contested_at: Option<SocketAddr>,
     synced_with: Vec<Arc<str>>,
     resync_at: Option<Duration>,
     readiness: Readiness,
@@ -159,13 +163,16 @@ impl Plane {
         let settings = Arc::new(settings);
         let terms = settings.terms().into_bytes();
         let gossip = Gossip::new(gossip, settings.name.as_str(), terms, identity.clone(), keyring, seed, now);
+        let gate = Gate::new(options.kind, options.bootstrap, options.seeds_configured, now);
         let mut plane = Self {
             gossip,
             directory: Directory::new(NODES_MAX, MEMBER_RECORDS_MAX),
             own: OwnRecords::new(identity.generation),
             owners: Owners::new(&settings),
-            gate: Gate::new(options.kind, options.bootstrap, options.seeds_configured),
+            gate_due: gate.due(),
+            gate,
             gate_stale: true,
+            contested_at: None,
             synced_with: Vec::new(),
             resync_at: None,
             readiness: Readiness::NotReady { reason: "starting".to_owned() },
@@ -269,7 +276,9 @@ impl Plane {
         let rebuild = self.rebuild.due().filter(|_| ready);
         let health = self.health_due().filter(|_| ready);
         let resync = self.resync_at.filter(|_| !ready);
-        [self.gossip.poll_timeout(), rebuild, health, self.own.due(), resync].into_iter().flatten().min()
+        let gate = self.gate_due.filter(|_| !ready);
+        let own = self.own.due().filter(|_| !self.must_be_silent());
+        [self.gossip.poll_timeout(), rebuild, health, own, resync, gate].into_iter().flatten().min()
     }
 
     /// The map to publish, if there is a newer one than this returned last. Maps in between are skipped.
@@ -483,6 +492,7 @@ impl Plane {
 
     /// Acts on everything that is due. Whether gossip may have something new to say.
     fn settle(&mut self, now: Duration) -> bool {
+        self.follow_contest();
         let spoke = self.follow_generation(now) | self.reassert(now) | self.seek_readiness(now);
         if !self.readiness.is_ready() {
             return spoke;
@@ -495,11 +505,25 @@ impl Plane {
         spoke
     }
 
+    /// Whether the name of this member is in question decides whether it may become ready.
+    fn follow_contest(&mut self) {
+        let contested_at = self.gossip.contested_at();
+        if std::mem::replace(&mut self.contested_at, contested_at) != contested_at {
+            self.gate_stale = true;
+        }
+    }
+
+    /// Another process may have this member's id, and this one does not serve yet: what it would say of itself could
+    /// override what the other one said. A member that serves keeps the last word.
+    fn must_be_silent(&self) -> bool {
+        self.contested_at.is_some() && !self.readiness.is_ready()
+    }
+
     /// Gossip raises the generation when it hears of an earlier life that had more; what this member says of itself
     /// counts only in the life that is alive.
     fn follow_generation(&mut self, now: Duration) -> bool {
         let generation = self.gossip.generation();
-        if generation == self.identity.generation {
+        if generation == self.identity.generation || self.must_be_silent() {
             return false;
         }
         self.identity.generation = generation;
@@ -509,6 +533,9 @@ impl Plane {
     }
 
     fn reassert(&mut self, now: Duration) -> bool {
+        if self.must_be_silent() {
+            return false;
+        }
         let statements = self.own.reassert(now);
         let spoke = !statements.is_empty();
         for statement in statements {
@@ -526,6 +553,7 @@ impl Plane {
     /// Becomes ready when the rule allows it; else asks a ready member for its state. Whether it did either.
     fn seek_readiness(&mut self, now: Duration) -> bool {
         let resync_due = self.resync_at.is_some_and(|at| at <= now);
+        self.gate_stale |= self.gate_due.take_if(|due| *due <= now).is_some();
         if self.readiness.is_ready() || !(self.gate_stale || resync_due) {
             return false;
         }
@@ -535,7 +563,13 @@ impl Plane {
         }
         let others: Vec<&str> =
             self.gossip.members().map(|member| member.id).filter(|id| *id != &*self.identity.id).collect();
-        match self.gate.check(&self.directory, &others) {
+        let seen = Circumstances {
+            now,
+            directory: &self.directory,
+            others: &others,
+            contest: self.contested_at.map(|there| (&*self.identity.id, there)),
+        };
+        match self.gate.check(&seen) {
             Ok(()) => {
                 self.become_ready(now);
                 true

@@ -8,13 +8,27 @@
 //!    node may know them from its own record file, so that a whole cluster comes back with a node still down; or
 //! 3. it is a node with neither seeds nor a bootstrap list: a cluster of one.
 //!
+//! Even then it first makes sure that its name is its own. What a member starts from, a copied data directory for one,
+//! may be enough for rule 2 while another process lives under the same id. So a member with seeds waits until it has
+//! met somebody, who would know, for [`SEEDS_PATIENCE`] at most: a cluster that restarts must not wait for nodes that
+//! are down. And while another process is being asked whether it has this member's id
+//! ([`ringway_gossip::Gossip::contested_at`]), nothing makes a member ready.
+//!
 //! A member that became ready stays so: cut off from the others it goes on serving what it knows, and shows how old
 //! that is ([`crate::ClusterView::confirmed_at`]).
+
+use std::net::SocketAddr;
+use std::time::Duration;
 
 use ringway_topology::NodeId;
 
 use crate::directory::Directory;
 use crate::records::MemberKind;
+
+/// How long a member with seeds that knows its whole bootstrap list waits to meet somebody. Seeds that have not
+/// answered by then do not answer.
+/// *Relation*: as long as gossip waits for another process of the same id with its default timers.
+pub const SEEDS_PATIENCE: Duration = Duration::from_millis(1_500);
 
 /// Most names one reason spells out.
 const NAMES_SHOWN_MAX: usize = 8;
@@ -25,14 +39,33 @@ pub(crate) struct Gate {
     kind: MemberKind,
     bootstrap: Vec<NodeId>,
     seeds_configured: bool,
+    /// Until when the seeds may take to answer.
+    patient_until: Duration,
     synced_with_ready: bool,
 }
 
+/// What the gate looks at.
+#[derive(Debug)]
+pub(crate) struct Circumstances<'a> {
+    pub(crate) now: Duration,
+    pub(crate) directory: &'a Directory,
+    /// The names of the members it has met.
+    pub(crate) others: &'a [&'a str],
+    /// This member's name, and where another process is being asked whether it has it too.
+    pub(crate) contest: Option<(&'a str, SocketAddr)>,
+}
+
 impl Gate {
-    pub(crate) fn new(kind: MemberKind, mut bootstrap: Vec<NodeId>, seeds_configured: bool) -> Self {
+    pub(crate) fn new(
+        kind: MemberKind,
+        mut bootstrap: Vec<NodeId>,
+        seeds_configured: bool,
+        now: Duration,
+    ) -> Self {
         bootstrap.sort();
         bootstrap.dedup();
-        Self { kind, bootstrap, seeds_configured, synced_with_ready: false }
+        let patient_until = now + SEEDS_PATIENCE;
+        Self { kind, bootstrap, seeds_configured, patient_until, synced_with_ready: false }
     }
 
     /// A full state exchange with a ready member finished.
@@ -40,8 +73,18 @@ impl Gate {
         self.synced_with_ready = true;
     }
 
-    /// Whether the member may serve; else what it waits for. `others` are the names of the members it has met.
-    pub(crate) fn check(&self, directory: &Directory, others: &[&str]) -> Result<(), String> {
+    /// When time alone may change what [`Self::check`] says.
+    pub(crate) fn due(&self) -> Option<Duration> {
+        let waits = self.seeds_configured && !self.bootstrap.is_empty();
+        waits.then_some(self.patient_until)
+    }
+
+    /// Whether the member may serve; else what it waits for.
+    pub(crate) fn check(&self, seen: &Circumstances<'_>) -> Result<(), String> {
+        let Circumstances { now, directory, others, contest } = *seen;
+        if let Some((id, there)) = contest {
+            return Err(format!("asking at {there} whether another process has the id {id}"));
+        }
         if self.synced_with_ready {
             return Ok(());
         }
@@ -51,7 +94,8 @@ impl Gate {
         let missing: Vec<&str> =
             self.bootstrap.iter().filter(|id| !directory.knows_node(id)).map(NodeId::as_str).collect();
         if missing.is_empty() {
-            return Ok(());
+            let unheard = self.seeds_configured && others.is_empty() && now < self.patient_until;
+            return if unheard { Err("waiting for a seed to answer".to_owned()) } else { Ok(()) };
         }
         Err(format!(
             "waiting for the bootstrap nodes {} to be seen, or for a ready member; {}",

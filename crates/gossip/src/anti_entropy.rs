@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::core::{Gossip, Mode};
+use crate::core::Gossip;
 use crate::event::State;
 use crate::members::{SELF, Slot};
 use crate::merge::{Heard, Source};
@@ -82,7 +82,7 @@ impl Gossip {
     pub(crate) fn on_anti_entropy_due(&mut self, now: Duration) {
         let next = now + self.rng.jitter(self.config.anti_entropy_interval);
         self.timers.set(Timer::AntiEntropy, next);
-        if self.mode != Mode::Active {
+        if !self.takes_part() {
             return;
         }
         let body = Body::Hello { root: self.sums.root() };

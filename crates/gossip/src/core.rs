@@ -408,7 +408,7 @@ impl Gossip {
         }
         let answer = self.dispatch(now, from, &message, arrival);
         if !own_name && !about_name {
-            self.answer_if_dead(from, message.sender, message.generation);
+            self.answer_if_given_up(from, message.sender, message.generation);
         }
         answer
     }
@@ -462,7 +462,7 @@ impl Gossip {
             _ => {}
         }
         if refuted {
-            self.send_own_word(from);
+            self.send_word_of(SELF, from);
         }
     }
 
@@ -562,10 +562,10 @@ impl Gossip {
         self.send_filled(to, accused, body);
     }
 
-    /// Tells somebody who accuses us that we live.
-    fn send_own_word(&mut self, to: SocketAddr) {
+    /// Tells somebody what we believe of a member; of ourselves, that we live.
+    pub(crate) fn send_word_of(&mut self, slot: Slot, to: SocketAddr) {
         self.broadcasts.begin_pass();
-        self.send_filled(to, Some(SELF), &Body::Gossip);
+        self.send_filled(to, Some(slot), &Body::Gossip);
     }
 
     /// `first`: the member whose update goes first, whatever is news.

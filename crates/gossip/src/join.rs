@@ -10,7 +10,7 @@ use crate::event::{Event, State, Transmit, Via};
 use crate::members::{Evidence, SELF};
 use crate::merge::Source;
 use crate::timers::Timer;
-use crate::wire::{Body, Message, News, Update};
+use crate::wire::{Ask, Body, Message, News, Update};
 
 /// Most joins under way.
 pub(crate) const JOINS_MAX: usize = 64;
@@ -41,8 +41,6 @@ pub(crate) struct Standing {
     contest: Option<Contest>,
     /// The others took us in, or came to us: we are no newcomer any more.
     established: bool,
-    /// A join of ours was answered.
-    welcomed: bool,
     /// The join that was answered while the contest was open.
     synced: Option<Arc<str>>,
     asked: VecDeque<(SocketAddr, Duration)>,
@@ -53,9 +51,10 @@ pub(crate) struct Standing {
 impl Gossip {
     /// Asks these addresses to let us in. Not repeated: the driver asks again until [`Event::Synced`].
     ///
-    /// More than 64 joins under way are dropped and counted. Our own address is skipped.
+    /// More than 64 joins under way are dropped and counted. Our own address is skipped. Nothing is asked while
+    /// our name is in question ([`contested_at`](Self::contested_at)) and nobody has taken us in yet.
     pub fn join(&mut self, now: Duration, seeds: &[SocketAddr]) {
-        if self.mode != Mode::Active {
+        if self.mode != Mode::Active || self.is_contested_newcomer() {
             return;
         }
         self.joins.retain(|_, until| *until > now);
@@ -77,8 +76,9 @@ impl Gossip {
     /// Answers a join: with our whole state, or with our terms when they are not the joiner's.
     pub(crate) fn on_join(&mut self, now: Duration, message: &Message<'_>) -> Option<Vec<u8>> {
         let Body::Join { nonce, cluster, terms } = message.body else { return None };
-        // Our own join comes back when a seed is another name of our address.
-        if self.joins.contains_key(&nonce) || self.mode != Mode::Active {
+        // Our own join comes back when a seed is another name of our address. And nobody may learn from us where we
+        // are while the name may be another's: who asks, asks again.
+        if self.joins.contains_key(&nonce) || self.mode != Mode::Active || self.is_contested_newcomer() {
             return None;
         }
         let ours = self.terms.clone();
@@ -87,17 +87,20 @@ impl Gossip {
             return Some(self.payload(&Body::Refuse { nonce, terms: &ours }, &News::default()));
         }
         let namesake = *message.sender == *self.id;
-        for update in &message.members {
-            let newcomer = *update.id == *message.sender;
-            if newcomer && namesake {
-                self.meet_namesake(now, update.addr, update.generation);
-            } else if !(newcomer && self.is_elsewhere(update)) {
-                self.hear(now, update, Source::Exchange { spread: true });
+        let newcomer = message.members.iter().find(|update| *update.id == *message.sender);
+        if namesake {
+            if let Some(newcomer) = newcomer {
+                self.meet_namesake(now, newcomer.addr, newcomer.generation);
+            }
+        } else if !newcomer.is_some_and(|newcomer| self.is_elsewhere(newcomer)) {
+            self.hear_state(now, message, true);
+            // What it said may have put our name in question.
+            if self.is_contested_newcomer() {
+                return None;
             }
         }
-        for record in &message.records {
-            self.hear_record(now, record, true);
-        }
+        // What a contested newcomer says of itself would override what the living one said, at every member: it is
+        // told when the contest has ended (`tell_what_was_withheld`).
         self.stats.joins_accepted += 1;
         self.standing.established |= !namesake;
         let state = self.whole_state();
@@ -113,6 +116,12 @@ impl Gossip {
             .is_some_and(|known| known.is_live() && known.addr != update.addr)
     }
 
+    /// Somebody who lives, or is only doubted, carries our name at another address.
+    pub(crate) fn is_us_elsewhere(&self, update: &Update<'_>) -> bool {
+        let lives = matches!(update.state, State::Alive | State::Suspect);
+        lives && *update.id == *self.id && update.addr != self.addr
+    }
+
     /// Our join was answered.
     pub(crate) fn on_welcome(&mut self, now: Duration, from: SocketAddr, message: &Message<'_>) {
         let Body::Welcome { nonce, terms } = message.body else { return };
@@ -123,25 +132,26 @@ impl Gossip {
             self.refused(from, terms);
             return;
         }
-        let first = !std::mem::replace(&mut self.standing.welcomed, true);
-        for update in &message.members {
-            let lives = matches!(update.state, State::Alive | State::Suspect);
-            if first && lives && *update.id == *self.id && update.addr != self.addr {
-                // Even a lower generation than ours: its process may still be there.
-                self.contest(now, update.addr, update.generation);
-            } else {
-                self.hear(now, update, Source::Exchange { spread: false });
-            }
+        if let Some(there) = message.members.iter().find(|update| self.is_us_elsewhere(update)) {
+            // Even a lower generation than ours: its process may still be there.
+            self.contest(now, there.addr, there.generation);
         }
-        for record in &message.records {
-            self.hear_record(now, record, false);
-        }
+        self.hear_state(now, message, false);
         let with: Arc<str> = message.sender.into();
         if self.standing.contest.is_some() {
             self.standing.synced = Some(with);
         } else {
             self.standing.established = true;
             self.emit(Event::Synced { with });
+        }
+    }
+
+    fn hear_state(&mut self, now: Duration, message: &Message<'_>, spread: bool) {
+        for update in &message.members {
+            self.hear(now, update, Source::Exchange { spread });
+        }
+        for record in &message.records {
+            self.hear_record(now, record, spread);
         }
     }
 
@@ -182,6 +192,9 @@ impl Gossip {
     /// an earlier life of ours, and its generation is outlived.
     pub(crate) fn contest(&mut self, now: Duration, there: SocketAddr, generation: u64) {
         let standing = &mut self.standing;
+        if let Some(contest) = standing.contest.as_mut().filter(|contest| contest.there == there) {
+            contest.generation = contest.generation.max(generation);
+        }
         standing.asked.retain(|(_, at)| now < *at + CONTEST_PAUSE);
         let busy = standing.contest.is_some() || standing.asked.len() >= CONTESTS_MAX;
         if self.mode != Mode::Active
@@ -210,15 +223,27 @@ impl Gossip {
         }
         let generation = contest.generation;
         self.standing.contest = None;
-        self.standing.established = true;
+        let newcomer = !std::mem::replace(&mut self.standing.established, true);
         if self.generation() <= generation {
             self.outlive(now, generation);
         } else {
             self.spread_member(now, SELF);
         }
         if let Some(with) = self.standing.synced.take() {
+            if newcomer {
+                self.tell_what_was_withheld(&with);
+            }
             self.emit(Event::Synced { with });
         }
+    }
+
+    /// The name is ours: who let us in under reserve hears now what our join said, and passes it on. Should this get
+    /// lost, anti-entropy makes up for it.
+    fn tell_what_was_withheld(&mut self, with: &str) {
+        let slot = self.members.find(with).filter(|slot| *slot != SELF);
+        let Some(to) = slot.and_then(|slot| self.members.at(slot)).map(|member| member.addr) else { return };
+        let payload = self.payload(&Body::Delta(Ask::Nothing), &self.whole_state());
+        self.send_stream(to, &payload);
     }
 
     /// Another process asks who we are; it carries our name. We answer, and ask back before we believe it.
@@ -253,6 +278,9 @@ impl Gossip {
         let newcomer = (self.uptime_ms(now), self.addr) < (uptime_ms, there);
         if newcomer {
             self.mode = Mode::Muted;
+        } else if contest.generation >= self.generation() {
+            // The others took it in while we were cut off.
+            self.outlive(now, contest.generation);
         }
         let found = (there, message.generation);
         if self.standing.found.contains(&found) {
@@ -266,6 +294,21 @@ impl Gossip {
         self.emit(Event::Conflict { id: self.id.clone(), here: self.addr, there, newcomer });
     }
 
+    /// Where another process with our id lives, or lived, while it is being asked; `None` when our name is not in
+    /// question. Lasts three probe timeouts at most, and ends in [`Event::Conflict`] when somebody answers.
+    ///
+    /// A program that is not serving yet must not begin to, nor say anything of itself, while this is `Some`.
+    #[must_use]
+    pub fn contested_at(&self) -> Option<SocketAddr> {
+        self.standing.contest.as_ref().map(|contest| contest.there)
+    }
+
+    /// The others took us in, or came to us.
+    pub(crate) fn has_standing(&self) -> bool {
+        self.standing.established
+    }
+
+    /// Nobody has taken us in yet, and somebody may live under our name: we say nothing of ourselves.
     pub(crate) fn is_contested_newcomer(&self) -> bool {
         self.standing.contest.is_some() && !self.standing.established
     }

@@ -232,9 +232,16 @@ impl Gossip {
     /// Somebody says something of us.
     fn hear_of_self(&mut self, now: Duration, update: &Update<'_>) -> Heard {
         let Some(me) = self.members.at(SELF) else { return Heard::Known };
-        let (ours, addr) = (me.evidence, me.addr);
-        let lives = matches!(update.state, State::Alive | State::Suspect);
+        let ours = me.evidence;
         if self.mode != Mode::Active {
+            return Heard::Known;
+        }
+        let elsewhere = self.is_us_elsewhere(update);
+        if elsewhere && !self.has_standing() {
+            // Even a lower generation than ours: its process may still be there.
+            self.contest(now, update.addr, update.generation);
+        }
+        if self.is_contested_newcomer() {
             return Heard::Known;
         }
         if (update.generation, update.incarnation) < (ours.generation, ours.incarnation) {
@@ -242,7 +249,7 @@ impl Gossip {
             let accused = update.state != State::Alive;
             return if accused { Heard::Refuted } else { Heard::Known };
         }
-        if update.addr != addr && lives {
+        if elsewhere {
             // Another process carries our name, or our own earlier life did, elsewhere: ask there.
             self.contest(now, update.addr, update.generation);
             return Heard::Known;

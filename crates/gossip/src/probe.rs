@@ -148,16 +148,17 @@ impl Gossip {
         }
     }
 
-    /// A sender that we hold for dead is told so, that it may refute.
-    pub(crate) fn answer_if_dead(&mut self, from: SocketAddr, sender: &str, generation: u64) {
+    /// A sender that we hold for dead is told so, that it may refute. So is one that speaks in a life we hold for over:
+    /// another process may have taken its name while it was cut off, and gets the answers meant for it.
+    pub(crate) fn answer_if_given_up(&mut self, from: SocketAddr, sender: &str, generation: u64) {
         let Some(slot) = self.members.find(sender) else { return };
-        let dead = self
-            .members
-            .at(slot)
-            .is_some_and(|member| member.state() == State::Dead && member.evidence.generation >= generation);
-        if dead {
-            self.stats.dead_answered += 1;
-            self.send_datagram(from, Some(slot), &Body::Gossip);
+        let Some(known) = self.members.at(slot) else { return };
+        let dead = known.state() == State::Dead && known.evidence.generation >= generation;
+        let replaced = known.is_live() && known.evidence.generation > generation;
+        if dead || replaced {
+            self.stats.dead_answered += u64::from(dead);
+            self.stats.replaced_answered += u64::from(replaced);
+            self.send_word_of(slot, from);
         }
     }
 

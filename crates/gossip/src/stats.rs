@@ -83,6 +83,8 @@ counters! {
     refutations,
     /// Dead members that spoke to us and were told so.
     dead_answered,
+    /// Members that spoke in a life we hold for over, and were told so.
+    replaced_answered,
     /// Times our own timers fired so late that we must have been paused.
     pauses,
     /// Members forgotten.

@@ -1,6 +1,6 @@
 //! Planes on virtual time over a lossless network with one delay.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -124,6 +124,8 @@ pub(crate) struct World {
     members: BTreeMap<SocketAddr, Member>,
     under_way: BTreeMap<(Duration, u64), (SocketAddr, SocketAddr, Packet)>,
     packets: u64,
+    /// Members that nobody reaches and that reach nobody.
+    pub(crate) cut_off: BTreeSet<SocketAddr>,
 }
 
 impl World {
@@ -203,6 +205,9 @@ impl World {
 
     fn deliver(&mut self) {
         let (_, (from, to, packet)) = self.under_way.pop_first().unwrap();
+        if self.cut_off.contains(&from) || self.cut_off.contains(&to) {
+            return;
+        }
         let Some(member) = self.members.get_mut(&to) else { return };
         match packet {
             Packet::Datagram(bytes) => member.plane.handle_datagram(self.now, from, &bytes),

@@ -110,6 +110,50 @@ fn a_restart_at_a_new_address_is_accepted_when_nobody_answers_at_the_old_one() {
 }
 
 #[test]
+fn what_a_contested_newcomer_says_reaches_nobody_before_the_name_is_its_own() {
+    for lives in [true, false] {
+        let mut three = Cluster::joined(3, &Make::default(), 38);
+        three.set_record(1, "about/n001", 1, b"home");
+        three.run(S(2));
+        if !lives {
+            three.crash(1);
+        }
+        let newcomer = three.add("n001", 5, 7, &Make::default());
+        three.set_record(newcomer, "about/n001", 9, b"elsewhere");
+        three.join(newcomer, 0);
+        three.run(MS(50));
+        assert_eq!(three.nodes[newcomer].gossip.contested_at(), (!lives).then_some(addr(1)));
+        // Somebody who has never heard of either asks the newcomer for its state, again and again.
+        let fresh = three.add("n009", 1, 9, &Make::default());
+        for _ in 0..10 {
+            three.join(fresh, newcomer);
+            three.run(MS(100));
+            for at in [0, 2, fresh] {
+                let said = three.value(at, "about/n001");
+                assert_ne!(said.as_deref(), Some(b"elsewhere".as_slice()), "{at}, lives: {lives}");
+            }
+            assert!(three.nodes[fresh].gossip.member("n001").is_none(), "lives: {lives}");
+        }
+        three.run(S(1));
+        for at in [0, 2] {
+            let expected: &[u8] = if lives { b"home" } else { b"elsewhere" };
+            assert_eq!(three.value(at, "about/n001").as_deref(), Some(expected), "{at}");
+        }
+    }
+}
+
+#[test]
+fn whoever_is_joined_before_it_has_joined_asks_after_its_name_too() {
+    let mut pair = Cluster::pair();
+    let clone = pair.add("n001", 5, 7, &Make::default());
+    // n000 takes the clone for a seed, and so tells it where n001 lives: in an earlier life, as it seems.
+    pair.join(0, clone);
+    pair.run_until(S(1), |c| c.has_event(clone, |e| matches!(e, Event::Conflict { newcomer: true, .. })));
+    pair.run(S(10));
+    assert_eq!(pair.nodes[0].gossip.member("n001").map(|member| member.addr), Some(addr(1)));
+}
+
+#[test]
 fn a_seed_that_is_ourselves_is_nobody() {
     let mut pair = Cluster::pair();
     pair.clear_events();
