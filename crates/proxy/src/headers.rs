@@ -126,7 +126,7 @@ impl Found {
     }
 }
 
-/// Checks a request's head without changing it: what [`screen_request`] refuses as malformed or not supported. For who
+/// Checks a request's head without changing it: what `screen_request` refuses as malformed or not supported. For who
 /// serves requests itself.
 ///
 /// # Errors
