@@ -295,7 +295,7 @@ impl Cluster {
             .map(|(id, &port)| start_node(dir.path(), id, port, &bootstrap, &gossip[..1]))
             .collect();
         let nodes = started.into_iter().map(Node::when_ready).collect();
-        let proxy = start_proxy(dir.path(), "proxy", &gossip);
+        let proxy = start_proxy(dir.path(), "proxy", &gossip, "");
         Self { nodes, proxy, gossip, dir }
     }
 
@@ -319,7 +319,12 @@ impl Cluster {
 
     /// Starts a further proxy.
     pub fn another_proxy(&self, name: &str) -> Proxy {
-        start_proxy(self.dir.path(), name, &self.gossip)
+        start_proxy(self.dir.path(), name, &self.gossip, "")
+    }
+
+    /// Starts a further proxy whose file says this, too.
+    pub fn proxy_with(&self, name: &str, yaml: &str) -> Proxy {
+        start_proxy(self.dir.path(), name, &self.gossip, yaml)
     }
 
     pub fn node(&mut self, id: &str) -> &mut Node {
@@ -374,11 +379,11 @@ fn start_node(dir: &Path, id: &str, gossip: u16, bootstrap: &str, seed_ports: &[
     (id.to_owned(), data_dir, run_file(dir, "kv", id, &file))
 }
 
-fn start_proxy(dir: &Path, name: &str, gossip: &[u16]) -> Proxy {
+fn start_proxy(dir: &Path, name: &str, gossip: &[u16], more: &str) -> Proxy {
     let file = dir.join(format!("{name}.yaml"));
     let yaml = format!(
         "{}listen: {{ data: \"127.0.0.1:0\", admin: \"127.0.0.1:0\", gossip: \"127.0.0.1:0\" }}\n{}\
-         routes:\n  - {{ match: {{ path: \"/kv/{{key}}\" }}, key: {{ path: key }}, reads: primary }}\n",
+         routes:\n  - {{ match: {{ path: \"/kv/{{key}}\" }}, key: {{ path: key }}, reads: primary }}\n{more}",
         cluster_yaml("test"),
         seeds(gossip),
     );

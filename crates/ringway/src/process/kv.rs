@@ -109,7 +109,7 @@ impl RunningNode {
 
 impl Running for RunningNode {
     fn addresses(&self) -> Addresses {
-        Addresses::new(self.id.as_str(), self.data(), self.admin(), &self.member)
+        Addresses::new(self.id.as_str(), "http", self.data(), self.admin(), &self.member)
     }
 
     fn member(&self) -> &Member {

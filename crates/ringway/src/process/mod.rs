@@ -14,7 +14,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use ringway_member::{Member, MemberKind, Readiness};
-use ringway_proxy::edge::WorkerFailure;
+use ringway_proxy::edge::{EdgeOptions, WorkerFailure};
 use ringway_topology::{Health, NodeId};
 use serde::Serialize;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -80,14 +80,19 @@ pub(crate) struct Addresses {
 }
 
 impl Addresses {
-    fn new(id: &str, data: SocketAddr, admin: SocketAddr, member: &Member) -> Self {
+    fn new(id: &str, scheme: &str, data: SocketAddr, admin: SocketAddr, member: &Member) -> Self {
         Self {
             id: id.to_owned(),
-            url: format!("http://{data}"),
+            url: format!("{scheme}://{data}"),
             admin: format!("http://{admin}"),
             gossip: member.advertised_addr(),
         }
     }
+}
+
+/// How clients speak to a listener.
+fn scheme(edge: &EdgeOptions) -> &'static str {
+    if edge.tls.is_some() { "https" } else { "http" }
 }
 
 /// The life of a process: start, ready, until a signal or a failure, stop.

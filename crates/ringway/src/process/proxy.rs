@@ -11,12 +11,13 @@ use ringway_member::{Goodbye, Member, MemberOptions};
 use ringway_proxy::metrics::Metrics;
 use ringway_proxy::{ClusterFeed, Proxy};
 
-use super::{Addresses, Running, VERSION, failure_of, observe, random_router_id, worker_failure};
+use super::{Addresses, Running, VERSION, failure_of, observe, random_router_id, scheme, worker_failure};
 use crate::admin::{Admin, AdminSources};
 
 /// A running proxy.
 pub(crate) struct RunningProxy {
     id: String,
+    scheme: &'static str,
     drain_time: Duration,
     proxy: Proxy,
     member: Member,
@@ -49,6 +50,7 @@ pub(crate) async fn start(config: ProxyConfig) -> anyhow::Result<RunningProxy> {
     proxy.edge.listen = listen.data;
     proxy.routing.zone = router.zone;
     let drain_time = proxy.edge.drain_time;
+    let scheme = scheme(&proxy.edge);
     let readiness = member.readiness();
     let feed = ClusterFeed {
         snapshot: member.snapshot(),
@@ -57,7 +59,7 @@ pub(crate) async fn start(config: ProxyConfig) -> anyhow::Result<RunningProxy> {
     };
     let proxy = Proxy::start(proxy, feed, &metrics).context("the data listener")?;
     let admin = admin.serve(AdminSources::new(id.to_string(), &member, metrics.registry().clone(), routes));
-    Ok(RunningProxy { id: id.to_string(), drain_time, proxy, member, admin })
+    Ok(RunningProxy { id: id.to_string(), scheme, drain_time, proxy, member, admin })
 }
 
 impl RunningProxy {
@@ -74,7 +76,7 @@ impl RunningProxy {
 
 impl Running for RunningProxy {
     fn addresses(&self) -> Addresses {
-        Addresses::new(&self.id, self.data(), self.admin(), &self.member)
+        Addresses::new(&self.id, self.scheme, self.data(), self.admin(), &self.member)
     }
 
     fn member(&self) -> &Member {

@@ -1,0 +1,81 @@
+//! TLS and both HTTP versions through the built binary, spoken by curl.
+
+mod support;
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use support::Cluster;
+
+/// Writes a self-signed certificate for a name and gives the line of the `tls:` list.
+fn certificate(dir: &Path, name: &str) -> String {
+    let made = rcgen::generate_simple_self_signed(vec![name.to_owned()]).expect("a certificate");
+    let (certificate, key) = (dir.join(format!("{name}.pem")), dir.join(format!("{name}.key")));
+    fs::write(&certificate, made.cert.pem()).expect("certificate file");
+    fs::write(&key, made.signing_key.serialize_pem()).expect("key file");
+    format!("  - {{ certificate: {}, key: {} }}\n", certificate.display(), key.display())
+}
+
+fn curl(args: &[&str]) -> Output {
+    Command::new("curl")
+        .args([
+            "--silent",
+            "--show-error",
+            "--max-time",
+            "60",
+            "--write-out",
+            "\n%{http_version} %{http_code}",
+        ])
+        .args(args)
+        .output()
+        .expect("curl runs: `cargo xtask test` installs it")
+}
+
+fn said(args: &[&str]) -> String {
+    let output = curl(args);
+    assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+#[test]
+fn curl_speaks_tls_and_both_http_versions_and_sni_chooses_the_certificate() {
+    let cluster = Cluster::start(2);
+    let dir = cluster.dir.path();
+    let value = dir.join("value.txt");
+    fs::write(&value, "a value").expect("value file");
+    let value = value.to_str().expect("UTF-8 path");
+    let names = ["a.example", "b.example"];
+    let tls: String = names.iter().map(|name| certificate(dir, name)).collect();
+    let proxy = cluster.proxy_with("tls", &format!("tls:\n{tls}"));
+    let addr = proxy.url.strip_prefix("https://").expect("the ready file says https");
+    let port = addr.rsplit(':').next().expect("a port");
+
+    for (name, version, option) in
+        [("a.example", "1.1", "--http1.1"), ("b.example", "2", "--http2"), ("a.example", "2", "--http2")]
+    {
+        let resolve = format!("{name}:{port}:127.0.0.1");
+        let trusted = dir.join(format!("{name}.pem"));
+        let trusted = trusted.to_str().expect("UTF-8 path");
+        let url = format!("https://{name}:{port}/kv/tls-{version}");
+        let common = [option, "--resolve", &resolve, "--cacert", trusted, &url];
+        let put = [&common[..], &["--upload-file", value]].concat();
+        let answer = said(&put);
+        assert!(
+            answer.ends_with(&format!("{version} 201")) || answer.ends_with(&format!("{version} 204")),
+            "{answer}"
+        );
+        assert_eq!(said(&common), format!("a value\n{version} 200"));
+    }
+
+    // The other name's certificate does not answer for this one.
+    let resolve = format!("a.example:{port}:127.0.0.1");
+    let wrong = dir.join("b.example.pem");
+    let url = format!("https://a.example:{port}/kv/x");
+    let output = curl(&["--resolve", &resolve, "--cacert", wrong.to_str().expect("UTF-8 path"), &url]);
+    assert_eq!(output.status.code(), Some(60), "curl refuses the certificate");
+
+    // HTTP/2 in the clear, by prior knowledge.
+    let url = format!("{}/kv/tls-2", cluster.proxy.url);
+    assert_eq!(said(&["--http2-prior-knowledge", &url]), "a value\n2 200");
+}
