@@ -65,7 +65,9 @@ pub fn advertise_ip(listen: IpAddr, seeds: &[SocketAddr]) -> IpAddr {
         IpAddr::V4(_) => Ipv4Addr::new(192, 0, 2, 1).into(),
         IpAddr::V6(_) => Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1).into(),
     };
-    let targets = seeds.iter().copied().chain([SocketAddr::new(world, 9)]);
+    // An IPv4 socket is not reached at an IPv6 address, and `localhost` is often both.
+    let reachable = seeds.iter().copied().filter(|seed| listen.is_ipv6() || seed.is_ipv4());
+    let targets = reachable.chain([SocketAddr::new(world, 9)]);
     targets.filter_map(source_towards).next().unwrap_or(match listen {
         IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
         IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
@@ -109,6 +111,8 @@ mod tests {
         let own: IpAddr = Ipv4Addr::new(10, 1, 2, 3).into();
         assert_eq!(advertise_ip(own, &[SocketAddr::new(loopback, 7946)]), own);
         assert!(!advertise_ip(any, &[]).is_unspecified());
+        let both = [SocketAddr::new(Ipv6Addr::LOCALHOST.into(), 7946), SocketAddr::new(loopback, 7946)];
+        assert_eq!(advertise_ip(any, &both), loopback, "a seed of the other family shows no way to us");
     }
 
     #[test]

@@ -87,7 +87,9 @@ pub(crate) fn read(path: &Path, cluster: &str) -> Result<Vec<Record>, RecordFile
 /// # Errors
 /// What the system says; the old file stands.
 pub(crate) fn write(path: &Path, cluster: &str, records: &[Record]) -> io::Result<()> {
-    let beside = path.with_extension("tmp");
+    // Appended, not put in the place of the extension: no two record files share it.
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(".tmp");
     let mut file = File::create(&beside)?;
     file.write_all(&encode(cluster, records))?;
     file.sync_all()?;
@@ -307,6 +309,16 @@ mod tests {
         let mut longer = whole.clone();
         longer.push(0);
         assert!(decode(&longer, "shop").is_err());
+    }
+
+    #[test]
+    fn record_files_in_one_directory_do_not_write_into_each_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let [a, b] = ["records.tmp", "records.b"].map(|name| dir.path().join(name));
+        write(&a, "shop", &records()).unwrap();
+        write(&b, "shop", &[]).unwrap();
+        assert_eq!(read(&a, "shop").unwrap(), records());
+        assert_eq!(read(&b, "shop").unwrap(), []);
     }
 
     #[test]

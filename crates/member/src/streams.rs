@@ -26,6 +26,8 @@ pub(crate) const STREAMS_IN_MAX: usize = 64;
 pub(crate) const STREAMS_OUT_MAX: usize = 16;
 /// Most messages waiting for an outgoing stream; more are dropped. Anti-entropy makes up for them.
 pub(crate) const STREAMS_OUT_WAITING_MAX: usize = 256;
+/// Most bytes of the messages waiting, all together: a message may be 16 MiB, and 256 of them are not a queue.
+pub(crate) const STREAMS_OUT_WAITING_BYTES_MAX: usize = 128 << 20;
 /// Most memory for messages that are still arriving, all streams together, in KiB.
 pub(crate) const STREAM_MEMORY_KIB_MAX: usize = 128 << 10;
 /// Longest time for a connection to come about.
@@ -131,19 +133,22 @@ pub(crate) type Outcome = (SocketAddr, Result<Option<Vec<u8>>, StreamError>);
 pub(crate) struct Outgoing {
     tasks: JoinSet<Outcome>,
     waiting: VecDeque<(SocketAddr, Vec<u8>)>,
+    waiting_bytes: usize,
     memory: StreamMemory,
 }
 
 impl Outgoing {
     pub(crate) fn new(memory: StreamMemory) -> Self {
-        Self { tasks: JoinSet::new(), waiting: VecDeque::new(), memory }
+        Self { tasks: JoinSet::new(), waiting: VecDeque::new(), waiting_bytes: 0, memory }
     }
 
     /// Sends a message now, or when a stream is free, or never when too many wait.
     pub(crate) fn send(&mut self, to: SocketAddr, message: Vec<u8>, counters: &Counters) {
-        if self.waiting.len() >= STREAMS_OUT_WAITING_MAX {
+        let bytes = self.waiting_bytes + message.len();
+        if self.waiting.len() >= STREAMS_OUT_WAITING_MAX || bytes > STREAMS_OUT_WAITING_BYTES_MAX {
             return counters.streams_out_dropped.add_one();
         }
+        self.waiting_bytes = bytes;
         self.waiting.push_back((to, message));
         self.start_waiting();
     }
@@ -152,6 +157,7 @@ impl Outgoing {
         while self.tasks.len() < STREAMS_OUT_MAX
             && let Some((to, message)) = self.waiting.pop_front()
         {
+            self.waiting_bytes -= message.len();
             let memory = self.memory.clone();
             self.tasks.spawn(async move { (to, exchange(to, message, memory).await) });
         }
@@ -286,6 +292,25 @@ mod tests {
             assert_eq!(read_frame(&mut rest, &memory).await.unwrap(), None, "the end is not an error");
         }
         assert_eq!(memory.0.available_permits(), STREAM_MEMORY_KIB_MAX, "all memory is given back");
+    }
+
+    #[tokio::test]
+    async fn messages_wait_for_a_stream_within_bounds_of_number_and_bytes() {
+        // Takes connections and says nothing, so that every stream stays busy.
+        let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let to = silent.local_addr().unwrap();
+        let dropped = |bytes: usize, sends: usize| {
+            let counters = Counters::default();
+            let mut outgoing = Outgoing::new(StreamMemory::new());
+            for _ in 0..STREAMS_OUT_MAX {
+                outgoing.send(to, vec![0; 10], &counters);
+            }
+            (0..sends).for_each(|_| outgoing.send(to, vec![0; bytes], &counters));
+            assert_eq!(outgoing.waiting_bytes, outgoing.waiting.iter().map(|(_, m)| m.len()).sum::<usize>());
+            counters.snapshot().streams_out_dropped
+        };
+        assert_eq!(dropped(10, STREAMS_OUT_WAITING_MAX + 3), 3);
+        assert_eq!(dropped(8 << 20, 16 + 2), 2, "16 × 8 MiB fill the bytes");
     }
 
     #[tokio::test]
