@@ -76,9 +76,8 @@ impl Gossip {
     /// Answers a join: with our whole state, or with our terms when they are not the joiner's.
     pub(crate) fn on_join(&mut self, now: Duration, message: &Message<'_>) -> Option<Vec<u8>> {
         let Body::Join { nonce, cluster, terms } = message.body else { return None };
-        // Our own join comes back when a seed is another name of our address. And nobody may learn from us where we
-        // are while the name may be another's: who asks, asks again.
-        if self.joins.contains_key(&nonce) || self.mode != Mode::Active || self.is_contested_newcomer() {
+        // Our own join comes back when a seed is another name of our address.
+        if self.joins.contains_key(&nonce) || self.mode != Mode::Active {
             return None;
         }
         let ours = self.terms.clone();
@@ -94,10 +93,11 @@ impl Gossip {
             }
         } else if !newcomer.is_some_and(|newcomer| self.is_elsewhere(newcomer)) {
             self.hear_state(now, message, true);
-            // What it said may have put our name in question.
-            if self.is_contested_newcomer() {
-                return None;
-            }
+        }
+        // Nobody may learn from us where we are while our name may be another's; the join itself may have put it in
+        // question. Who asks, asks again.
+        if !namesake && self.is_contested_newcomer() {
+            return None;
         }
         // What a contested newcomer says of itself would override what the living one said, at every member: it is
         // told when the contest has ended (`tell_what_was_withheld`).
@@ -278,9 +278,6 @@ impl Gossip {
         let newcomer = (self.uptime_ms(now), self.addr) < (uptime_ms, there);
         if newcomer {
             self.mode = Mode::Muted;
-        } else if contest.generation >= self.generation() {
-            // The others took it in while we were cut off.
-            self.outlive(now, contest.generation);
         }
         let found = (there, message.generation);
         if self.standing.found.contains(&found) {

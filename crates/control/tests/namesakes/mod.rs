@@ -63,9 +63,9 @@ fn points_elsewhere(world: &World, at: std::net::SocketAddr) -> bool {
 
 #[test]
 fn nobody_is_ever_pointed_at_a_namesake_of_a_living_node() {
-    // With the same generation as the one that lives and with a higher one; through a seed that knows it, and
+    // With a lower, the same, and a higher generation than the one that lives; through a seed that knows it, and
     // through itself; asking once, or again and again as the shell does.
-    for generation in [1, 5] {
+    for generation in [0, 1, 5] {
         for through in [0, 1] {
             for again in [false, true] {
                 let mut world = World::new();
@@ -88,6 +88,8 @@ fn nobody_is_ever_pointed_at_a_namesake_of_a_living_node() {
                 let ended = world.crash(twin);
                 assert!(ended.first(|event| *event == PlaneEvent::Ready).is_none(), "{case}");
                 assert!(ended.maps.is_empty(), "{case}: it must not publish a map");
+                let insisted = ended.plane.view(world.now).plane.own_records_reasserted;
+                assert_eq!(insisted, 0, "{case}: it must not contradict the one that lives");
                 let Some((_, PlaneEvent::Fatal(reason))) =
                     ended.events.iter().find(|(_, event)| fatal(event))
                 else {
