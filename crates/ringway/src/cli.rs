@@ -10,7 +10,8 @@ use crate::log::LogFormat;
 /// A partition-aware request-routing proxy: sends every request to the replica that owns its key.
 ///
 /// Exit codes: 0 done, 1 failed, 2 bad command line or configuration, 3 the cluster is not ready or not whole,
-/// 4 the admin listener did not answer.
+/// 4 the admin listener did not answer, 74 the disk failed under a storage node (what is on it is unknown until a
+/// restart has looked).
 #[derive(Debug, Parser)]
 #[command(name = "ringway", version, propagate_version = true)]
 pub(crate) struct Cli {

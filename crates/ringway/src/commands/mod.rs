@@ -11,7 +11,7 @@ pub(crate) mod status;
 use std::io::{self, Write};
 use std::path::Path;
 
-use ringway_config::Config;
+use ringway_config::{Config, Problem};
 use serde::Serialize;
 use tokio::runtime::{Builder, Runtime};
 
@@ -52,7 +52,8 @@ pub(crate) fn load(file: &Path) -> Result<Config, Failure> {
     let loaded = ringway_config::load(file)
         .map_err(|problems| Failure::bad_input(format!("{} cannot be used:\n{problems}", file.display())))?;
     for warning in &loaded.warnings {
-        tracing::warn!("{warning}");
+        let Problem { file, at, path, message, consequence, remedy, .. } = warning;
+        tracing::warn!(file, line = at.line, setting = path, because = consequence, remedy, "{message}");
     }
     Ok(loaded.config)
 }
