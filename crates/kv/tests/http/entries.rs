@@ -164,6 +164,7 @@ fn an_upload_that_its_node_did_not_survive_is_told_so_and_leaves_the_old_value()
     let length = format!("Content-Length: {}\r\n", large.len());
     stream.write_all(head("PUT", &path, &length).as_bytes()).unwrap();
     stream.write_all(&large[..3 << 20]).unwrap();
+    shop.nodes[1].wait_until_busy();
 
     let addr = shop.nodes[1].addr();
     let node = shop.nodes[1].node.take().unwrap();

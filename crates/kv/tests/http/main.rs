@@ -116,6 +116,15 @@ impl Running {
         self.node = Some(Node::start(options, parts).unwrap());
     }
 
+    /// Waits until a request is under way here.
+    fn wait_until_busy(&self) {
+        let busy =
+            || self.metrics.encode().unwrap().lines().any(|line| line == "ringway_requests_in_flight 1");
+        while !busy() {
+            std::thread::yield_now();
+        }
+    }
+
     /// Listens again, after a shutdown, where it listened before.
     fn restart_at(&mut self, addr: SocketAddr) {
         self.metrics = new_metrics();

@@ -125,7 +125,7 @@ fn requests_without_route_or_key_and_unsupported_ones_are_answered_here() {
         upgrade.headers_mut().insert("connection", "upgrade".parse().unwrap());
         upgrade.headers_mut().insert("upgrade", "websocket".parse().unwrap());
         assert_eq!(error(&router, upgrade).await, fails(501, Reason::UpgradeUnsupported));
-        assert!(cluster.counted("ringway_errors_total{reason=\"no_route\"} 1"));
+        assert!(cluster.counted("ringway_errors_total{reason=\"no_route\"} 2"));
     });
 }
 

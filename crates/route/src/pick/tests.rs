@@ -75,13 +75,16 @@ use Health::{Alive, Dead, Left, Suspect};
 
 #[test]
 fn writes_go_to_the_primary_however_loaded_or_ejected() {
-    let map = map(Ownership::Claimed, &[(Alive, "a"), (Alive, "b"), (Alive, "c")]);
-    let row = map.owners(ringway_topology::Partition(0));
+    let nodes = [(Alive, "a"), (Alive, "b"), (Alive, "c")];
     let known = Known { outstanding: [(0, 900)].into(), ejected: [0].into() };
-    for access in [Access::Write, Access::ReadPrimary] {
-        assert_eq!(chosen(pick(&question(&map, row.as_slice(), access), &known)), 0);
+    for ownership in [Ownership::Claimed, Ownership::Derived] {
+        let map = map(ownership, &nodes);
+        let row = map.owners(ringway_topology::Partition(0));
+        for access in [Access::Write, Access::ReadPrimary] {
+            assert_eq!(chosen(pick(&question(&map, row.as_slice(), access), &known)), 0, "{ownership:?}");
+        }
+        assert_ne!(chosen(pick(&question(&map, row.as_slice(), Access::ReadAny), &known)), 0);
     }
-    assert_ne!(chosen(pick(&question(&map, row.as_slice(), Access::ReadAny), &known)), 0);
 }
 
 #[test]
