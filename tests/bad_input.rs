@@ -259,6 +259,10 @@ fn a_bad_file_is_refused_with_exit_code_2_and_check_says_the_same() {
             assert!(said.contains(expected), "{expected} in {said}");
         }
     }
+    let output = support::ringway().args(["check", name]).env("RINGWAY_LOG", "x=y=z").output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains("RINGWAY_LOG=x=y=z"), "{said}");
     let missing = run(&["check", "/nonexistent.yaml"]);
     assert_eq!(missing.status.code(), Some(2));
     let shipped = concat!(env!("CARGO_MANIFEST_DIR"), "/../../config/proxy.yaml");

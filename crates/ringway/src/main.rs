@@ -21,8 +21,7 @@ use crate::exit::Failure;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    log::init(cli.log_format);
-    match run(cli) {
+    match log::init(cli.log_format).and_then(|()| run(cli)) {
         Ok(code) => code,
         Err(failure) => failure.report(),
     }
