@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use serde_json::Value;
-use support::{Client, Cluster, PARTITIONS, encode, eventually, run, run_json};
+use support::{Client, Cluster, PARTITIONS, encode, eventually, run, run_json, timed};
 
 /// Keys that look like real ones, awkward ones first.
 fn keys(count: usize) -> Vec<String> {
@@ -187,9 +187,8 @@ fn a_new_node_appears_in_every_members_map_and_a_late_proxy_routes_alike() {
     });
     println!("a new node is in every member's map {took:?} after it was ready");
 
-    let started = std::time::Instant::now();
-    let late = cluster.another_proxy("late");
-    println!("a proxy started last is ready {:?} after its start", started.elapsed());
+    let (late, took) = timed(|| cluster.another_proxy("late"));
+    println!("a proxy started last is ready {took:?} after its start");
     assert_eq!(digest(&late.admin).as_ref(), digests.first(), "ready means: routes like the others");
     let keys = keys(200);
     assert_eq!(explained(&cluster, &late.admin, &keys), explained(&cluster, &cluster.proxy.admin, &keys));

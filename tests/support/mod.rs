@@ -162,6 +162,14 @@ pub fn pause() {
     std::thread::sleep(Duration::from_millis(20));
 }
 
+/// Does something and says how long it took.
+#[expect(clippy::disallowed_methods, reason = "tells a person how long something took; nothing fails by it")]
+pub fn timed<T>(act: impl FnOnce() -> T) -> (T, Duration) {
+    let start = Instant::now();
+    let done = act();
+    (done, start.elapsed())
+}
+
 /// Waits until `look` gives a value, and says how long that took.
 pub fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> (T, Duration) {
     let start = now();
