@@ -11,8 +11,9 @@ use thiserror::Error;
 use crate::event::State;
 use crate::{ID_BYTES_MAX, RECORD_KEY_BYTES_MAX, RECORD_VALUE_BYTES_MAX, TERMS_BYTES_MAX};
 
-/// Largest generation and incarnation on the wire, so that "one more" always exists.
-pub const LIFE_MAX: u64 = 1 << 62;
+/// Largest generation and incarnation on the wire. A forged one must leave room: "one more" always exists, and so does a
+/// record version that holds a generation above a counter of 20 bits.
+pub const LIFE_MAX: u64 = 1 << 43;
 /// Buckets of a bucketed digest.
 pub const BUCKETS: usize = 256;
 /// Most entries of a digest that lists them: it fits into a datagram.

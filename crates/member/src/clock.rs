@@ -24,7 +24,7 @@ impl Clock {
 /// A generation for a member that keeps nothing on disk: milliseconds of the wall clock.
 ///
 /// A generation only has to be greater than in every earlier life of the same member, and milliseconds fit the
-/// 44 bits that record versions leave for it until the year 2527. Should the wall clock have gone back, gossip
+/// 43 bits that the wire has for it until the year 2248. Should the wall clock have gone back, gossip
 /// raises the generation above the earlier life it hears of.
 #[must_use]
 #[expect(clippy::disallowed_methods, reason = "orders two lives of one process; decides nothing within one")]
@@ -46,6 +46,6 @@ mod tests {
     #[test]
     fn wall_generations_fit_the_record_versions() {
         let generation = wall_generation();
-        assert!(generation > 1_700_000_000_000 && generation < 1 << 44, "{generation}");
+        assert!(generation > 1_700_000_000_000 && generation < 1 << 43, "{generation}");
     }
 }
