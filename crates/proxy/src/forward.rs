@@ -59,7 +59,10 @@ pub(crate) async fn forward(
             (Some(unsent), _) if reused => request = unsent,
             (Some(_), _) => return Forwarded::NotSent(Reason::UpstreamReset),
             (None, Some(reason)) => return Forwarded::RequestBody(reason),
-            (None, None) => return Forwarded::Lost(loss(failure.error())),
+            (None, None) => {
+                node.distrust_idle();
+                return Forwarded::Lost(loss(failure.error()));
+            }
         }
     }
 }

@@ -249,6 +249,12 @@ impl Node {
         None
     }
 
+    /// Closes the pooled connections: one of them lost its answer, and when its process died, so will the others. A
+    /// repeat shall find out by a new connection instead of losing its answer, too.
+    pub(crate) fn distrust_idle(&self) {
+        self.idle.borrow_mut().clear();
+    }
+
     #[cfg(test)]
     pub(crate) fn idle_is_closed(&self) -> bool {
         self.idle.borrow().iter().all(|idle| idle.connection.sender.is_closed())

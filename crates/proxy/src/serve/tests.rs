@@ -268,6 +268,19 @@ fn a_lost_answer_is_repeated_for_a_read_and_never_for_a_write() {
 }
 
 #[test]
+fn the_repeat_of_a_lost_answer_trusts_no_other_connection_of_before() {
+    run(async {
+        let node = FakeNode::start([reply(OK), reply(OK), reset(), reply(OK)]).await;
+        let router = Cluster::derived(&[(node.addr, Alive)]).router(options());
+        let both = tokio::join!(call(&router, get()), call(&router, get()));
+        assert_eq!((both.0.0, both.1.0), (200, 200));
+        assert_eq!(node.seen.lock().unwrap().connections, 2);
+        assert_eq!(call(&router, get()).await.0, 200);
+        assert_eq!(node.seen.lock().unwrap().connections, 3, "the repeat dialled anew");
+    });
+}
+
+#[test]
 fn a_write_with_a_request_id_is_repeated_where_nodes_remember_it() {
     run(async {
         let node = FakeNode::start([reset(), reply(OK)]).await;
