@@ -55,6 +55,10 @@ pub(crate) async fn serve_request(
                 }
                 exchange.retries += 1;
                 core.metrics.retry(cause.label());
+                if target.is_some_and(|target| !target.others_left) {
+                    // The same node again: one that is dying shall be gone by then, and refuse.
+                    tokio::time::sleep(verdict::retry_pause(core.coin())).await;
+                }
             }
             (Verdict::Hold { cause }, _) => {
                 if let Err(reason) = held(core, &mut exchange, target.as_ref(), cause).await {

@@ -146,6 +146,13 @@ pub fn misdirected_pause(count: u32, coin: u64) -> Duration {
     Duration::from_micros(whole / 2 + coin % (whole / 2 + 1))
 }
 
+/// The wait before a retry goes to the very node that lost the answer: 25 ms (Envoy's base interval), less a random half.
+#[must_use]
+pub fn retry_pause(coin: u64) -> Duration {
+    const WHOLE_MICROS: u64 = 25_000;
+    Duration::from_micros(WHOLE_MICROS / 2 + coin % (WHOLE_MICROS / 2 + 1))
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -229,6 +236,14 @@ mod tests {
                 let pause = misdirected_pause(count, coin);
                 assert!(pause >= Duration::from_millis(1) && pause <= Duration::from_millis(250));
             }
+        }
+    }
+
+    #[test]
+    fn a_retry_at_the_same_node_waits_12_to_25_ms() {
+        for coin in [0, 1, 12_500, u64::MAX] {
+            let pause = retry_pause(coin);
+            assert!(pause >= Duration::from_millis(12) && pause <= Duration::from_millis(25), "{pause:?}");
         }
     }
 
