@@ -51,8 +51,10 @@ pub(crate) struct Disk {
 pub(crate) struct Faults {
     /// So many writes fail with `StorageFull` while the ballast is there.
     pub(crate) full_until_ballast_is_gone: AtomicBool,
-    /// Every write fails with `StorageFull`, ballast or not.
-    pub(crate) full: AtomicBool,
+    /// So many of the next writes fail with `StorageFull`, ballast or not.
+    pub(crate) full_writes: AtomicU64,
+    /// Syncs made.
+    pub(crate) syncs: AtomicU64,
     /// Every sync fails.
     pub(crate) sync: AtomicBool,
     /// What the file system claims to have free.
@@ -196,8 +198,10 @@ impl DiskFile {
         #[cfg(test)]
         {
             let faults = &self.disk.faults;
+            let some =
+                faults.full_writes.try_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1));
             let until = faults.full_until_ballast_is_gone.load(Ordering::Relaxed) && self.disk.has_ballast();
-            if until || faults.full.load(Ordering::Relaxed) {
+            if some.is_ok() || until {
                 return Err(io::ErrorKind::StorageFull.into());
             }
         }
@@ -219,6 +223,8 @@ impl StorageBackend for DiskFile {
     }
 
     fn sync_data(&self) -> io::Result<()> {
+        #[cfg(test)]
+        let _ = self.disk.faults.syncs.fetch_add(1, Ordering::Relaxed);
         #[cfg(test)]
         let synced = match self.disk.faults.sync.load(Ordering::Relaxed) {
             true => Err(io::Error::other("injected")),

@@ -255,6 +255,8 @@ pub struct KvUpload {
 #[derive(Debug)]
 struct Staged {
     chunks: Arc<Pin>,
+    /// The engine's life when the first chunk was staged; in another one the chunks are gone.
+    life: u64,
     next: u32,
 }
 
@@ -295,7 +297,7 @@ impl Upload for KvUpload {
             let job = Job::Put { key: self.key, value, content_type, condition, done };
             return self.shared.submit(job, answer).await;
         };
-        let chunks = Arc::clone(&staged.chunks);
+        let (chunks, life) = (Arc::clone(&staged.chunks), staged.life);
         if !self.buffer.is_empty() {
             self.stage().await?;
         }
@@ -304,7 +306,7 @@ impl Upload for KvUpload {
         // What was taken in piece by piece is not turned away at the end because others were faster.
         let place = self.shared.wait_for_place().await?;
         let (done, answer) = Done::new(place);
-        self.shared.submit(Job::Adopt { key: self.key, chunks, meta, condition, done }, answer).await
+        self.shared.submit(Job::Adopt { key: self.key, chunks, life, meta, condition, done }, answer).await
     }
 }
 
@@ -318,11 +320,14 @@ impl KvUpload {
             Some(_) => self.shared.wait_for_place().await?,
         };
         let shared = &self.shared;
-        let staged = self
-            .staged
-            .get_or_insert_with(|| Staged { chunks: Arc::new(shared.pins.pin(shared.next_id())), next: 0 });
+        let staged = self.staged.get_or_insert_with(|| Staged {
+            chunks: Arc::new(shared.pins.pin(shared.next_id())),
+            life: shared.engine.life(),
+            next: 0,
+        });
         let (done, answer) = Done::new(place);
-        let job = Job::Stage { chunks: Arc::clone(&staged.chunks), number: staged.next, bytes, done };
+        let chunks = Arc::clone(&staged.chunks);
+        let job = Job::Stage { chunks, life: staged.life, number: staged.next, bytes, done };
         staged.next += 1;
         shared.submit(job, answer).await
     }

@@ -32,9 +32,16 @@ pub(crate) enum Job {
     /// A whole value of at most one chunk.
     Put { key: Vec<u8>, value: Bytes, content_type: ContentType, condition: Precondition, done: Done<Put> },
     /// One chunk of a value that needs several.
-    Stage { chunks: Arc<Pin>, number: u32, bytes: Bytes, done: Done<()> },
+    Stage { chunks: Arc<Pin>, life: u64, number: u32, bytes: Bytes, done: Done<()> },
     /// Makes staged chunks the key's value.
-    Adopt { key: Vec<u8>, chunks: Arc<Pin>, meta: StagedMeta, condition: Precondition, done: Done<Put> },
+    Adopt {
+        key: Vec<u8>,
+        chunks: Arc<Pin>,
+        life: u64,
+        meta: StagedMeta,
+        condition: Precondition,
+        done: Done<Put>,
+    },
     /// Removes a value.
     Delete { key: Vec<u8>, condition: Precondition, done: Done<Delete> },
     /// A reader met a stopped engine of this life: open it anew.
@@ -162,6 +169,11 @@ impl Writer {
             return self.jobs.recv().ok();
         }
         let left = every.saturating_sub(now().saturating_duration_since(self.last_sync));
+        if left.is_zero() {
+            // Before the next job, not when there is none: under load there always is one.
+            self.sync();
+            return Some(Job::Wake);
+        }
         match self.jobs.recv_timeout(left) {
             Ok(job) => Some(job),
             Err(RecvTimeoutError::Disconnected) => None,
@@ -360,7 +372,9 @@ impl Batch {
         tables: &mut Tables<'_>,
         shared: &Shared,
     ) -> Result<Outcome, EngineError> {
-        if !self.has_room(job) {
+        // Staged chunks are durable only with the commit that adopts them: opening the engine anew loses them.
+        let lost_chunks = job.staged_in().is_some_and(|life| life != shared.engine.life());
+        if lost_chunks || !self.has_room(job) {
             return Ok(job.outcome(StoreError::DiskFull));
         }
         match job {
@@ -419,8 +433,9 @@ impl Batch {
         }
         let created = current.is_none();
         self.forget(current, tables)?;
-        self.totals.keys += 1;
-        self.totals.value_bytes += head.bytes;
+        // What is on disk may be altered: an absurd total must not end the writer.
+        self.totals.keys = self.totals.keys.saturating_add(1);
+        self.totals.value_bytes = self.totals.value_bytes.saturating_add(head.bytes);
         Ok(Ok(Put { etag: head.etag, created }))
     }
 
@@ -524,6 +539,14 @@ impl Job {
             Self::Put { value, .. } => value.len(),
             Self::Stage { bytes, .. } => bytes.len(),
             Self::Adopt { .. } | Self::Delete { .. } | Self::Reopen { .. } | Self::Wake | Self::Stop => 0,
+        }
+    }
+
+    /// The engine's life in which the first of its chunks was staged.
+    fn staged_in(&self) -> Option<u64> {
+        match self {
+            Self::Stage { life, .. } | Self::Adopt { life, .. } => Some(*life),
+            Self::Put { .. } | Self::Delete { .. } | Self::Reopen { .. } | Self::Wake | Self::Stop => None,
         }
     }
 

@@ -319,6 +319,31 @@ async fn relaxed_durability_survives_an_orderly_end() {
     assert_eq!(get(&store, b"large").await.unwrap().unwrap(), value(3 * CHUNK_BYTES, 1));
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn relaxed_durability_syncs_when_that_is_due_however_busy_it_is() {
+    let dir = TempDir::new().unwrap();
+    let durability = Durability::Relaxed { every: std::time::Duration::ZERO };
+    let store = Arc::new(open(dir.path(), KvOptions { durability, group_max: 1, ..options() }));
+    put(&store, b"first", b"x").await.unwrap();
+    let syncs = || store.shared.disk.faults.syncs.load(Ordering::Relaxed);
+    let paused = store.shared.engine.pause();
+    let before = syncs();
+    let writes: Vec<_> = (0..8u8)
+        .map(|key| {
+            let store = Arc::clone(&store);
+            tokio::spawn(async move { put(&store, &[key], b"x").await.unwrap() })
+        })
+        .collect();
+    while store.shared.queued() < 8 {
+        std::thread::yield_now();
+    }
+    drop(paused);
+    for write in writes {
+        write.await.unwrap();
+    }
+    assert!(syncs() - before >= 7, "one sync after each write but the last, not {}", syncs() - before);
+}
+
 mod broken {
     use super::*;
 
@@ -496,6 +521,28 @@ mod full {
         put(&store, b"next", b"x").await.unwrap();
         assert_eq!(std::fs::metadata(&ballast).unwrap().len(), 1 << 20, "and set aside again");
     }
+}
+
+/// What [`full`] is to a write, this is to an upload that the engine's new life finds half done.
+#[tokio::test]
+async fn an_upload_whose_chunks_went_with_the_engines_earlier_life_is_refused() {
+    let (_dir, store) = new();
+    let whole = value(5 * CHUNK_BYTES, 1);
+    let mut upload = store.put(P, b"large", ContentType::default());
+    upload.write(Bytes::copy_from_slice(&whole[..3 * CHUNK_BYTES])).await.unwrap();
+    // The write, and its repetition after the ballast was given up.
+    store.shared.disk.faults.full_writes.store(2, Ordering::Relaxed);
+    assert_eq!(put(&store, b"k", b"x").await, Err(StoreError::DiskFull));
+    assert_eq!(store.shared.metrics.reopened.get(), 1);
+    let rest = Bytes::copy_from_slice(&whole[3 * CHUNK_BYTES..]);
+    let acknowledged = match upload.write(rest).await {
+        Ok(()) => upload.commit(Precondition::NONE).await.map(drop),
+        Err(error) => Err(error),
+    };
+    assert_eq!(acknowledged, Err(StoreError::DiskFull), "its first chunks are gone");
+    assert_eq!(get(&store, b"large").await, Ok(None));
+    put(&store, b"large", &whole).await.unwrap();
+    assert_eq!(get(&store, b"large").await.unwrap().unwrap(), whole);
 }
 
 mod model {
