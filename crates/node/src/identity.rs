@@ -22,6 +22,9 @@ pub const IDENTITY_FORMAT: u32 = 1;
 
 /// Longest `identity.json` that is read, in bytes.
 const IDENTITY_BYTES_MAX: u64 = 64 * 1024;
+/// Largest generation a start may have. Gossip takes no larger one off the wire (its `LIFE_MAX`): every other
+/// member would drop whatever this one says. A directory started each second gets there in 278,000 years.
+const GENERATION_MAX: u64 = 1 << 43;
 /// What may lie in a directory that has no identity yet: nothing anybody would miss.
 const HARMLESS: [&str; 3] = [LOCK_FILE, "lost+found", "identity.json.tmp"];
 
@@ -246,11 +249,15 @@ fn create_directory(dir: &Path) -> Result<(), IdentityError> {
         return Ok(());
     }
     let io = |source| IdentityError::Io { path: dir.to_owned(), source };
+    // Every directory made here is an entry of its parent that a crash must not lose.
+    let made: Vec<&Path> =
+        dir.ancestors().take_while(|dir| !dir.as_os_str().is_empty() && !dir.exists()).collect();
     fs::create_dir_all(dir).map_err(io)?;
-    match dir.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => sync_directory(parent).map_err(io),
-        _ => sync_directory(Path::new(".")).map_err(io),
+    for made in made {
+        let parent = made.parent().filter(|parent| !parent.as_os_str().is_empty());
+        sync_directory(parent.unwrap_or(Path::new("."))).map_err(io)?;
     }
+    Ok(())
 }
 
 /// `None` when there is no identity file.
@@ -318,7 +325,7 @@ impl IdentityRecord {
         if self.cluster_uuid.as_deref().is_some_and(|uuid| uuid.parse::<ClusterUuid>().is_err()) {
             return Err("`cluster_uuid` is neither null nor 32 lower-case hex digits");
         }
-        if self.generation == u64::MAX {
+        if self.generation >= GENERATION_MAX {
             return Err("`generation` cannot grow any more");
         }
         Ok(())

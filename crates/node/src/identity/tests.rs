@@ -125,6 +125,11 @@ fn a_corrupt_identity_is_refused() {
             format!(r#"{whole}"{}","generation":18446744073709551615}}"#, "0".repeat(32)),
             "`generation` cannot grow any more",
         ),
+        (
+            // One more would be 2^43 + 1, which gossip refuses.
+            format!(r#"{whole}"{}","generation":8796093022208}}"#, "0".repeat(32)),
+            "`generation` cannot grow any more",
+        ),
     ] {
         let dir = TempDir::new().unwrap();
         write_identity(&dir, &text);
