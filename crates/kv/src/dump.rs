@@ -11,7 +11,9 @@ use serde_json::{Map, Value, json};
 use thiserror::Error;
 
 use crate::disk::Disk;
-use crate::engine::{CHUNKS, DATABASE_FILE, HEADS, OpenError, check_marker, open_database, read_meta};
+use crate::engine::{
+    CHUNKS, DATABASE_FILE, GaveUp, HEADS, OpenError, check_marker, open_database, read_meta, unless_it_panics,
+};
 use crate::record::{Content, Head, chunk_len, decode_chunk, split_head_key};
 
 /// Page cache of a dump, in bytes: it reads everything once.
@@ -61,11 +63,13 @@ pub(crate) fn dump(dir: &Path, out: &mut impl Write) -> Result<Dumped, DumpError
     let fatal = Arc::new(|reason: &str| tracing::error!(reason, "the dump cannot go on"));
     let disk = Arc::new(Disk::new(dir, 0, 0, fatal));
     let database = open_database(&path, CACHE_BYTES, &disk)?;
-    if read_meta(&database, &path, Some(store))?.is_none() {
+    let gave_up = |why: GaveUp| DumpError::Read { path: path.display().to_string(), why: why.to_string() };
+    if unless_it_panics(|| read_meta(&database, &path, Some(store))).map_err(gave_up)??.is_none() {
         return Ok(Dumped::default());
     }
-    let dumped =
-        write_all(&database, out).map_err(|error| error.into_dump_error(&path.display().to_string()))?;
+    let dumped = unless_it_panics(|| write_all(&database, out))
+        .map_err(gave_up)?
+        .map_err(|error| error.into_dump_error(&path.display().to_string()))?;
     out.flush()?;
     Ok(dumped)
 }

@@ -143,7 +143,8 @@ impl Engine {
         check_marker(dir, &path)?;
         let cache_bytes = usize::try_from(cache_bytes).unwrap_or(usize::MAX);
         let database = open_database(&path, cache_bytes, &disk)?;
-        let totals = read_or_create_meta(&database, &path, store)?;
+        let totals = unless_it_panics(|| read_or_create_meta(&database, &path, store))
+            .map_err(|GaveUp| OpenError::Corrupt { path: path.clone(), why: GaveUp.to_string() })??;
         write_marker(dir)?;
         let engine =
             Self { path, cache_bytes, disk, database: RwLock::new(Some(database)), life: AtomicU64::new(0) };
@@ -243,18 +244,25 @@ pub(crate) fn open_database(
     let corrupt = |why: String| OpenError::Corrupt { path: path.to_owned(), why };
     let io = |source| OpenError::Io { path: path.to_owned(), source };
     let file = DiskFile::open(path, Arc::clone(disk)).map_err(io)?;
-    let opened = catch_unwind(AssertUnwindSafe(|| {
-        Builder::new().set_cache_size(cache_bytes).create_with_backend(file)
-    }));
-    match opened {
-        Ok(Ok(database)) => Ok(database),
-        Ok(Err(redb::DatabaseError::Storage(redb::StorageError::Io(source)))) => match source.kind() {
+    let opened = unless_it_panics(|| Builder::new().set_cache_size(cache_bytes).create_with_backend(file));
+    match opened.map_err(|GaveUp| corrupt(GaveUp.to_string()))? {
+        Ok(database) => Ok(database),
+        Err(redb::DatabaseError::Storage(redb::StorageError::Io(source))) => match source.kind() {
             io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof => Err(corrupt(source.to_string())),
             _ => Err(io(source)),
         },
-        Ok(Err(error)) => Err(corrupt(error.to_string())),
-        Err(_) => Err(corrupt("the engine gave up on its contents".to_owned())),
+        Err(error) => Err(corrupt(error.to_string())),
     }
+}
+
+/// The engine panicked on contents that somebody else has altered.
+#[derive(Debug, Error)]
+#[error("the engine gave up on its contents")]
+pub(crate) struct GaveUp;
+
+/// Runs what reads a file that may have been altered.
+pub(crate) fn unless_it_panics<T>(read: impl FnOnce() -> T) -> Result<T, GaveUp> {
+    catch_unwind(AssertUnwindSafe(read)).map_err(|_| GaveUp)
 }
 
 fn read_or_create_meta(database: &Database, path: &Path, store: StoreId) -> Result<Totals, OpenError> {

@@ -17,7 +17,7 @@ use xxhash_rust::xxh3::Xxh3;
 
 use crate::disk::{Disk, FatalHook, Room};
 use crate::dump::{self, DumpError, Dumped};
-use crate::engine::{Engine, EngineError, HEADS, OpenError};
+use crate::engine::{Engine, EngineError, HEADS, OpenError, unless_it_panics};
 use crate::metrics::StoreMetrics;
 use crate::options::{CHUNK_BYTES, KvOptions};
 use crate::pins::{Pin, Pins};
@@ -86,7 +86,9 @@ impl KvStore {
         let disk = Arc::new(Disk::new(dir, options.free_bytes_min, options.ballast_bytes, on_fatal));
         let (engine, totals) = Engine::open(dir, store, options.cache_bytes, Arc::clone(&disk))?;
         let refuse = |why: String| OpenError::Corrupt { path: dir.join(crate::engine::DATABASE_FILE), why };
-        let doomed = engine.read(read_doomed).map_err(|error| refuse(format!("{error:?}")))?;
+        let doomed = unless_it_panics(|| engine.read(read_doomed))
+            .map_err(|gave_up| refuse(gave_up.to_string()))?
+            .map_err(|error| refuse(format!("{error:?}")))?;
         let metrics = StoreMetrics::new().map_err(|error| refuse(error.to_string()))?;
         let (jobs, queue) = mpsc::channel();
         let shared = Arc::new(Shared {

@@ -16,7 +16,7 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use crate::disk::Room;
 use crate::engine::{CHUNKS, DOOMED, EngineError, HEADS, META, META_TOTALS};
-use crate::options::Durability;
+use crate::options::{CHUNK_BYTES, Durability};
 use crate::pins::Pin;
 use crate::record::{Content, Head, Totals, content_checksum, encode_chunk};
 use crate::store::Shared;
@@ -24,8 +24,13 @@ use crate::store::Shared;
 /// Most bytes of values one group holds, so that what is written between two looks at the free disk space is
 /// bounded, and far below the ballast.
 pub(crate) const GROUP_BYTES_MAX: usize = 4 << 20;
-/// Most chunks one sweep removes: the writes behind it wait no longer than that takes.
-const SWEEP_CHUNKS_MAX: usize = 64;
+/// Most chunks one sweep removes: the writes behind it wait no longer than that takes. More than a group can add,
+/// so that a sweep after each group keeps up.
+const SWEEP_CHUNKS_MAX: usize = 128;
+const _: () = assert!(SWEEP_CHUNKS_MAX > GROUP_BYTES_MAX.div_ceil(CHUNK_BYTES));
+/// Most values whose chunks wait for an idle moment to be swept; beyond them each group is followed by a sweep.
+/// The file never shrinks, so what waits under load stays taken.
+pub(crate) const SWEEP_BACKLOG_MAX: usize = 64;
 
 /// What the writer is asked for.
 pub(crate) enum Job {
@@ -118,7 +123,7 @@ impl Writer {
             if !group.is_empty() {
                 self.commit_group(group);
             }
-            self.sweep_when_idle();
+            self.sweep();
         }
         self.sync();
         self.shared.engine.close();
@@ -294,17 +299,23 @@ impl Writer {
     }
 
     /// Removes some chunks nobody needs any more: those of aborted uploads, and of replaced values that are not
-    /// being read. Goes on at the next wake-up when some are left.
-    fn sweep_when_idle(&mut self) {
+    /// being read. While writes wait it does so only when it has fallen behind. Goes on at the next wake-up when
+    /// some are left.
+    fn sweep(&mut self) {
         let shared = Arc::clone(&self.shared);
-        if self.stopping || !shared.disk.has_ballast() || !shared.queue_is_empty() {
+        if self.stopping || !shared.disk.has_ballast() {
             return;
         }
-        let Some(&id) = self.doomed.iter().find(|id| !shared.pins.is_pinned(**id)) else { return };
-        match shared.engine.write(|txn| sweep_chunks(txn, id)) {
+        let unpinned = self.doomed.iter().copied().filter(|id| !shared.pins.is_pinned(*id));
+        let ids: Vec<u64> = unpinned.take(SWEEP_BACKLOG_MAX + 1).collect();
+        let behind = ids.len() > SWEEP_BACKLOG_MAX;
+        if ids.is_empty() || !(behind || shared.queue_is_empty()) {
+            return;
+        }
+        match shared.engine.write(|txn| sweep_chunks(txn, &ids)) {
             Ok((swept, finished)) => {
                 shared.metrics.swept_chunks.inc_by(swept);
-                if finished {
+                for id in finished {
                     self.doomed.remove(&id);
                 }
                 shared.wake();
@@ -496,25 +507,32 @@ fn check(condition: &Precondition, current: Option<&Current>) -> Result<(), Stor
     condition.check(etag.as_ref()).map_err(|unmet| StoreError::Unmet { unmet, current: etag })
 }
 
-/// Removes up to [`SWEEP_CHUNKS_MAX`] chunks of `id`: how many, and whether that was the last of them.
-fn sweep_chunks(txn: WriteTransaction, id: u64) -> Result<(u64, bool), EngineError> {
-    let (swept, finished) = {
+/// Removes up to [`SWEEP_CHUNKS_MAX`] chunks of `ids`: how many, and the ids of which none are left.
+fn sweep_chunks(txn: WriteTransaction, ids: &[u64]) -> Result<(u64, Vec<u64>), EngineError> {
+    let mut swept = 0;
+    let mut finished = Vec::new();
+    {
         let mut chunks = txn.open_table(CHUNKS)?;
-        let mut numbers = Vec::new();
-        for entry in chunks.range((id, 0)..=(id, u32::MAX))?.take(SWEEP_CHUNKS_MAX) {
-            numbers.push(entry?.0.value());
+        let mut doomed = txn.open_table(DOOMED)?;
+        for &id in ids {
+            let room = SWEEP_CHUNKS_MAX - swept;
+            let mut found = Vec::new();
+            for entry in chunks.range((id, 0)..=(id, u32::MAX))?.take(room) {
+                found.push(entry?.0.value());
+            }
+            for chunk in &found {
+                chunks.remove(*chunk)?;
+            }
+            swept += found.len();
+            if found.len() == room {
+                break;
+            }
+            doomed.remove(id)?;
+            finished.push(id);
         }
-        for number in &numbers {
-            chunks.remove(*number)?;
-        }
-        let finished = numbers.len() < SWEEP_CHUNKS_MAX;
-        if finished {
-            txn.open_table(DOOMED)?.remove(id)?;
-        }
-        (numbers.len() as u64, finished)
-    };
+    }
     txn.commit()?;
-    Ok((swept, finished))
+    Ok((swept as u64, finished))
 }
 
 pub(crate) fn read_totals(txn: &ReadTransaction) -> Result<Totals, EngineError> {

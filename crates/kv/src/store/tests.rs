@@ -9,6 +9,7 @@ use super::*;
 use crate::engine::{CHUNKS, DATABASE_FILE, DOOMED, MARKER_FILE};
 use crate::options::Durability;
 use crate::record::encode_chunk;
+use crate::writer::SWEEP_BACKLOG_MAX;
 
 pub(crate) const STORE: StoreId = StoreId(0x3f9c);
 const P: Partition = Partition(7);
@@ -246,6 +247,25 @@ async fn a_reader_keeps_the_value_it_opened() {
 }
 
 #[tokio::test]
+async fn what_waits_to_be_swept_is_bounded_however_busy_the_writer_is() {
+    let (_dir, store) = new();
+    let bytes = value(2 * CHUNK_BYTES, 1);
+    let busy = store.shared.take_place().unwrap();
+    for _ in 0..3 * SWEEP_BACKLOG_MAX {
+        put(&store, b"k", &bytes).await.unwrap();
+    }
+    let left = chunks(&store);
+    // Its own two, and two each of those that wait, of the latest, and of one more that comes with the answer.
+    let bound = 2 * (SWEEP_BACKLOG_MAX as u64 + 3);
+    assert!(left <= bound, "{left} chunks are kept for one value of two");
+    assert!(left > 4, "below the bound the writes go first");
+    drop(busy);
+    swept(&store).await;
+    assert_eq!(chunks(&store), 2);
+    assert_eq!(get(&store, b"k").await.unwrap().unwrap(), bytes);
+}
+
+#[tokio::test]
 async fn a_value_over_the_bound_is_refused_while_it_comes() {
     let dir = TempDir::new().unwrap();
     let store = open(dir.path(), KvOptions { value_bytes_max: 100_000, ..options() });
@@ -390,6 +410,38 @@ mod broken {
             assert!(message.ends_with(REMEDY), "{name}: {message}");
             assert_eq!(std::fs::read(&path).unwrap(), bytes, "{name}: nothing may be overwritten");
         }
+    }
+
+    /// The engine panics on some pages; neither a dump nor a start may.
+    #[tokio::test]
+    async fn no_damaged_page_makes_a_dump_or_a_start_panic() {
+        let dir = TempDir::new().unwrap();
+        let cluster = "shop".parse().unwrap();
+        let store =
+            ringway_node::Identity::open(dir.path(), &cluster, &"n1".parse().unwrap()).unwrap().store();
+        let open = || KvStore::open_with(dir.path(), store, options(), Arc::new(|_| {}));
+        let node = open().unwrap();
+        for key in 0..100u8 {
+            put(&node, &[key], &value(300, key)).await.unwrap();
+        }
+        drop(node);
+        let path = dir.path().join(DATABASE_FILE);
+        let whole = std::fs::read(&path).unwrap();
+        let mut refused = 0;
+        for (page, bytes) in whole.chunks(4_096).enumerate().skip(1) {
+            if bytes.iter().all(|b| *b == 0) {
+                continue;
+            }
+            for damage in [[0xff; 8], [1, 0, 0xff, 0xff, 0xff, 0, 0, 0], [2, 0, 1, 0, 0, 0, 0, 0]] {
+                let mut damaged = whole.clone();
+                damaged[page * 4_096..][..8].copy_from_slice(&damage);
+                std::fs::write(&path, &damaged).unwrap();
+                let dumped = KvStore::dump(dir.path(), &mut Vec::new());
+                std::fs::write(&path, &damaged).unwrap();
+                refused += u32::from(dumped.is_err()) + u32::from(open().is_err());
+            }
+        }
+        assert!(refused > 0);
     }
 
     #[tokio::test]
