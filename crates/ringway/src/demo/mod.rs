@@ -131,12 +131,12 @@ impl Cluster {
         }
     }
 
-    /// The proxy first, so that no request finds its node gone.
+    /// The proxy first, so that no request finds its node gone; then the nodes together, as each waits for its goodbye
+    /// to spread.
     async fn stop(self) {
         self.proxy.stop().await;
-        for node in self.nodes {
-            node.stop().await;
-        }
+        let mut stopping: FuturesUnordered<_> = self.nodes.into_iter().map(RunningNode::stop).collect();
+        while stopping.next().await.is_some() {}
     }
 }
 

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use serde::Serialize;
 
 /// A file that is there, whole, exactly while the process answers.
@@ -16,8 +16,12 @@ impl ReadyFile {
     /// Removes what an earlier process left, so that nobody reads old addresses.
     ///
     /// # Errors
-    /// The file is there and cannot be removed.
+    /// The file is there and cannot be removed, or its directory is none: better said before anything is started.
     pub(crate) fn claim(path: &Path) -> anyhow::Result<Self> {
+        let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+        if let Some(directory) = directory.filter(|directory| !directory.is_dir()) {
+            bail!("cannot write the ready file {}: {} is no directory", path.display(), directory.display());
+        }
         match fs::remove_file(path) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 Err(error).with_context(|| format!("cannot replace the ready file {}", path.display()))
@@ -45,5 +49,27 @@ impl Drop for ReadyFile {
     fn drop(&mut self) {
         // Gone already is as good.
         let _ = fs::remove_file(&self.path);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ready_file_needs_its_directory_before_anything_starts() {
+        let dir = tempfile::tempdir().unwrap();
+        let refused = ReadyFile::claim(&dir.path().join("missing/ready.json")).unwrap_err();
+        assert!(refused.to_string().contains("missing is no directory"), "{refused}");
+        assert!(ReadyFile::claim(Path::new("ready.json")).is_ok(), "the working directory");
+
+        let path = dir.path().join("ready.json");
+        fs::write(&path, "old").unwrap();
+        let file = ReadyFile::claim(&path).unwrap();
+        assert!(!path.exists(), "old addresses are gone before the new ones are known");
+        file.write(&"new").unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "\"new\"");
+        drop(file);
+        assert!(!path.exists());
     }
 }
