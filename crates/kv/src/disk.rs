@@ -13,10 +13,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use redb::StorageBackend;
+pub(crate) use ringway_node::identity::BALLAST_FILE;
 use rustix::fs::{FallocateFlags, fallocate, statvfs};
-
-/// The file set aside for a full disk.
-pub(crate) const BALLAST_FILE: &str = "ballast";
 
 /// Told once when the engine cannot go on; what it does is the embedding program's choice.
 pub type FatalHook = Arc<dyn Fn(&str) + Send + Sync>;

@@ -17,6 +17,8 @@ use thiserror::Error;
 pub const IDENTITY_FILE: &str = "identity.json";
 /// Held, by `flock`, while a process uses the directory. Its content, a process id, is for people.
 pub const LOCK_FILE: &str = "lock";
+/// Disk space a store may set aside. A start that meets a full disk takes it: reads are to go on.
+pub const BALLAST_FILE: &str = "ballast";
 /// Version of `identity.json`.
 pub const IDENTITY_FORMAT: u32 = 1;
 
@@ -148,7 +150,8 @@ impl Identity {
             }
         };
         record.generation += 1;
-        record.write(data_dir).map_err(|source| IdentityError::Io { path, source })?;
+        let written = on_ballast_if_full(data_dir, || record.write(data_dir));
+        written.map_err(|source| IdentityError::Io { path, source })?;
         Ok(Self { record, lock })
     }
 
@@ -352,6 +355,24 @@ impl IdentityRecord {
         let mut text = serde_json::to_string_pretty(self).map_err(io::Error::other)?;
         text.push('\n');
         write_durably(dir, IDENTITY_FILE, text.as_bytes())
+    }
+}
+
+/// Runs `write`, and once more after emptying the ballast should the disk be full.
+fn on_ballast_if_full(dir: &Path, write: impl Fn() -> io::Result<()>) -> io::Result<()> {
+    let full = match write() {
+        Err(error) if matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) => {
+            error
+        }
+        other => return other,
+    };
+    let path = dir.join(BALLAST_FILE);
+    match OpenOptions::new().write(true).open(&path).and_then(|ballast| ballast.set_len(0)) {
+        Ok(()) => {
+            tracing::error!(path = %path.display(), "the disk is full: the space set aside is given up to start");
+            write()
+        }
+        Err(_) => Err(full),
     }
 }
 

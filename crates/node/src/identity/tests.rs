@@ -111,6 +111,23 @@ fn another_format_is_refused() {
 }
 
 #[test]
+fn a_start_on_a_full_disk_takes_the_ballast() {
+    let dir = TempDir::new().unwrap();
+    let ballast = dir.path().join(BALLAST_FILE);
+    let room = || match std::fs::metadata(&ballast) {
+        Ok(found) if found.len() == 0 => Ok(()),
+        _ => Err(io::ErrorKind::StorageFull.into()),
+    };
+    assert!(on_ballast_if_full(dir.path(), room).is_err(), "there is none");
+    assert!(!ballast.exists());
+    std::fs::write(&ballast, [0; 100]).unwrap();
+    let broken = || Err(io::ErrorKind::PermissionDenied.into());
+    assert!(on_ballast_if_full(dir.path(), broken).is_err());
+    assert_eq!(std::fs::metadata(&ballast).unwrap().len(), 100, "it is for a full disk only");
+    on_ballast_if_full(dir.path(), room).unwrap();
+}
+
+#[test]
 fn a_corrupt_identity_is_refused() {
     let remedy = "Nothing was changed. Restore the file from a backup, or move the whole directory away and \
                   start this node as a new one";
