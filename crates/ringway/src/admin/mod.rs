@@ -247,12 +247,18 @@ fn tagged<T: Serialize>(
     // Health is in the views and not in the digest.
     let health: u64 = map.nodes().iter().fold(0, |sum, n| sum.wrapping_mul(7).wrapping_add(n.health as u64));
     let etag = format!("\"{}-{health:x}\"", map.digest());
-    let known = request.headers().get(IF_NONE_MATCH).is_some_and(|known| known.as_bytes() == etag.as_bytes());
+    let known = request.headers().get_all(IF_NONE_MATCH).iter().any(|condition| names(condition, &etag));
     let mut response = if known { text(StatusCode::NOT_MODIFIED, Bytes::new()) } else { json(&view()) };
     if let Ok(etag) = HeaderValue::from_str(&etag) {
         response.headers_mut().insert(ETAG, etag);
     }
     response
+}
+
+/// Whether an `If-None-Match` names this tag, by the weak comparison of RFC 9110 §13.1.2; our tags hold no comma.
+fn names(condition: &HeaderValue, etag: &str) -> bool {
+    let mut tags = condition.to_str().unwrap_or_default().split(',').map(str::trim);
+    tags.any(|tag| tag == "*" || tag.strip_prefix("W/").unwrap_or(tag) == etag)
 }
 
 fn json<T: Serialize>(value: &T) -> Response<Full<Bytes>> {
@@ -286,4 +292,19 @@ fn with_type(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> 
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_condition_names_a_tag_alone_weakly_or_in_a_list() {
+        for condition in ["\"a-0\"", "W/\"a-0\"", "*", "\"b\", W/\"a-0\"", " \"b\",\"a-0\" "] {
+            assert!(names(&HeaderValue::from_str(condition).unwrap(), "\"a-0\""), "{condition}");
+        }
+        for condition in ["", "\"a-1\"", "a-0", "\"a-0", "\"xa-0\"", "w/\"a-0\""] {
+            assert!(!names(&HeaderValue::from_str(condition).unwrap(), "\"a-0\""), "{condition}");
+        }
+    }
 }
