@@ -68,6 +68,7 @@ pub(crate) struct Driver {
     buffer: Box<[u8]>,
     receive_errors_in_a_row: u32,
     accept_not_before: Duration,
+    keyring: report::KeyringWatch,
 
     view_stale: bool,
     viewed_at: Duration,
@@ -114,6 +115,7 @@ impl Driver {
             buffer: vec![0; usize::from(u16::MAX)].into(),
             receive_errors_in_a_row: 0,
             accept_not_before: Duration::ZERO,
+            keyring: report::KeyringWatch::default(),
             view_stale: true,
             viewed_at: Duration::ZERO,
             leave_linger,
@@ -313,7 +315,9 @@ impl Driver {
         if at_once || age >= VIEW_PERIOD || (self.view_stale && age >= VIEW_GAP) {
             self.view_stale = false;
             self.viewed_at = now;
-            self.outputs.view.send_replace(Arc::new(self.plane.view(now)));
+            let view = self.plane.view(now);
+            self.keyring.look(now, &view.stats);
+            self.outputs.view.send_replace(Arc::new(view));
         }
     }
 

@@ -1,6 +1,54 @@
 //! What the plane tells, as log lines.
 
+use std::time::Duration;
+
 use ringway_control::PlaneEvent;
+use ringway_gossip::Stats;
+
+/// Shortest time between two lines about packets that cannot be opened: a stranger may send as many as it likes.
+const UNOPENED_EVERY: Duration = Duration::from_secs(60);
+
+/// Says that packets arrive which the keyring does not open: from the outside, a member whose keys differ looks like
+/// one that is not there.
+#[derive(Debug, Default)]
+pub(crate) struct KeyringWatch {
+    told: Unopened,
+    quiet_until: Duration,
+}
+
+/// Packets dropped because of their seal since the start, by cause.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Unopened {
+    unsealed: u64,
+    key: u64,
+    tag: u64,
+}
+
+impl KeyringWatch {
+    /// Logs when more packets were dropped than the last line told.
+    pub(crate) fn look(&mut self, now: Duration, stats: &Stats) {
+        if let Some(Unopened { unsealed, key, tag }) = self.news(now, stats) {
+            tracing::warn!(
+                unsealed,
+                other_key = key,
+                changed = tag,
+                "gossip packets are dropped, as the keyring does not open them; when they are from a member of this \
+                 cluster, give all members the same keys in gossip.keyring_file"
+            );
+        }
+    }
+
+    fn news(&mut self, now: Duration, stats: &Stats) -> Option<Unopened> {
+        let seen =
+            Unopened { unsealed: stats.dropped_unsealed, key: stats.dropped_key, tag: stats.dropped_tag };
+        if seen == self.told || now < self.quiet_until {
+            return None;
+        }
+        self.told = seen;
+        self.quiet_until = now + UNOPENED_EVERY;
+        Some(seen)
+    }
+}
 
 /// One log line for one event; none for what only concerns the shell.
 pub(crate) fn log(event: &PlaneEvent) {
@@ -46,5 +94,24 @@ pub(crate) fn log(event: &PlaneEvent) {
         PlaneEvent::OwnRecordReasserted { key, version } => {
             tracing::warn!(key, version, "a record about this member was written by another; overriding it");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn packets_under_other_keys_are_told_at_once_and_then_once_a_minute() {
+        let mut watch = KeyringWatch::default();
+        let mut stats = Stats::default();
+        let at = Duration::from_secs;
+        assert_eq!(watch.news(at(0), &stats), None, "nothing was dropped");
+        stats.dropped_key = 1;
+        assert_eq!(watch.news(at(1), &stats), Some(Unopened { unsealed: 0, key: 1, tag: 0 }));
+        stats.dropped_unsealed = 5;
+        assert_eq!(watch.news(at(60), &stats), None, "the log is not flooded");
+        assert_eq!(watch.news(at(61), &stats), Some(Unopened { unsealed: 5, key: 1, tag: 0 }));
+        assert_eq!(watch.news(at(1_000), &stats), None, "and says nothing once it is over");
     }
 }
