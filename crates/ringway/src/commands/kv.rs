@@ -46,7 +46,8 @@ pub(crate) fn dump(args: &DumpArgs) -> Result<ExitCode, Failure> {
         Err(error) => Err(error.into()),
         Ok(Dumped { corrupt: 0, .. }) => Ok(ExitCode::SUCCESS),
         Ok(Dumped { values, corrupt }) => Err(Failure::from(anyhow::anyhow!(
-            "{corrupt} of {values} values do not match their checksums and are marked so in the dump"
+            "{corrupt} of {} values do not match their checksums and are marked so in the dump",
+            corrupt + values
         ))),
     }
 }
