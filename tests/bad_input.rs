@@ -284,3 +284,21 @@ fn a_client_that_stalls_is_cut_off_and_harms_nobody() {
         "a torn value is never stored"
     );
 }
+
+#[test]
+fn a_proxy_that_meets_nobody_says_what_it_waits_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("proxy.yaml");
+    let yaml = format!(
+        "{}listen: {{ data: \"127.0.0.1:0\", admin: \"127.0.0.1:0\", gossip: \"127.0.0.1:0\" }}\n\
+         gossip: {{ seeds: [\"127.0.0.1:{}\"] }}\n\
+         routes: [ {{ match: {{ path: \"/kv/{{key}}\" }}, key: {{ path: key }} }} ]\n",
+        cluster_yaml("test"),
+        free_port()
+    );
+    fs::write(&file, yaml).unwrap();
+    let mut proxy = Process::start(dir.path(), "lonely", &["proxy", file.to_str().unwrap()]);
+    eventually("it says what it waits for", || proxy.log().contains("not ready yet").then_some(()));
+    proxy.stop();
+    assert!(!proxy.log().contains("ringway: "), "being told to stop is no failure: {}", proxy.log());
+}

@@ -7,6 +7,7 @@ pub(crate) mod kv;
 pub(crate) mod proxy;
 pub(crate) mod ready_file;
 
+use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -28,6 +29,10 @@ pub(crate) use control_metrics::observe;
 /// This binary's version, told to the other members and in `ringway_build_info`.
 pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
 
+/// When a process that is not ready says so for the first time, and how often after that.
+const COMPLAINT_FIRST: Duration = Duration::from_secs(5);
+const COMPLAINT_PERIOD: Duration = Duration::from_secs(60);
+
 /// Waits until the member is ready.
 ///
 /// # Errors
@@ -37,6 +42,23 @@ pub(crate) async fn wait_until_ready(member: &Member) -> anyhow::Result<()> {
     tokio::select! {
         Ok(_) = readiness.wait_for(Readiness::is_ready) => Ok(()),
         error = failure_of(member) => Err(error),
+        never = complain_while_waiting(member) => match never {},
+    }
+}
+
+/// Tells the operator, first soon and then seldom, what a member that is not ready waits for.
+async fn complain_while_waiting(member: &Member) -> Infallible {
+    let mut pause = COMPLAINT_FIRST;
+    loop {
+        tokio::time::sleep(pause).await;
+        pause = COMPLAINT_PERIOD;
+        if let Readiness::NotReady { reason } = &*member.readiness().borrow() {
+            tracing::warn!(
+                reason,
+                "not ready yet; check that `gossip.seeds` names members that run, that nothing between here and there \
+                 drops UDP or TCP, and that all members have the same keyring"
+            );
+        }
     }
 }
 
