@@ -69,7 +69,7 @@ pub struct OwnerRow {
 
 impl OwnerRow {
     /// The row of these slots, of which the first empty one ends it.
-    #[inline]
+    #[inline(always)]
     fn of(slots: &[u16]) -> Self {
         let mut row = Self { len: 0, nodes: [NodeIndex(NOBODY); REPLICAS_MAX] };
         let mut filled = true;
@@ -159,7 +159,7 @@ impl ClaimTable {
         Self::derived(usize::from(settings.replicas), (0..settings.partitions.get()).map(|_| [].as_slice()))
     }
 
-    #[inline]
+    #[inline(always)]
     fn row(&self, partition: Partition) -> OwnerRow {
         // Unrolled for the usual replication factors.
         match self.stride {
@@ -173,7 +173,7 @@ impl ClaimTable {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn row_of<const STRIDE: usize>(&self, partition: Partition) -> OwnerRow {
         let start = partition.0 as usize * STRIDE;
         let slots = self.owners.get(start..).and_then(<[u16]>::first_chunk::<STRIDE>);
@@ -325,7 +325,7 @@ impl Map {
     ///
     /// *Cost*: one hash and two dependent loads; no allocation.
     #[must_use]
-    #[inline]
+    #[inline(always)]
     pub fn locate(&self, key: &[u8]) -> Location {
         let hash = self.hasher.hash(key);
         let partition = self.hasher.partition_of(hash);
