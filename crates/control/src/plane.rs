@@ -31,7 +31,7 @@ use crate::debounce::Debounce;
 use crate::directory::{Change, Directory, Refusal};
 use crate::health::HealthBook;
 use crate::own::{OwnRecords, Statement};
-use crate::ownership::Owners;
+use crate::owners::Owners;
 use crate::readiness::{Circumstances, Gate};
 use crate::records::{MemberKind, MemberRecord, NODE_KEY_PREFIX, NodeRecord};
 use crate::view::{ClusterView, FatalReason, MemberStatus, PlaneEvent, PlaneStats, Readiness};

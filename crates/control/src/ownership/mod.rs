@@ -1,0 +1,26 @@
+//! The ownership protocol, one node's part in it: who owns a partition, in what order its writes happen, and how
+//! both survive crashes, moves and cut networks. docs/OWNERSHIP.md tells the protocol and why it is safe.
+//!
+//! It is Raft's log per partition, with the leader chosen by a chain of configurations: a claim for epoch e+1 is
+//! decided by a majority of the owners of e (single-decree Paxos, ballot 0 being the standing primary's), and names
+//! the owners who replicate the log of e+1 and decide about e+2.
+//!
+//! [`Ownership`] is the whole state machine of one node, without sockets, disk or clock: `handle_*` take in what
+//! happened, `poll_*` give out what is to be done. A shell in `ringway-node` and the simulator drive it alike.
+//!
+//! *Invariant*: nothing is said that rests on a change not yet durable; see [`disk`].
+
+pub mod disk;
+mod engine;
+pub mod message;
+mod options;
+mod types;
+
+pub use disk::{Applied, DiskBatch, DiskOp, Recovered, RecoveredPartition, Ticket, Written};
+pub use engine::{
+    Admission, Event, ImportOrder, MovePhase, MoveProgress, Ownership, PartitionStatus, Reply, Role, Token,
+    WriteOutcome, WriteRequest,
+};
+pub use message::{AppendResult, CopyProgress, Envelope, Message};
+pub use options::{Mutant, OwnershipOptions, Timing, Wishes};
+pub use types::{Acceptor, Ballot, Claim, Copy, CopyTag, Entry, Op, Position, RequestId};
