@@ -54,6 +54,19 @@ impl<'t> Section<'t> {
         self.required(key, "a mapping", because)?.section(keys)
     }
 
+    /// Whether `key` of the section `name` (of this one, when that is empty) stands in the file with a value.
+    pub(crate) fn has(&self, name: &str, key: &str) -> bool {
+        let value = |entries: &'t [Entry], key: &str| {
+            let entry = entries.iter().find(|entry| entry.key == key)?;
+            (!matches!(entry.value.kind, Kind::Null)).then_some(&entry.value)
+        };
+        match (name, value(self.entries, name)) {
+            ("", _) => value(self.entries, key).is_some(),
+            (_, Some(Node { kind: Kind::Mapping(entries), .. })) => value(entries, key).is_some(),
+            _ => false,
+        }
+    }
+
     /// The value under `key`; `None` when it is absent or empty.
     pub(crate) fn field(&self, key: &str) -> Option<Field<'t>> {
         let entry = self.entries.iter().find(|entry| entry.key == key)?;

@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ringway_control::ownership::Timing;
 use ringway_gossip::Keyring;
 use ringway_kv::KvOptions;
 use ringway_proxy::edge::EdgeOptions;
@@ -66,6 +67,8 @@ pub struct KvConfig {
     pub routing: RoutingOptions,
     /// How the store behaves.
     pub store: KvOptions,
+    /// Timers and bounds of the ownership protocol; only `claimed` ownership uses them.
+    pub ownership: Timing,
 }
 
 /// Who a router is.
@@ -94,6 +97,18 @@ pub struct NodeSettings {
     pub part: Option<KeyPart>,
     /// How long a request that comes before the node is ready waits for that.
     pub ready_wait: Duration,
+    /// A node that was not alive for longer than this is replaced: its partitions are copied to others. Only
+    /// `claimed` ownership replaces nodes.
+    pub replace_after: Duration,
+    /// How long a node that was told to stop tries to hand over the partitions it leads.
+    pub stop_timeout: Duration,
+}
+
+impl NodeSettings {
+    /// Default of [`Self::replace_after`]: longer than a reboot, shorter than a second failure is likely to take.
+    pub const REPLACE_AFTER_DEFAULT: Duration = Duration::from_secs(600);
+    /// Default of [`Self::stop_timeout`].
+    pub const STOP_TIMEOUT_DEFAULT: Duration = Duration::from_secs(30);
 }
 
 /// Where a process listens. Port 0 takes any free port.

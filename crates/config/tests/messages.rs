@@ -9,7 +9,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Files that are let through with warnings; all others are refused.
-const WARNED: [&str; 3] = ["warnings", "warnings-of-a-proxy", "seeds-elsewhere-and-gossip-on-loopback"];
+const WARNED: [&str; 5] = [
+    "claimed-one-replica",
+    "claimed-warnings",
+    "warnings",
+    "warnings-of-a-proxy",
+    "seeds-elsewhere-and-gossip-on-loopback",
+];
 
 #[test]
 fn every_message_is_as_expected() {

@@ -6,7 +6,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use ringway_config::{Config, KvConfig, Loaded, ProxyConfig, load, load_str};
+use ringway_config::{Config, KvConfig, Loaded, NodeSettings, ProxyConfig, load, load_str};
+use ringway_control::ownership::Timing;
 use ringway_gossip::Config as GossipConfig;
 use ringway_kv::{Durability, KvOptions};
 use ringway_proxy::edge::EdgeOptions;
@@ -20,9 +21,7 @@ fn every_shipped_file_loads() {
         let name = file.file_name().unwrap().to_str().unwrap().to_owned();
         let loaded = if name == "proxy-tls.yaml" { with_certificate(&file) } else { load(&file).unwrap() };
         assert_eq!(matches!(loaded.config, Config::Kv(_)), name.contains("kv"), "{name}");
-        for warning in &loaded.warnings {
-            assert_eq!(warning.path, "cluster.ownership", "{warning}");
-        }
+        assert!(loaded.warnings.is_empty(), "{name}: {:?}", loaded.warnings);
     }
 }
 
@@ -36,6 +35,7 @@ fn the_five_nodes_and_the_proxy_make_one_cluster() {
         assert!(node.node.bootstrap.contains(&node.node.id));
         assert_eq!(node.node.bootstrap, nodes[0].node.bootstrap);
         addresses.extend([node.listen.data, node.listen.admin, node.listen.gossip]);
+        addresses.extend(node.listen.peer);
     }
     let count = addresses.len();
     addresses.sort();
@@ -50,6 +50,9 @@ fn the_reference_files_show_the_defaults() {
     let proxy = proxy("reference-proxy.yaml");
     let node = kv("reference-kv.yaml");
     assert_eq!(node.store, KvOptions::default());
+    assert_eq!(node.ownership, Timing::default());
+    assert_eq!(node.node.replace_after, NodeSettings::REPLACE_AFTER_DEFAULT);
+    assert_eq!(node.node.stop_timeout, NodeSettings::STOP_TIMEOUT_DEFAULT);
     for (listen, edge, routing, gossip) in [
         (proxy.listen, &proxy.proxy.edge, &proxy.proxy.routing, &proxy.gossip.config),
         (node.listen, &node.edge, &node.routing, &node.gossip.config),
@@ -69,8 +72,8 @@ fn the_reference_files_show_the_defaults() {
 
 #[test]
 fn a_file_with_less_than_the_reference_says_the_same() {
-    let text =
-        "cluster: { name: shop, replicas: 1, ownership: derived }\nnode: { id: n1, data_dir: ./data/n1 }\n";
+    let text = "cluster: { name: shop, replicas: 3, ownership: claimed }\n\
+                node: { id: n1, data_dir: ./data/n1, bootstrap: [n1] }\nlisten: { peer: '127.0.0.1:0' }\n";
     let loaded = load_str("short.yaml", text).unwrap();
     let Config::Kv(short) = loaded.config else { panic!("it has a node") };
     let reference = kv("reference-kv.yaml");
@@ -78,8 +81,9 @@ fn a_file_with_less_than_the_reference_says_the_same() {
     assert_eq!(short.store, reference.store);
     assert_eq!(short.gossip.config, reference.gossip.config);
     assert_eq!(short.listen.data.to_string(), "127.0.0.1:8080");
-    assert_eq!(short.listen.peer, None);
-    assert!(short.gossip.seeds.is_empty() && short.node.bootstrap.is_empty());
+    assert_eq!(short.ownership, reference.ownership);
+    assert_eq!(short.node.replace_after, reference.node.replace_after);
+    assert!(short.gossip.seeds.is_empty());
 }
 
 /// proxy-tls.yaml names files that its first lines say how to make; here they are made.
@@ -167,6 +171,44 @@ fn settings_reach_the_options_they_name() {
 }
 
 #[test]
+fn settings_of_claimed_ownership_reach_the_options_they_name() {
+    let text = "cluster: { name: shop, replicas: 3, ownership: claimed }\n\
+                node: { id: n1, data_dir: ./d, bootstrap: [n1, n2, n3], replace_after: 1h, stop_timeout: 0s }\n\
+                listen: { peer: '127.0.0.1:0' }\n\
+                ownership: { lease: 3s, drift_ppm: 0, ask_period: 1s, retry_period: 50ms, heartbeat_max: 1s,\n  \
+                takeover_rank_delay: 2ms, takeover_jitter: 3ms, fence_timeout: 2s, copy_timeout: 1m,\n  \
+                move_retry: 4s, copies_max: 9, fences_max: 10, drop_grace: 5s, log_entries_max: 11,\n  \
+                log_bytes_max: 2MiB, pending_entries_max: 12, pending_bytes_max: 3MiB }\n";
+    let loaded = load_str("claimed.yaml", text).unwrap();
+    assert!(loaded.warnings.is_empty(), "{:?}", loaded.warnings);
+    let Config::Kv(config) = loaded.config else { panic!("it has a node") };
+    assert_eq!(config.node.replace_after, Duration::from_secs(3_600));
+    assert_eq!(config.node.stop_timeout, Duration::ZERO);
+    let (s, ms) = (Duration::from_secs, Duration::from_millis);
+    let expected = Timing {
+        lease: s(3),
+        drift_ppm: 0,
+        ask_period: s(1),
+        retry_period: ms(50),
+        heartbeat_max: s(1),
+        takeover_rank_delay: ms(2),
+        takeover_jitter: ms(3),
+        fence_timeout: s(2),
+        copy_timeout: s(60),
+        move_retry: s(4),
+        copies_max: 9,
+        fences_max: 10,
+        drop_grace: s(5),
+        log_entries_max: 11,
+        log_bytes_max: 2 << 20,
+        pending_entries_max: 12,
+        pending_bytes_max: 3 << 20,
+        ..Timing::default()
+    };
+    assert_eq!(config.ownership, expected);
+}
+
+#[test]
 fn the_keys_of_a_keyring_file_are_used() {
     let dir = tempfile::tempdir().unwrap();
     let keyring = dir.path().join("keyring");
@@ -177,7 +219,8 @@ fn the_keys_of_a_keyring_file_are_used() {
     )
     .unwrap();
     let text = format!(
-        "cluster: {{ name: shop, replicas: 1, ownership: derived }}\nnode: {{ id: n1, data_dir: ./data }}\n\
+        "cluster: {{ name: shop, replicas: 3, ownership: claimed }}\n\
+         node: {{ id: n1, data_dir: ./data, bootstrap: [n1, n2, n3] }}\n\
          listen: {{ peer: '0.0.0.0:8082', gossip: '0.0.0.0:7946' }}\ngossip: {{ keyring_file: {} }}\n",
         keyring.display()
     );

@@ -70,7 +70,14 @@ const RULES: &[Rule] = &[
     // Of these it uses the option types it lowers into.
     shell(
         "ringway-config",
-        &["ringway-gossip", "ringway-kv", "ringway-node", "ringway-proxy", "ringway-topology"],
+        &[
+            "ringway-control",
+            "ringway-gossip",
+            "ringway-kv",
+            "ringway-node",
+            "ringway-proxy",
+            "ringway-topology",
+        ],
     ),
     shell(
         "ringway",

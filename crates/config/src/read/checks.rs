@@ -154,21 +154,21 @@ pub(super) fn kv(
     }
 }
 
-/// The kv store runs `derived` ownership with one owner only.
+/// The kv store runs `derived` ownership with one owner only. What `claimed` needs is checked in [`super::ownership`].
 fn derived(root: &Section<'_>, cluster: &ClusterSettings) {
     if cluster.replicas != 1 {
         root
             .refuse_in("cluster", "replicas", format!("`{}` does not work with the kv store in `derived` ownership", cluster.replicas))
             .accepted("1")
             .because("nothing copies data to replicas in derived ownership: after a failover they would answer 404 for keys that are stored")
-            .remedy("write `replicas: 1`");
+            .remedy("write `ownership: claimed`, which copies data, or `replicas: 1`");
         return;
     }
     root
         .warn_in("cluster", "ownership", "`derived` moves keys without their data")
-        .accepted("derived, until `claimed` is there")
+        .accepted("claimed, in which the data moves first")
         .because("when a node joins or leaves, the keys of some partitions get a new owner, which answers 404 for them until they are written again")
-        .remedy("preview a change with `ringway plan`, and write the moved keys again after it");
+        .remedy("write `ownership: claimed`, `replicas: 3` and `listen.peer`; or preview each change with `ringway plan`, and write the moved keys again after it");
 }
 
 fn bootstrap(root: &Section<'_>, node: &NodeSettings, network: &Network) {

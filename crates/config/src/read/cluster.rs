@@ -28,6 +28,8 @@ const EPSILON_PPM_MAX: u64 = 1_000_000;
 /// Most tokens per unit of weight; a node of weight 1,000 would have 4 million.
 const TOKENS_PER_WEIGHT_MAX: u64 = 4_096;
 
+const SECOND: Duration = Duration::from_secs(1);
+
 const NAME: &str = "1 to 63 of a-z, 0-9, `.` and `-`, starting and ending with a letter or digit";
 const MUST_AGREE: &str = "members compare this setting when they meet and refuse each other when it differs";
 
@@ -104,18 +106,9 @@ fn algorithm(section: &Section<'_>) -> Algorithm {
 
 fn ownership(section: &Section<'_>) -> Option<Ownership> {
     let because = "it says whether data moves before a partition changes hands; members must agree on it";
-    section.required("ownership", "derived", because)?;
-    let choices = [("derived", Ownership::Derived), ("claimed", Ownership::Claimed)];
-    let ownership = section.choice("ownership", &choices, because)?;
-    if ownership == Ownership::Claimed {
-        section
-            .refuse("ownership", "`claimed` is not there yet: this version runs `derived`")
-            .accepted("derived")
-            .because("claimed ownership copies data between nodes, and this version has no such protocol")
-            .remedy("write `ownership: derived`, with `replicas: 1` for the kv store");
-        return None;
-    }
-    Some(ownership)
+    section.required("ownership", "claimed, derived", because)?;
+    let choices = [("claimed", Ownership::Claimed), ("derived", Ownership::Derived)];
+    section.choice("ownership", &choices, because)
 }
 
 /// Who a router is.
@@ -131,7 +124,17 @@ pub(super) fn router(root: &Section<'_>) -> RouterSettings {
 
 /// Who a node is; `None` when a required setting is missing or wrong.
 pub(super) fn node(root: &Section<'_>) -> Option<NodeSettings> {
-    let keys = ["id", "zone", "weight", "bootstrap", "data_dir", "part", "ready_wait"];
+    let keys = [
+        "id",
+        "zone",
+        "weight",
+        "bootstrap",
+        "data_dir",
+        "part",
+        "ready_wait",
+        "replace_after",
+        "stop_timeout",
+    ];
     let section = root.required_section("node", &keys, "a storage node needs a name and a directory")?;
     let because = "it names the place in the placement, and the data directory belongs to it for good";
     let id: Option<NodeId> = section.required("id", NAME, because).and_then(|field| name(&field, because));
@@ -149,7 +152,23 @@ pub(super) fn node(root: &Section<'_>) -> Option<NodeSettings> {
     let mut ready_wait = NodeOptions::default().ready_wait;
     let because = "a request that comes before the node knows the map waits this long, then 503";
     section.time("ready_wait", &mut ready_wait, Duration::ZERO..=Duration::from_secs(60), because);
-    Some(NodeSettings { id: id?, zone: zone?, weight, bootstrap, data_dir: data_dir?, part, ready_wait })
+    let mut replace_after = NodeSettings::REPLACE_AFTER_DEFAULT;
+    let because = "a node that is away for longer is replaced by copying its partitions; shorter copies for every reboot, longer leaves the other copies alone for longer";
+    section.time("replace_after", &mut replace_after, SECOND..=SECOND * 3_600 * 24 * 30, because);
+    let mut stop_timeout = NodeSettings::STOP_TIMEOUT_DEFAULT;
+    let because = "a node that stops hands the partitions it leads to others first; those it could not hand over wait for a takeover";
+    section.time("stop_timeout", &mut stop_timeout, Duration::ZERO..=SECOND * 3_600, because);
+    Some(NodeSettings {
+        id: id?,
+        zone: zone?,
+        weight,
+        bootstrap,
+        data_dir: data_dir?,
+        part,
+        ready_wait,
+        replace_after,
+        stop_timeout,
+    })
 }
 
 fn weight(section: &Section<'_>) -> Weight {

@@ -3,6 +3,7 @@
 mod checks;
 mod cluster;
 mod network;
+mod ownership;
 mod routing;
 mod store;
 
@@ -16,7 +17,7 @@ use crate::tree;
 const COMMON_KEYS: [&str; 9] =
     ["cluster", "listen", "gossip", "upstream", "retry_budget", "hold", "headers", "trusted", "edge"];
 const PROXY_KEYS: [&str; 4] = ["router", "routes", "outlier", "tls"];
-const KV_KEYS: [&str; 2] = ["node", "store"];
+const KV_KEYS: [&str; 3] = ["node", "store", "ownership"];
 
 /// Reads a whole file; `None` when a problem left nothing to return. The caller looks at the report for errors.
 pub(crate) fn file(text: &str, report: &Report) -> Option<Config> {
@@ -48,9 +49,15 @@ fn foreign_to_kv(key: &str) -> Option<&'static str> {
 
 /// Why a setting of the other kind of file has no place in a proxy's.
 fn foreign_to_proxy(key: &str) -> Option<&'static str> {
-    (key == "store").then_some(
-        "a file without `node:` is a proxy's, and it stores nothing; add `node:` if it is a node's",
-    )
+    Some(match key {
+        "store" => {
+            "a file without `node:` is a proxy's, and it stores nothing; add `node:` if it is a node's"
+        }
+        "ownership" => {
+            "a file without `node:` is a proxy's, and it owns nothing; `cluster.ownership` says which mode it routes by"
+        }
+        _ => return None,
+    })
 }
 
 fn proxy(root: &Section<'_>) -> Option<Config> {
@@ -82,8 +89,12 @@ fn kv(root: &Section<'_>) -> Option<Config> {
     let mut routing = routing::read(root);
     routing.zone = node.as_ref().map(|node| node.zone.clone());
     let store = store::read(root);
+    let ownership = ownership::read(root);
     checks::both(root, &network, &edge, &routing);
     checks::kv(root, cluster.as_ref(), node.as_ref(), &network);
+    if let Some(cluster) = &cluster {
+        ownership::check(root, cluster, node.as_ref(), &network, &routing, &store, &ownership);
+    }
     let network::Network { listen, advertise, gossip } = network;
     Some(Config::Kv(Box::new(KvConfig {
         cluster: cluster?,
@@ -94,6 +105,7 @@ fn kv(root: &Section<'_>) -> Option<Config> {
         edge,
         routing,
         store,
+        ownership,
     })))
 }
 

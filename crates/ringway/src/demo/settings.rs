@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use ringway_config::{GossipSettings, KvConfig, Listen, NodeSettings, ProxyConfig, RouterSettings};
+use ringway_control::ownership::Timing;
 use ringway_gossip::Keyring;
 use ringway_kv::KvOptions;
 use ringway_proxy::edge::EdgeOptions;
@@ -42,6 +43,8 @@ pub(super) fn node(id: &str, directory: &DemoDirectory, seeds: &[String]) -> any
             data_dir: directory.of(id),
             part: None,
             ready_wait: READY_WAIT,
+            replace_after: NodeSettings::REPLACE_AFTER_DEFAULT,
+            stop_timeout: NodeSettings::STOP_TIMEOUT_DEFAULT,
         },
         listen: Listen { data: ANY_PORT, admin: ANY_PORT, peer: None, gossip: ANY_PORT },
         gossip: gossip(seeds),
@@ -49,6 +52,7 @@ pub(super) fn node(id: &str, directory: &DemoDirectory, seeds: &[String]) -> any
         edge: EdgeOptions { workers: 1, drain_time: DRAIN_TIME, ..EdgeOptions::default() },
         routing: RoutingOptions::default(),
         store: KvOptions::default(),
+        ownership: Timing::default(),
     })
 }
 

@@ -37,7 +37,8 @@ pub(crate) struct RunningNode {
 /// The data directory is somebody else's or damaged, a port is in use, or an option cannot be served; nothing is left
 /// running, and nothing was overwritten.
 pub(crate) async fn start(config: KvConfig) -> anyhow::Result<RunningNode> {
-    let KvConfig { cluster, node, listen, gossip, advertise, mut edge, routing, store } = config;
+    let KvConfig { cluster, node, listen, gossip, advertise, mut edge, routing, store, ownership: _ } =
+        config;
     // The generation grows, on disk, before anything can be sent.
     let identity = Identity::open(&node.data_dir, &cluster.name, &node.id)?;
     let me = Owner { node: node.id.clone(), store: identity.store() };
