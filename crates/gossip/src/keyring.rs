@@ -2,16 +2,24 @@
 
 use std::fmt;
 
-use chacha20poly1305::aead::Aead;
-use chacha20poly1305::{KeyInit, XChaCha20Poly1305};
+use chacha20poly1305::aead::{Aead, Payload};
+use chacha20poly1305::{KeyInit, XChaCha20Poly1305, XNonce};
 use thiserror::Error;
 
 /// Most keys in a ring. Rotation needs two.
 pub const KEYS_MAX: usize = 8;
 /// Bytes of a key.
 pub const KEY_BYTES: usize = 32;
+/// Bytes of the name a purpose has in [`Keyring::derive`].
+pub const PURPOSE_BYTES: usize = 16;
+/// Bytes of a nonce.
+pub const NONCE_BYTES: usize = 24;
+/// Bytes that [`Keyring::seal`] adds: the key's id, the nonce, the tag.
+pub const SEAL_BYTES: usize = 2 + NONCE_BYTES + 16;
 /// The nonce under which a key names itself; no message ever uses it (see `seal`).
-const KEY_ID_NONCE: [u8; 24] = [0xff; 24];
+const KEY_ID_NONCE: [u8; NONCE_BYTES] = [0xff; NONCE_BYTES];
+/// The end of a nonce that derives a key. A message's nonce ends in 8 zero bytes (see `seal`).
+const SUBKEY_NONCE_END: [u8; 8] = *b"subkey 1";
 
 /// The public name of a key: two bytes of its own keystream, which say nothing about the key.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -62,6 +70,19 @@ impl Key {
     #[must_use]
     pub fn id(&self) -> KeyId {
         self.id
+    }
+
+    /// A key for one purpose, from which this one cannot be computed: the first bytes of this key's keystream under a
+    /// nonce that stands for the purpose. (`XChaCha20` is a pseudo-random function of key and nonce.)
+    fn derive(&self, purpose: &[u8; PURPOSE_BYTES]) -> Self {
+        let mut nonce = [0; NONCE_BYTES];
+        nonce[..PURPOSE_BYTES].copy_from_slice(purpose);
+        nonce[PURPOSE_BYTES..].copy_from_slice(&SUBKEY_NONCE_END);
+        let stream = self.cipher.encrypt(&nonce.into(), [0; KEY_BYTES].as_slice()).unwrap_or_default();
+        debug_assert!(stream.len() > KEY_BYTES, "the cipher takes every short text");
+        let mut secret = [0; KEY_BYTES];
+        secret.iter_mut().zip(&stream).for_each(|(byte, stream)| *byte = *stream);
+        Self::new(secret)
     }
 
     pub(crate) fn cipher(&self) -> &XChaCha20Poly1305 {
@@ -116,6 +137,23 @@ pub enum KeyringError {
         /// Its name.
         id: KeyId,
     },
+}
+
+/// Why sealed bytes were not opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum Unopened {
+    /// They are too short to be sealed.
+    #[error("it is too short to be sealed")]
+    Truncated,
+    /// They were sealed with a key that is not in the ring.
+    #[error("it is sealed with key {id}, which is not in the keyring")]
+    Key {
+        /// The key's name.
+        id: KeyId,
+    },
+    /// They were changed on the way, or are not what the receiver takes them for.
+    #[error("it was changed on the way, or is not what it is taken for")]
+    Tag,
 }
 
 /// The keys of a cluster: one encrypts, all decrypt. Empty: nothing is encrypted.
@@ -200,6 +238,49 @@ impl Keyring {
     /// The names of the keys; the one in use first.
     pub fn ids(&self) -> impl Iterator<Item = KeyId> + '_ {
         self.keys.iter().map(Key::id)
+    }
+
+    /// The same ring for one purpose besides gossip: what is sealed for one cannot be opened as another.
+    #[must_use]
+    pub fn derive(&self, purpose: &[u8; PURPOSE_BYTES]) -> Self {
+        Self { keys: self.keys.iter().map(|key| key.derive(purpose)).collect() }
+    }
+
+    /// Seals a text with the key in use: key id, nonce, ciphertext, tag. `context` is authenticated with it and must be
+    /// the same at the receiver's. `None` without a key.
+    ///
+    /// *Invariant*: no nonce twice under one key. 24 random bytes are: of 2^64 messages two share one with a chance of
+    /// 2^-65. Not for the ring that gossip uses, whose nonces follow another rule: [`Self::derive`] first.
+    #[must_use]
+    pub fn seal(&self, nonce: [u8; NONCE_BYTES], context: &[u8], text: &[u8]) -> Option<Vec<u8>> {
+        let key = self.keys.first()?;
+        let sealed = key.cipher.encrypt(&XNonce::from(nonce), Payload { msg: text, aad: context });
+        // It can fail only for texts of more than 256 GiB; the receiver would refuse the empty rest.
+        debug_assert!(sealed.is_ok(), "the cipher takes every length we send");
+        let sealed = sealed.unwrap_or_default();
+        Some([key.id.0.to_be_bytes().as_slice(), &nonce, &sealed].concat())
+    }
+
+    /// Opens what [`Self::seal`] made, with whichever key of the ring made it. Any bytes are fine.
+    ///
+    /// # Errors
+    /// [`Unopened`]; nothing of the text is given out.
+    pub fn open(&self, context: &[u8], sealed: &[u8]) -> Result<Vec<u8>, Unopened> {
+        if sealed.len() < SEAL_BYTES {
+            return Err(Unopened::Truncated);
+        }
+        let (id, rest) = sealed.split_first_chunk().ok_or(Unopened::Truncated)?;
+        let (nonce, sealed) = rest.split_first_chunk::<NONCE_BYTES>().ok_or(Unopened::Truncated)?;
+        let id = KeyId(u16::from_be_bytes(*id));
+        // Ids are short: two keys may share one, so every key of that name is tried.
+        let mut error = Unopened::Key { id };
+        for key in self.keys.iter().filter(|key| key.id == id) {
+            match key.cipher.decrypt(&XNonce::from(*nonce), Payload { msg: sealed, aad: context }) {
+                Ok(text) => return Ok(text),
+                Err(_) => error = Unopened::Tag,
+            }
+        }
+        Err(error)
     }
 
     pub(crate) fn keys(&self) -> &[Key] {
@@ -299,5 +380,41 @@ mod tests {
         assert_eq!(ring.keys()[0], new);
         ring.remove(old.id()).unwrap();
         assert_eq!(ring.use_key(old.id()), Err(KeyringError::Unknown { id: old.id() }));
+    }
+
+    #[test]
+    fn purposes_have_keys_of_their_own_and_what_is_sealed_opens_in_its_context_only() {
+        let mut ring = Keyring::none();
+        ring.install(Key::new([1; 32])).unwrap();
+        let peers = ring.derive(b"ringway purpose1");
+        let others = ring.derive(b"ringway purpose2");
+        let secrets = [&ring, &peers, &others].map(|ring| ring.keys()[0].secret);
+        assert!(secrets[0] != secrets[1] && secrets[1] != secrets[2] && secrets[0] != secrets[2]);
+        assert_eq!(ring.derive(b"ringway purpose1"), peers, "the same on every member");
+
+        let sealed = peers.seal([7; NONCE_BYTES], b"from a to b", b"hello").unwrap();
+        assert_eq!(sealed.len(), 5 + SEAL_BYTES);
+        assert_eq!(peers.open(b"from a to b", &sealed).as_deref(), Ok(b"hello".as_slice()));
+        assert_eq!(peers.open(b"from b to a", &sealed), Err(Unopened::Tag));
+        assert!(matches!(others.open(b"from a to b", &sealed), Err(Unopened::Key { .. })));
+        for at in 0..sealed.len() {
+            let mut changed = sealed.clone();
+            changed[at] ^= 1;
+            assert!(peers.open(b"from a to b", &changed).is_err(), "byte {at}");
+            assert!(peers.open(b"from a to b", &sealed[..at]).is_err(), "cut at {at}");
+        }
+        assert_eq!(Keyring::none().seal([7; NONCE_BYTES], b"", b"hello"), None);
+
+        let mut rotated = ring.clone();
+        rotated.install(Key::new([2; 32])).unwrap();
+        rotated.use_key(Key::new([2; 32]).id()).unwrap();
+        let rotated = rotated.derive(b"ringway purpose1");
+        assert_eq!(
+            rotated.open(b"from a to b", &sealed).as_deref(),
+            Ok(b"hello".as_slice()),
+            "any key opens"
+        );
+        let sealed = rotated.seal([8; NONCE_BYTES], b"", b"hello").unwrap();
+        assert!(matches!(peers.open(b"", &sealed), Err(Unopened::Key { .. })), "the first one seals");
     }
 }

@@ -38,7 +38,9 @@ mod tests;
 pub use config::{Config, ConfigError};
 pub use core::{Gossip, RecordError};
 pub use event::{DeadCause, Event, Identity, MemberView, RecordView, State, Transmit, Via};
-pub use keyring::{KEY_BYTES, KEYS_MAX, Key, KeyId, Keyring, KeyringError};
+pub use keyring::{
+    KEY_BYTES, KEYS_MAX, Key, KeyId, Keyring, KeyringError, NONCE_BYTES, PURPOSE_BYTES, SEAL_BYTES, Unopened,
+};
 pub use stats::Stats;
 
 /// Largest datagram, header and tag included: under every common path MTU.

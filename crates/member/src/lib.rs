@@ -33,4 +33,5 @@ pub use record_file::RecordFileError;
 pub use ringway_control::{
     ClusterView, FatalReason, MemberKind, MemberStatus, NodeRecord, PlaneStats, Readiness,
 };
+pub use ringway_gossip::Keyring;
 pub use stats::MemberStats;
