@@ -15,6 +15,7 @@ mod engine;
 pub mod message;
 mod options;
 mod types;
+pub mod wire;
 
 pub use disk::{Applied, DiskBatch, DiskOp, Recovered, RecoveredPartition, Ticket, Written};
 pub use engine::{
