@@ -63,6 +63,12 @@ const RULES: &[Rule] = &[
     pure("ringway-gossip", &[], &[ERRORS, HASH, AEAD]),
     pure("ringway-route", &["ringway-topology"], &[ERRORS, HASH, SNAPSHOT]),
     pure("ringway-control", &["ringway-gossip", "ringway-topology"], &[ERRORS, HASH, SNAPSHOT, AEAD]),
+    // Pure as what it drives: a run is its seed.
+    pure(
+        "ringway-sim",
+        &["ringway-control", "ringway-gossip", "ringway-route", "ringway-topology"],
+        &[ERRORS, HASH, SNAPSHOT, AEAD],
+    ),
     shell("ringway-member", &["ringway-control", "ringway-gossip", "ringway-topology"]),
     shell("ringway-proxy", &["ringway-route", "ringway-topology"]),
     shell("ringway-node", &["ringway-control", "ringway-member", "ringway-proxy", "ringway-topology"]),
