@@ -22,6 +22,9 @@ pub mod readiness;
 pub mod records;
 pub mod view;
 
-pub use plane::{Command, Plane, PlaneError, PlaneOptions};
-pub use records::{MemberKind, MemberRecord, NodeRecord, RecordProblem};
-pub use view::{ClusterView, FatalReason, MemberStatus, PlaneEvent, PlaneStats, Readiness};
+pub use plane::{ClaimHint, Command, Plane, PlaneError, PlaneOptions};
+pub use records::{
+    Binding, BindingRecord, BootstrapRecord, MemberKind, MemberRecord, NodeRecord, Order, OrderPhase, Pause,
+    RecordProblem,
+};
+pub use view::{ClusterView, FatalReason, MemberStatus, OwnershipView, PlaneEvent, PlaneStats, Readiness};

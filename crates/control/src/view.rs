@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use ringway_gossip::{DeadCause, State, Stats};
 
-use crate::records::{MemberKind, RecordProblem};
+use ringway_topology::{ClusterUuid, NodeId};
+
+use crate::records::{MemberKind, Order, Pause, RecordProblem};
 
 /// Whether a member may serve.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,12 +76,41 @@ pub struct ClusterView {
     pub stats: Stats,
     /// The plane's counters.
     pub plane: PlaneStats,
+    /// Orders, and what is known of the claims.
+    pub ownership: OwnershipView,
     /// When a peer last confirmed what this member knows, by a full exchange or by saying hello with the same sum;
     /// `None` before the first time and for a member alone. Expect a confirmation per anti-entropy interval on
     /// average; after several without one the map may be old.
     pub confirmed_at: Option<Duration>,
     /// When this picture was taken, on the same clock.
     pub taken_at: Duration,
+}
+
+/// What a member knows about who owns what, besides the map.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct OwnershipView {
+    /// The formed cluster; `None` before it has formed, and in `derived` ownership.
+    pub formed: Option<ClusterUuid>,
+    /// Every order, ascending by node; void ones included: compare the store with the node's present one.
+    pub orders: Vec<Order>,
+    /// The last word on whether moves may begin; `None` when nobody ever said anything.
+    pub pause: Option<Pause>,
+    /// The order that stands about this node and its store.
+    pub order_here: Option<Order>,
+    /// This node is going to stop.
+    pub stopping: bool,
+    /// Nodes left out of the desired owners because they have been away for too long, ascending.
+    pub replaced: Vec<NodeId>,
+    /// Partitions whose claim is known.
+    pub partitions_claimed: usize,
+    /// Partitions whose claim is not: nothing is served for them.
+    pub partitions_unclaimed: usize,
+    /// Partitions of which the map shows an earlier claim, because the primary of the latest one is not known yet.
+    pub partitions_held_back: usize,
+    /// Partitions of which the map follows a hint.
+    pub partitions_hinted: usize,
+    /// Partitions this node leads whose desired owners are others than the committed ones.
+    pub partitions_to_move: usize,
 }
 
 /// What the plane counts. All of them only grow.
@@ -103,6 +134,26 @@ pub struct PlaneStats {
     pub terms_refused: u64,
     /// Events nobody collected in time.
     pub events_dropped: u64,
+    /// Claims this node's engine announced that were news.
+    pub claims_announced: u64,
+    /// Claims heard from others that were news.
+    pub claims_heard: u64,
+    /// Claims ignored because the partition does not exist.
+    pub claims_out_of_range: u64,
+    /// Two claims of one partition and epoch that name other owners. Must stay 0.
+    pub claim_conflicts: u64,
+    /// Hints followed.
+    pub hints_followed: u64,
+    /// Hints that were no news, or named a partition or an owner not known here.
+    pub hints_refused: u64,
+    /// Hints dropped because too many were followed already.
+    pub hints_over_limit: u64,
+    /// Hints that gossip confirmed or went beyond.
+    pub hints_confirmed: u64,
+    /// Hints given up because gossip did not confirm them in time.
+    pub hints_lapsed: u64,
+    /// Times the desired owners changed and stood still.
+    pub desires: u64,
 }
 
 /// Why this process must not go on.
@@ -124,6 +175,18 @@ pub enum FatalReason {
         /// The other process's gossip address.
         there: SocketAddr,
     },
+    /// This data directory belongs to another cluster than the one that was met.
+    OtherCluster {
+        /// The cluster of this directory.
+        ours: ClusterUuid,
+        /// The cluster that was met.
+        theirs: ClusterUuid,
+    },
+    /// This program does not derive the claims that the cluster started with.
+    ClaimsDiffer {
+        /// What the bootstrap record was written under, and we are not.
+        differences: Vec<(String, String, String)>,
+    },
 }
 
 impl fmt::Display for FatalReason {
@@ -143,6 +206,19 @@ impl fmt::Display for FatalReason {
                     "another living process has the id {id}: it gossips at {there}, this one at {here}; \
                      stop it or give this one another id"
                 )
+            }
+            Self::OtherCluster { ours, theirs } => write!(
+                f,
+                "this data directory belongs to cluster {ours}, and the cluster that was met is {theirs}: they have \
+                 one name and nothing else in common; correct gossip.seeds, or give this node an empty data_dir"
+            ),
+            Self::ClaimsDiffer { differences } => {
+                write!(f, "this program does not derive the owners that the cluster started with: ")?;
+                for (i, (name, ours, theirs)) in differences.iter().enumerate() {
+                    let separator = if i == 0 { "" } else { "; " };
+                    write!(f, "{separator}{name} is {ours} here and {theirs} in the bootstrap record")?;
+                }
+                write!(f, "; start it with the settings and the version that the cluster was formed with")
             }
         }
     }
@@ -239,6 +315,43 @@ pub enum PlaneEvent {
         key: String,
         /// Why.
         error: String,
+    },
+    /// The cluster has formed, or this member learned which one it belongs to: to be kept with the data directory.
+    Formed(ClusterUuid),
+    /// A node of the bootstrap list is bound to something else than this one: the cluster cannot form of both.
+    BindingDiffers {
+        /// That node.
+        node: NodeId,
+        /// How its binding differs from ours, for people.
+        difference: String,
+    },
+    /// Another cluster of the same name was met. Its record is ignored.
+    OtherCluster {
+        /// Its uuid.
+        theirs: ClusterUuid,
+    },
+    /// Two claims of one partition and epoch name other owners. It must never happen.
+    ClaimConflict {
+        /// The one known before, for people.
+        known: String,
+        /// The other one.
+        other: String,
+    },
+    /// An operator's word on a node.
+    Ordered(Order),
+    /// An operator's word on moves.
+    Paused(Pause),
+    /// A member that was evicted is alive again, with the same store. It stays out until it is ordered back.
+    EvictedReturned {
+        /// Its name.
+        id: NodeId,
+    },
+    /// This node was told to leave and owns nothing any more: it may go.
+    Drained,
+    /// A node was away for too long: the desired owners are computed without it from now on.
+    Replaced {
+        /// Its name.
+        id: NodeId,
     },
     /// A record about ourselves that we did not write was overridden.
     OwnRecordReasserted {

@@ -15,7 +15,7 @@ use ringway_control::{
     Command, MemberRecord, NodeRecord, Plane, PlaneError, PlaneEvent, PlaneOptions, Readiness,
 };
 use ringway_gossip::{Identity, State};
-use ringway_topology::{ClusterSettings, Health, MapDigest, NodeId, Ownership, Phase, Weight};
+use ringway_topology::{ClusterSettings, Health, MapDigest, NodeId, Phase, Weight};
 use world::{World, joiner, ms, node, node_id, record, router, settings};
 
 const SOON: Duration = Duration::from_secs(5);
@@ -420,8 +420,6 @@ fn unreadable_records_are_counted_reported_and_ignored() {
 #[test]
 fn contradicting_options_are_refused() {
     let refused = |options| Plane::new(options, ms(0)).map(drop).unwrap_err();
-    let claimed = ClusterSettings { ownership: Ownership::Claimed, ..settings() };
-    assert!(matches!(refused(PlaneOptions { settings: claimed, ..node(1) }), PlaneError::ClaimedOwnership));
     for options in [
         PlaneOptions { local: None, ..node(1) },
         PlaneOptions { local: Some(record(2)), ..node(1) },

@@ -9,9 +9,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ringway_control::{ClusterView, Command, Plane, PlaneEvent, Readiness};
+use ringway_control::ownership::Wishes;
+use ringway_control::{ClaimHint, ClusterView, Command, Plane, PlaneEvent, Readiness};
 use ringway_gossip::{Transmit, Via};
-use ringway_topology::SnapshotCell;
+use ringway_topology::{ClusterUuid, SnapshotCell};
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinError;
@@ -21,6 +22,7 @@ use crate::bind::{Bound, canonical, for_socket};
 use crate::clock::Clock;
 use crate::error::Fatal;
 use crate::member::Goodbye;
+use crate::ownership::{ANNOUNCEMENTS_PER_TURN_MAX, Inbox};
 use crate::record_file::Keeper;
 use crate::report;
 use crate::stats::Counters;
@@ -50,6 +52,9 @@ pub(crate) struct Outputs {
     pub(crate) readiness: watch::Sender<Readiness>,
     pub(crate) maps: watch::Sender<u64>,
     pub(crate) join_wanted: watch::Sender<bool>,
+    pub(crate) wishes: watch::Sender<Arc<Wishes>>,
+    pub(crate) formed: watch::Sender<Option<ClusterUuid>>,
+    pub(crate) drained: watch::Sender<bool>,
 }
 
 /// Drives one plane.
@@ -58,6 +63,7 @@ pub(crate) struct Driver {
     plane: Plane,
     sockets: Bound,
     outputs: Outputs,
+    inbox: Inbox,
     keeper: Option<Keeper>,
     counters: Arc<Counters>,
 
@@ -86,6 +92,10 @@ enum Input {
     OutgoingEnded(Result<Outcome, JoinError>),
     Join(Vec<SocketAddr>),
     Shutdown(Goodbye),
+    Announced,
+    ClaimRoom,
+    Hint(ClaimHint),
+    Command(Command),
     Written(Result<io::Result<()>, JoinError>),
     Time,
 }
@@ -95,6 +105,7 @@ impl Driver {
         plane: Plane,
         sockets: Bound,
         outputs: Outputs,
+        inbox: Inbox,
         keeper: Option<Keeper>,
         counters: Arc<Counters>,
         leave_linger: Duration,
@@ -105,6 +116,7 @@ impl Driver {
             plane,
             sockets,
             outputs,
+            inbox,
             keeper,
             counters,
             requests,
@@ -154,6 +166,8 @@ impl Driver {
         shutdowns: &mut mpsc::Receiver<Goodbye>,
     ) -> Input {
         let pause = self.next_due(now).saturating_sub(now);
+        // The engine has stopped when nobody receives; there is no room to wait for then.
+        let claims_wait = self.plane.has_claim() && !self.inbox.claims.is_closed();
         let written = async {
             match &mut self.keeper {
                 Some(keeper) => keeper.ended().await,
@@ -170,6 +184,10 @@ impl Driver {
             ended = self.outgoing.ended() => Input::OutgoingEnded(ended),
             Some(addresses) = joins.recv() => Input::Join(addresses),
             Some(goodbye) = shutdowns.recv() => Input::Shutdown(goodbye),
+            () = self.inbox.announced.news() => Input::Announced,
+            Some(hint) = self.inbox.hints.recv() => Input::Hint(hint),
+            Some(command) = self.inbox.commands.recv() => Input::Command(command),
+            _ = self.inbox.claims.reserve(), if claims_wait => Input::ClaimRoom,
             ended = written => Input::Written(ended),
             () = sleep(pause) => Input::Time,
         }
@@ -185,7 +203,7 @@ impl Driver {
 
     fn take(&mut self, now: Duration, input: Input) {
         match input {
-            Input::Datagrams | Input::Writable | Input::Time => {}
+            Input::Datagrams | Input::Writable | Input::ClaimRoom | Input::Time => {}
             Input::Connection(Ok((stream, from))) => self.incoming.accept(stream, from, &self.counters),
             Input::Connection(Err(error)) => {
                 self.counters.accept_errors.add_one();
@@ -202,6 +220,13 @@ impl Driver {
                     self.plane.handle_command(now, Command::Join(addresses));
                 }
             }
+            Input::Announced => {
+                for claim in self.inbox.announced.take(ANNOUNCEMENTS_PER_TURN_MAX) {
+                    self.plane.handle_command(now, Command::Announce(claim));
+                }
+            }
+            Input::Hint(hint) => self.plane.handle_command(now, Command::Hint(hint)),
+            Input::Command(command) => self.plane.handle_command(now, command),
             Input::Shutdown(Goodbye::Leave) => {
                 self.plane.handle_command(now, Command::Leave);
                 self.stop_at = Some(now + self.leave_linger);
@@ -281,6 +306,7 @@ impl Driver {
             }
             changed
         });
+        self.tell_engine();
         let mut fatal = None;
         while let Some(event) = self.plane.poll_event() {
             report::log(&event);
@@ -288,12 +314,29 @@ impl Driver {
                 PlaneEvent::Fatal(reason) => fatal = Some(Fatal::Refused(reason)),
                 PlaneEvent::Changed => self.note_change(),
                 PlaneEvent::RecordsChanged => self.keeper.iter_mut().for_each(Keeper::note),
-                _ => {}
+                // Nobody may be listening.
+                event => drop(self.inbox.events.send(event)),
             }
         }
         self.keep_records(now);
         self.show(now, fatal.is_some());
         fatal.map_or(Ok(()), Err)
+    }
+
+    /// Hands on what the ownership engine and the process wait for: the cluster before its claims, as both are to be
+    /// kept.
+    fn tell_engine(&mut self) {
+        let formed = self.plane.formed();
+        self.outputs.formed.send_if_modified(|told| std::mem::replace(told, formed) != formed);
+        while let Ok(room) = self.inbox.claims.try_reserve() {
+            let Some(claim) = self.plane.poll_claim() else { break };
+            room.send(claim);
+        }
+        if let Some(wishes) = self.plane.poll_wishes() {
+            self.outputs.wishes.send_replace(wishes);
+        }
+        let drained = self.plane.is_drained();
+        self.outputs.drained.send_if_modified(|told| std::mem::replace(told, drained) != drained);
     }
 
     fn note_change(&mut self) {

@@ -12,6 +12,7 @@
 //! | `driver` | the loop between sockets, timers and the plane |
 //! | `streams` | framed exchanges over TCP, bounded in number, size and time |
 //! | `seeds` | resolves the seeds and joins them until this member belongs to the cluster |
+//! | `ownership` | what the ownership engine and the request path say and hear, in `claimed` ownership |
 //! | `record_file` | the records that let a whole cluster restart with a node still down |
 //! | `report` | what the plane tells, as log lines |
 
@@ -20,6 +21,7 @@ pub mod clock;
 mod driver;
 mod error;
 mod member;
+mod ownership;
 mod record_file;
 mod report;
 mod seeds;
@@ -29,9 +31,11 @@ mod streams;
 pub use bind::advertise_ip;
 pub use error::{Fatal, StartError};
 pub use member::{Goodbye, Member, MemberOptions};
+pub use ownership::{ClaimFeed, MemberHandle};
 pub use record_file::RecordFileError;
 pub use ringway_control::{
-    ClusterView, FatalReason, MemberKind, MemberStatus, NodeRecord, PlaneStats, Readiness,
+    Binding, ClaimHint, ClusterView, FatalReason, MemberKind, MemberStatus, NodeRecord, Order, OrderPhase,
+    OwnershipView, Pause, PlaneEvent, PlaneStats, Readiness,
 };
 pub use ringway_gossip::Keyring;
 pub use stats::MemberStats;

@@ -4,20 +4,24 @@ use std::any::Any;
 use std::future::pending;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use ringway_control::plane::{DEBOUNCE_MAX_DEFAULT, DEBOUNCE_MIN_DEFAULT};
-use ringway_control::{ClusterView, MemberKind, NodeRecord, Plane, PlaneOptions, Readiness};
+use ringway_control::ownership::Wishes;
+use ringway_control::plane::{DEBOUNCE_MAX_DEFAULT, DEBOUNCE_MIN_DEFAULT, REPLACE_AFTER_DEFAULT};
+use ringway_control::{
+    Binding, ClusterView, MemberKind, NodeRecord, Plane, PlaneEvent, PlaneOptions, Readiness,
+};
 use ringway_gossip::{Config, Identity, Keyring};
-use ringway_topology::{ClusterSettings, Map, NodeId, SnapshotCell};
-use tokio::sync::{mpsc, watch};
+use ringway_topology::{ClusterSettings, ClusterUuid, Map, NodeId, SnapshotCell};
+use tokio::sync::{broadcast, mpsc, watch};
 use tokio::task::{AbortHandle, JoinHandle};
 
 use crate::bind::{advertise_ip, bind};
 use crate::clock::Clock;
 use crate::driver::{Driver, Outputs};
 use crate::error::{Fatal, StartError};
+use crate::ownership::{ClaimFeed, MemberHandle, link};
 use crate::record_file::{self, Keeper};
 use crate::seeds::{Jitter, keep_joining, resolve_once};
 use crate::stats::{Counters, MemberStats};
@@ -61,6 +65,14 @@ pub struct MemberOptions {
     /// The cell to publish into; `None` makes one. For programs whose parts need the cell before the member can
     /// start, a node whose data port is chosen by the system for one.
     pub snapshot: Option<SnapshotCell>,
+    /// What this node's store accepted as the list its cluster forms of, durable already; `None` for a router, in
+    /// `derived` ownership, and for a node that joins a standing cluster. A node alone is bound to a list of itself.
+    pub binding: Option<Binding>,
+    /// The cluster this member's data directory belongs to already. Another cluster is refused.
+    pub cluster_uuid: Option<ClusterUuid>,
+    /// How long a node may be away before its partitions are copied elsewhere, in `claimed` ownership.
+    /// *Range*: 10 s – 24 h. *Default*: 10 min.
+    pub replace_after: Duration,
     /// How long records must stand still before the placement runs. *Default*: 100 ms.
     pub debounce_min: Duration,
     /// How long changes can put it off. *Default*: 250 ms.
@@ -99,6 +111,9 @@ impl MemberOptions {
             advertise: None,
             record_file: None,
             snapshot: None,
+            binding: None,
+            cluster_uuid: None,
+            replace_after: REPLACE_AFTER_DEFAULT,
             debounce_min: DEBOUNCE_MIN_DEFAULT,
             debounce_max: DEBOUNCE_MAX_DEFAULT,
         }
@@ -121,6 +136,13 @@ pub struct Member {
     view: watch::Receiver<Arc<ClusterView>>,
     readiness: watch::Receiver<Readiness>,
     maps: watch::Receiver<u64>,
+    wishes: watch::Receiver<Arc<Wishes>>,
+    formed: watch::Receiver<Option<ClusterUuid>>,
+    drained: watch::Receiver<bool>,
+    events: broadcast::Sender<PlaneEvent>,
+    handle: MemberHandle,
+    /// Until somebody takes it.
+    claims: Mutex<Option<ClaimFeed>>,
     fatal: watch::Receiver<Option<Fatal>>,
     listen: SocketAddr,
     advertised: SocketAddr,
@@ -166,6 +188,9 @@ impl Member {
             bootstrap: options.bootstrap,
             seeds_configured: !options.seeds.is_empty(),
             restored,
+            binding: options.binding,
+            cluster_uuid: options.cluster_uuid,
+            replace_after: options.replace_after,
             debounce_min: options.debounce_min,
             debounce_max: options.debounce_max,
         };
@@ -177,6 +202,11 @@ impl Member {
         let (view_in, view) = watch::channel(Arc::new(plane.view(now)));
         let (readiness_in, readiness) = watch::channel(plane.readiness().clone());
         let (maps_in, maps) = watch::channel(0);
+        let (wishes_in, wishes) = watch::channel(Arc::default());
+        let (formed_in, formed) = watch::channel(plane.formed());
+        let (drained_in, drained) = watch::channel(false);
+        let (handle, claims, inbox) = link(&counters);
+        let events = inbox.events.clone();
         let (fatal_in, fatal) = watch::channel(None);
         let (join_wanted_in, join_wanted) = watch::channel(false);
         let (joins_in, joins) = mpsc::channel(1);
@@ -186,10 +216,13 @@ impl Member {
             view: view_in,
             readiness: readiness_in.clone(),
             maps: maps_in,
+            wishes: wishes_in,
+            formed: formed_in,
+            drained: drained_in,
             join_wanted: join_wanted_in,
         };
         let keeper = options.record_file.map(|path| Keeper::new(path, cluster.to_string()));
-        let driver = Driver::new(plane, sockets, outputs, keeper, Arc::clone(&counters), leave_linger);
+        let driver = Driver::new(plane, sockets, outputs, inbox, keeper, Arc::clone(&counters), leave_linger);
         let driver = tokio::spawn(driver.run(joins, shutdowns));
         let jitter = Jitter(seed);
         let seeds =
@@ -201,6 +234,12 @@ impl Member {
             view,
             readiness,
             maps,
+            wishes,
+            formed,
+            drained,
+            events,
+            handle,
+            claims: Mutex::new(Some(claims)),
             fatal,
             listen,
             advertised,
@@ -239,6 +278,44 @@ impl Member {
     #[must_use]
     pub fn map_changed(&self) -> watch::Receiver<u64> {
         self.maps.clone()
+    }
+
+    /// The claims for this node's ownership engine: at the first call only. Nothing ever comes at a router.
+    #[must_use]
+    pub fn claims(&self) -> Option<ClaimFeed> {
+        self.claims.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// What this node's ownership engine is to bring about, newest only.
+    #[must_use]
+    pub fn wishes(&self) -> watch::Receiver<Arc<Wishes>> {
+        self.wishes.clone()
+    }
+
+    /// How the parts of this process speak to their member: claims, hints, orders.
+    #[must_use]
+    pub fn handle(&self) -> MemberHandle {
+        self.handle.clone()
+    }
+
+    /// The cluster this member belongs to, to be kept with the data directory; `None` before it has formed, and in
+    /// `derived` ownership.
+    #[must_use]
+    pub fn formed(&self) -> watch::Receiver<Option<ClusterUuid>> {
+        self.formed.clone()
+    }
+
+    /// Whether this node was told to leave and owns nothing any more: then it may be shut down with
+    /// [`Goodbye::Leave`]. False again when the order is taken back.
+    #[must_use]
+    pub fn drained(&self) -> watch::Receiver<bool> {
+        self.drained.clone()
+    }
+
+    /// What happens from now on. A listener that falls far behind misses the oldest events, and is told how many.
+    #[must_use]
+    pub fn events(&self) -> broadcast::Receiver<PlaneEvent> {
+        self.events.subscribe()
     }
 
     /// Where gossip listens, port resolved.

@@ -91,6 +91,28 @@ pub(crate) fn log(event: &PlaneEvent) {
         PlaneEvent::RecordNotSpread { key, error } => {
             tracing::error!(key, error, "gossip does not take a record");
         }
+        PlaneEvent::Formed(cluster) => tracing::info!(%cluster, "the cluster has formed"),
+        PlaneEvent::BindingDiffers { node, difference } => {
+            tracing::error!(%node, difference, "a node of the bootstrap list is bound to something else");
+        }
+        PlaneEvent::OtherCluster { theirs } => {
+            tracing::error!(%theirs, "another cluster of the same name was met; its record is ignored");
+        }
+        PlaneEvent::ClaimConflict { known, other } => {
+            tracing::error!(known, other, "two claims of one epoch differ: this must never happen");
+        }
+        PlaneEvent::Ordered(order) => {
+            let (weight, by) = (order.weight.map(|weight| weight.get()), &order.by);
+            tracing::info!(node = %order.node, phase = %order.phase, weight, by, "a node was given an order");
+        }
+        PlaneEvent::Paused(pause) => tracing::info!(paused = pause.paused, by = pause.by, "moves"),
+        PlaneEvent::EvictedReturned { id } => {
+            tracing::warn!(node = %id, "an evicted node is back; it stays out until it is ordered active");
+        }
+        PlaneEvent::Drained => tracing::info!("this node owns nothing any more: it may go"),
+        PlaneEvent::Replaced { id } => {
+            tracing::warn!(node = %id, "a node has been away for too long; its partitions are copied elsewhere");
+        }
         PlaneEvent::OwnRecordReasserted { key, version } => {
             tracing::warn!(key, version, "a record about this member was written by another; overriding it");
         }

@@ -65,6 +65,8 @@ counters! {
     record_file_writes,
     /// Times it could not be written.
     record_file_errors,
+    /// Claims from refusals dropped because too many were waiting.
+    hints_dropped,
 }
 
 /// One counter.

@@ -8,7 +8,7 @@ use xxhash_rust::xxh3::Xxh3;
 use crate::ids::{Epoch, NodeId, NodeIndex, Partition, StoreId, ZoneName};
 use crate::keyhash::KeyHasher;
 use crate::membership::Weight;
-use crate::placement::Placement;
+use crate::placement::{Placement, fmix64};
 use crate::settings::ClusterSettings;
 use crate::{NODES_MAX, REPLICAS_MAX};
 
@@ -129,6 +129,8 @@ pub struct ClaimTable {
     stride: usize,
     owners: Arc<[u16]>,
     epochs: Epochs,
+    /// The sum of all rows' hashes: one row changes it without a look at the others.
+    sum: u64,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -150,7 +152,16 @@ impl ClaimTable {
         for row in rows {
             owners.extend((0..stride).map(|i| row.get(i).map_or(NOBODY, |n| n.0)));
         }
-        Self { stride, owners: owners.into(), epochs: Epochs::Uniform(Epoch::DERIVED) }
+        Self::uniform(stride, owners)
+    }
+
+    /// A table whose claims all stand at [`Epoch::DERIVED`].
+    fn uniform(stride: usize, owners: Vec<u16>) -> Self {
+        let rows = owners.chunks_exact(stride).zip(0..);
+        let sum = rows.fold(0, |sum: u64, (row, partition)| {
+            sum.wrapping_add(row_hash(Partition(partition), Epoch::DERIVED, row))
+        });
+        Self { stride, owners: owners.into(), epochs: Epochs::Uniform(Epoch::DERIVED), sum }
     }
 
     /// A table in which every partition is unowned.
@@ -180,13 +191,20 @@ impl ClaimTable {
         OwnerRow::of(slots.map_or(&[], <[u16; STRIDE]>::as_slice))
     }
 
-    fn set(&mut self, partition: Partition, epoch: Epoch, owners: &[NodeIndex]) {
+    /// Sets one partition's claim. Owners beyond the replication factor are cut; a partition out of range changes
+    /// nothing.
+    ///
+    /// *Cost*: that of one row, after a copy of the table if it is shared.
+    pub fn set(&mut self, partition: Partition, epoch: Epoch, owners: &[NodeIndex]) {
+        let before = self.epoch(partition);
         let start = partition.0 as usize * self.stride;
+        let partitions = self.owners.len() / self.stride;
         let Some(row) = Arc::make_mut(&mut self.owners).get_mut(start..start + self.stride) else { return };
+        self.sum = self.sum.wrapping_sub(row_hash(partition, before, row));
         for (at, slot) in row.iter_mut().enumerate() {
             *slot = owners.get(at).map_or(NOBODY, |node| node.0);
         }
-        let partitions = self.owners.len() / self.stride;
+        self.sum = self.sum.wrapping_add(row_hash(partition, epoch, row));
         self.epochs.set(partition.0 as usize, epoch, partitions);
     }
 
@@ -210,6 +228,12 @@ impl ClaimTable {
             Epochs::Wide(epochs) => Epoch(epochs.get(index).copied().unwrap_or_default()),
         }
     }
+}
+
+/// What one claim adds to the digest of a table.
+fn row_hash(partition: Partition, epoch: Epoch, owners: &[u16]) -> u64 {
+    let claim = fmix64(fmix64(u64::from(partition.0) + 1) ^ epoch.0);
+    owners.iter().fold(claim, |hash, &owner| fmix64(hash ^ (u64::from(owner) + 1)))
 }
 
 impl Epochs {
@@ -243,6 +267,8 @@ pub struct Map {
     hasher: KeyHasher,
     claims: ClaimTable,
     nodes: Arc<[NodeEntry]>,
+    /// Digest of the settings and the node table.
+    nodes_digest: u64,
     digest: MapDigest,
 }
 
@@ -255,13 +281,14 @@ impl Map {
         debug_assert!(nodes.len() <= NODES_MAX);
         debug_assert!(nodes.is_sorted_by(|a, b| a.id < b.id), "nodes ascend by id, each once");
         debug_assert!(claims.owners.iter().all(|&n| n == NOBODY || usize::from(n) < nodes.len()));
-        let digest = digest(&settings, &nodes, &claims);
+        let nodes_digest = nodes_digest(&settings, &nodes);
         Self {
             hasher: KeyHasher::new(&settings),
             settings,
+            digest: digest(nodes_digest, &claims),
             claims: (*claims).clone(),
             nodes: nodes.into(),
-            digest,
+            nodes_digest,
         }
     }
 
@@ -290,21 +317,34 @@ impl Map {
                 *slot = node;
             }
         }
-        let claims = ClaimTable { stride, owners: owners.into(), epochs: Epochs::Uniform(Epoch::DERIVED) };
-        Self::new(settings, nodes, Arc::new(claims))
+        Self::new(settings, nodes, Arc::new(ClaimTable::uniform(stride, owners)))
     }
 
-    /// The same map but for one partition's claim.
+    /// The same map but for one partition's claim; see [`Self::with_claims`].
+    #[must_use]
+    pub fn with_claim(&self, partition: Partition, epoch: Epoch, owners: &[NodeIndex]) -> Self {
+        self.with_claims([(partition, epoch, owners)])
+    }
+
+    /// The same map but for the claims of these partitions.
     ///
     /// Owners beyond the replication factor are cut. A partition out of range changes nothing.
     ///
-    /// *Cost*: copies the claim table and digests it anew, like every map.
+    /// *Invariant*: node indexes are below `nodes.len()`.
+    ///
+    /// *Cost*: copies the claim table once, then that of one row per claim: the digest follows from the rows that
+    /// change.
     #[must_use]
-    pub fn with_claim(&self, partition: Partition, epoch: Epoch, owners: &[NodeIndex]) -> Self {
+    pub fn with_claims<'a>(
+        &self,
+        changed: impl IntoIterator<Item = (Partition, Epoch, &'a [NodeIndex])>,
+    ) -> Self {
         let mut claims = self.claims.clone();
-        claims.set(partition, epoch, owners);
-        let digest = digest(&self.settings, &self.nodes, &claims);
-        Self { claims, digest, ..self.clone() }
+        for (partition, epoch, owners) in changed {
+            debug_assert!(owners.iter().all(|owner| usize::from(owner.0) < self.nodes.len()));
+            claims.set(partition, epoch, owners);
+        }
+        Self { digest: digest(self.nodes_digest, &claims), claims, ..self.clone() }
     }
 
     /// The map of a member that knows nobody yet.
@@ -390,20 +430,18 @@ impl Map {
     }
 }
 
-fn digest(settings: &ClusterSettings, nodes: &[NodeEntry], claims: &ClaimTable) -> MapDigest {
+fn nodes_digest(settings: &ClusterSettings, nodes: &[NodeEntry]) -> u64 {
     let mut hash = Xxh3::new();
     hash.update(settings.terms().as_bytes());
     for node in nodes {
         let NodeEntry { id, zone, weight, store, data, peer, phase, health: _ } = node;
         hash.update(format!("{id} {zone} {} {store} {data} {peer:?} {phase:?}\n", weight.get()).as_bytes());
     }
-    for owner in &*claims.owners {
-        hash.update(&owner.to_le_bytes());
-    }
-    for partition in 0..settings.partitions.get() {
-        hash.update(&claims.epoch(Partition(partition)).0.to_le_bytes());
-    }
-    MapDigest(hash.digest())
+    hash.digest()
+}
+
+fn digest(nodes_digest: u64, claims: &ClaimTable) -> MapDigest {
+    MapDigest(fmix64(nodes_digest ^ fmix64(claims.sum)))
 }
 
 #[cfg(test)]
@@ -492,6 +530,40 @@ mod tests {
         let out_of_range = map.with_claim(Partition(64), Epoch(1), &[NodeIndex(0)]);
         assert_eq!(out_of_range.digest(), map.digest());
         assert_ne!(before.owners(Partition(9)), map.owners(Partition(9)), "the first map kept its table");
+    }
+
+    #[test]
+    fn the_digest_depends_on_the_claims_and_not_on_how_they_came() {
+        let settings = settings(2);
+        let nodes: Vec<NodeEntry> = ["a", "b", "c"].iter().map(|name| entry(name, Phase::Active)).collect();
+        let base = Map::new(Arc::clone(&settings), nodes.clone(), Arc::new(ClaimTable::unowned(&settings)));
+        let [a, b, c] = [0, 1, 2].map(NodeIndex);
+        let claims = [
+            (Partition(3), Epoch(2), [a, b]),
+            (Partition(4), Epoch(2), [b, a]),
+            (Partition(63), Epoch(70_000), [c, a]),
+        ];
+        let rows = |claims: &[(Partition, Epoch, [NodeIndex; 2])]| {
+            base.with_claims(claims.iter().map(|(p, e, row)| (*p, *e, row.as_slice()))).digest()
+        };
+        let whole = rows(&claims);
+        let one_by_one = claims.iter().rev().fold(base.clone(), |map, (partition, epoch, row)| {
+            // By way of another claim, which must leave nothing behind.
+            map.with_claim(*partition, Epoch(1), &[c]).with_claim(*partition, *epoch, row)
+        });
+        assert_eq!(one_by_one.digest(), whole);
+
+        let mut seen = vec![whole, base.digest()];
+        let mut swapped = claims;
+        (swapped[0].2, swapped[1].2) = (claims[1].2, claims[0].2);
+        seen.push(rows(&swapped));
+        for (at, change) in [(0, (Partition(5), Epoch(2), [a, b])), (1, (Partition(4), Epoch(3), [b, a]))] {
+            let mut changed = claims;
+            changed[at] = change;
+            seen.push(rows(&changed));
+        }
+        let distinct: std::collections::BTreeSet<_> = seen.iter().collect();
+        assert_eq!(distinct.len(), seen.len(), "{seen:?}");
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ringway_control::plane::REPLACE_AFTER_DEFAULT;
 use ringway_control::{Command, MemberKind, NodeRecord, Plane, PlaneEvent, PlaneOptions};
 use ringway_gossip::{Config, Identity, Keyring, Via};
 use ringway_topology::settings::EPSILON_PPM_DEFAULT;
@@ -69,6 +70,9 @@ pub(crate) fn node(n: u8) -> PlaneOptions {
         bootstrap: Vec::new(),
         seeds_configured: false,
         restored: Vec::new(),
+        binding: None,
+        cluster_uuid: None,
+        replace_after: REPLACE_AFTER_DEFAULT,
         debounce_min: ms(100),
         debounce_max: ms(250),
     }

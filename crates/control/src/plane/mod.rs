@@ -18,97 +18,34 @@
 //! member is ready, and it is not ready before a map of everything it knows is published. The same records give
 //! the same digest, whatever the order they came in.
 
+mod options;
+
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ringway_gossip::{Config, Event, Gossip, Identity, Keyring, State, Transmit};
-use ringway_topology::{ClusterSettings, Health, Map, NODES_MAX, NodeEntry, NodeId, Ownership};
-use thiserror::Error;
+use options::check;
+use ringway_gossip::{Event, Gossip, Identity, State, Transmit};
+use ringway_topology::{ClusterSettings, ClusterUuid, Health, Map, NODES_MAX, NodeEntry};
 
 use crate::debounce::Debounce;
 use crate::directory::{Change, Directory, Refusal};
 use crate::health::HealthBook;
 use crate::own::{OwnRecords, Statement};
 use crate::owners::Owners;
+use crate::ownership::{Claim, Wishes};
 use crate::readiness::{Circumstances, Gate};
-use crate::records::{MemberKind, MemberRecord, NODE_KEY_PREFIX, NodeRecord};
-use crate::view::{ClusterView, FatalReason, MemberStatus, PlaneEvent, PlaneStats, Readiness};
+use crate::records::{MemberKind, MemberRecord, is_lasting};
+use crate::view::{ClusterView, FatalReason, MemberStatus, OwnershipView, PlaneEvent, PlaneStats, Readiness};
 
-/// How long records must stand still before the placement runs, unless configured.
-pub const DEBOUNCE_MIN_DEFAULT: Duration = Duration::from_millis(100);
-/// How long a stream of changes can put the placement off, unless configured.
-pub const DEBOUNCE_MAX_DEFAULT: Duration = Duration::from_millis(250);
-/// Shortest time between two maps that differ in health only: a mass failure costs a few maps, not one per node.
-pub const HEALTH_GAP: Duration = Duration::from_millis(10);
-/// Shortest time between two corrections of a record about ourselves that somebody else wrote.
-pub const REASSERT_GAP: Duration = Duration::from_secs(1);
-/// Shortest time between two requests for full state to ready members, while not ready.
-pub const RESYNC_GAP: Duration = Duration::from_millis(500);
-/// Most member records kept: every node and as many routers.
-pub const MEMBER_RECORDS_MAX: usize = 2 * NODES_MAX;
-/// Most events waiting to be collected; the oldest is dropped, and counted, to make room.
-pub const EVENTS_MAX: usize = 4_096;
-
-/// What a plane is made of.
-#[derive(Debug)]
-pub struct PlaneOptions {
-    /// What every member must agree on.
-    pub settings: ClusterSettings,
-    /// Gossip's timers and limits.
-    pub gossip: Config,
-    /// This member's name, life and gossip address.
-    pub identity: Identity,
-    /// Keys of the gossip group.
-    pub keyring: Keyring,
-    /// Seed of all randomness.
-    pub seed: u64,
-    /// Whether this member can own partitions.
-    pub kind: MemberKind,
-    /// What the placement shall read of this member: given for nodes, `None` for routers.
-    pub local: Option<NodeRecord>,
-    /// Where this member answers operators.
-    pub admin: Option<SocketAddr>,
-    /// This member's software version, for people.
-    pub version: String,
-    /// The nodes the cluster forms of; empty for a router, a node alone, and a node that joins a standing cluster.
-    pub bootstrap: Vec<NodeId>,
-    /// Whether seeds are configured: a node without seeds and without bootstrap is a cluster of one.
-    pub seeds_configured: bool,
-    /// What [`Plane::lasting_records`] gave in an earlier life: key, version, value.
-    pub restored: Vec<(String, u64, Vec<u8>)>,
-    /// How long records must stand still before the placement runs. Range 0–10 s, default [`DEBOUNCE_MIN_DEFAULT`].
-    pub debounce_min: Duration,
-    /// How long changes can put it off. At least `debounce_min`, default [`DEBOUNCE_MAX_DEFAULT`].
-    pub debounce_max: Duration,
-}
-
-/// Why a plane could not be made. Nothing happened yet.
-#[derive(Debug, Error)]
-pub enum PlaneError {
-    /// Claims are not implemented yet, and derived ownership would move keys without their data.
-    #[error("ownership: claimed is not supported yet; set cluster.ownership to derived")]
-    ClaimedOwnership,
-    /// A node must have a node record, a router must not, and its id must be the member's.
-    #[error("the node record and the identity of this member do not belong together: {0}")]
-    Identity(String),
-    /// The node record does not fit gossip.
-    #[error("this member's own record cannot be gossiped: {0}")]
-    OwnRecord(String),
-    /// A gossip setting is out of range.
-    #[error("gossip settings: {0}")]
-    Config(String),
-}
-
-/// What the process asks of its plane.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Command {
-    /// Exchange full state with whoever is at these addresses.
-    Join(Vec<SocketAddr>),
-    /// Say goodbye. Ends nothing but this member's presence: its node record stays.
-    Leave,
-}
+#[expect(unused_imports, reason = "the forming of a cluster names nodes with it")]
+pub(crate) use options::names;
+pub use options::{
+    CLAIM_GAP, CLAIMED_PARTITIONS_MAX, ClaimHint, Command, DEBOUNCE_MAX_DEFAULT, DEBOUNCE_MIN_DEFAULT,
+    DESIRED_STABLE, EVENTS_MAX, HEALTH_GAP, HINT_LIFE, HINTS_MAX, MEMBER_RECORDS_MAX, PlaneError,
+    PlaneOptions, REASSERT_GAP, REPLACE_AFTER_DEFAULT, RESYNC_GAP,
+};
 
 /// The control plane of one member. See the [module](self) for how it works.
 #[derive(Debug)]
@@ -257,6 +194,11 @@ impl Plane {
         match command {
             Command::Join(addresses) => self.gossip.join(now, &addresses),
             Command::Leave => self.gossip.leave(now),
+            Command::Announce(_)
+            | Command::Hint(_)
+            | Command::Order(_)
+            | Command::Pause(_)
+            | Command::Stopping => {}
         }
         self.pump(now);
     }
@@ -286,6 +228,37 @@ impl Plane {
         let map = self.unpublished.take()?;
         self.stats.maps_published += 1;
         Some(map)
+    }
+
+    /// The next claim for this node's engine, heard from others or derived from the bootstrap record: the latest of its
+    /// partition. Claims that were announced here do not come back. Nothing ever comes at a router.
+    ///
+    /// *Bound*: one claim per partition waits; a later one takes the place of an earlier one.
+    pub fn poll_claim(&mut self) -> Option<Arc<Claim>> {
+        None
+    }
+
+    /// Whether [`Self::poll_claim`] has one.
+    #[must_use]
+    pub fn has_claim(&self) -> bool {
+        false
+    }
+
+    /// Whether this node was told to leave and owns nothing any more.
+    #[must_use]
+    pub fn is_drained(&self) -> bool {
+        false
+    }
+
+    /// What this node's engine is to bring about, if that changed since the last call. Nothing ever comes at a router.
+    pub fn poll_wishes(&mut self) -> Option<Arc<Wishes>> {
+        None
+    }
+
+    /// The cluster this member belongs to; `None` before it has formed, and in `derived` ownership.
+    #[must_use]
+    pub fn formed(&self) -> Option<ClusterUuid> {
+        None
     }
 
     /// What happened since the last call, oldest first.
@@ -350,6 +323,7 @@ impl Plane {
             readiness: self.readiness.clone(),
             stats: self.gossip.stats().clone(),
             plane: PlaneStats { records_over_limit: self.directory.turned_away(), ..self.stats },
+            ownership: OwnershipView::default(),
             confirmed_at: self.confirmed_at,
             taken_at: now,
         }
@@ -716,35 +690,6 @@ impl Plane {
         }
         self.events.push_back(event);
     }
-}
-
-fn check(options: &PlaneOptions) -> Result<(), PlaneError> {
-    if options.settings.ownership == Ownership::Claimed {
-        return Err(PlaneError::ClaimedOwnership);
-    }
-    let id = &*options.identity.id;
-    NodeId::new(id).map_err(|error| PlaneError::Identity(error.to_string()))?;
-    match (options.kind, &options.local) {
-        (MemberKind::Node, Some(record)) if record.id.as_str() == id => {}
-        (MemberKind::Node, Some(record)) => {
-            return Err(PlaneError::Identity(format!("the record is of {}, the member is {id}", record.id)));
-        }
-        (MemberKind::Node, None) => {
-            return Err(PlaneError::Identity(format!("node {id} has no node record")));
-        }
-        (MemberKind::Router, None) => {}
-        (MemberKind::Router, Some(_)) => {
-            return Err(PlaneError::Identity(format!("router {id} has a node record")));
-        }
-    }
-    options.gossip.validate().map_err(|errors| {
-        PlaneError::Config(errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))
-    })
-}
-
-/// Whether a record outlives the process that wrote it.
-fn is_lasting(key: &str) -> bool {
-    key.starts_with(NODE_KEY_PREFIX)
 }
 
 /// Whether a member is alive and calls itself ready in the life that is alive.

@@ -1,19 +1,38 @@
 //! What members tell each other, and how it is written down.
 //!
-//! Two records per member travel through gossip, which does not look into them:
+//! These records travel through gossip, which does not look into them:
 //!
-//! | key | value | read by |
-//! |---|---|---|
-//! | `node/<id>` | [`NodeRecord`]: address, zone, weight, store, phase | the placement |
-//! | `member/<id>` | [`MemberRecord`]: kind, readiness, admin address, software version | people and readiness |
+//! | key | value | read by | lasting |
+//! |---|---|---|---|
+//! | `node/<id>` | [`NodeRecord`]: address, zone, weight, store, phase | the placement | yes |
+//! | `member/<id>` | [`MemberRecord`]: kind, readiness, admin address, software version | people and readiness | no |
+//! | `binding/<id>` | [`BindingRecord`]: the bootstrap list a store accepted | the forming of a cluster | yes |
+//! | `bootstrap` | [`BootstrapRecord`]: what the first claims follow from | everybody | yes |
+//! | `claim/<partition>` | [`Claim`](crate::ownership::Claim), its version the epoch: see [`claim`] | the map | no |
+//! | `order/<id>` | [`Order`]: an operator's word on a node | the placement | yes |
+//! | `pause` | [`Pause`]: whether moves may begin | the owners | yes |
 //!
-//! Both start with a format byte. A reader refuses a format it does not know, a value cut short, and anything
+//! A lasting record is kept by every member for its next life. Claims are not: owners keep their own, with what they
+//! promised, and say them again when they start.
+//!
+//! All start with a format byte. A reader refuses a format it does not know, a value cut short, and anything
 //! after the last field: [`RecordProblem`] says which. Nothing here panics on any input.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+pub mod claim;
+mod codec;
+mod formation;
+mod orders;
 
+use std::net::SocketAddr;
+
+use codec::{Reader, cut, put_address, put_text};
 use ringway_topology::{NodeId, Phase, StoreId, Weight, ZoneName};
 use thiserror::Error;
+
+pub use formation::{
+    BINDING_KEY_PREFIX, BOOTSTRAP_KEY, BOOTSTRAP_NODES_MAX, Binding, BindingRecord, BootstrapRecord, Founder,
+};
+pub use orders::{BY_TEXT_BYTES_MAX, ORDER_KEY_PREFIX, Order, OrderPhase, PAUSE_KEY, Pause};
 
 /// Keys of node records start with this.
 pub const NODE_KEY_PREFIX: &str = "node/";
@@ -24,8 +43,15 @@ pub const VERSION_TEXT_BYTES_MAX: usize = 64;
 /// Bits of a record version below the generation: a member may change a record 2^20 times in one life.
 pub const COUNTER_BITS: u32 = 20;
 
-/// The format byte of both kinds of records.
+/// The format byte of every kind of record.
 const FORMAT: u8 = 1;
+
+/// Whether a record outlives the process that wrote it.
+#[must_use]
+pub fn is_lasting(key: &str) -> bool {
+    let prefixes = [NODE_KEY_PREFIX, BINDING_KEY_PREFIX, ORDER_KEY_PREFIX];
+    key == BOOTSTRAP_KEY || key == PAUSE_KEY || prefixes.iter().any(|prefix| key.starts_with(prefix))
+}
 
 /// The first version of a record in a life of its member: above every version of an earlier life.
 #[must_use]
@@ -201,99 +227,5 @@ impl MemberRecord {
             version: reader.version()?.to_owned(),
         };
         reader.close(record)
-    }
-}
-
-/// Appends text of at most 255 bytes behind its length. Names and cut versions are shorter.
-fn put_text(out: &mut Vec<u8>, text: &str) {
-    let text = cut(text, usize::from(u8::MAX));
-    out.push(text.len() as u8);
-    out.extend(text.as_bytes());
-}
-
-/// Appends 0 for none, or 4 or 6, the address and the port.
-fn put_address(out: &mut Vec<u8>, address: Option<SocketAddr>) {
-    let Some(address) = address else { return out.push(0) };
-    match address.ip() {
-        IpAddr::V4(ip) => {
-            out.push(4);
-            out.extend(ip.octets());
-        }
-        IpAddr::V6(ip) => {
-            out.push(6);
-            out.extend(ip.octets());
-        }
-    }
-    out.extend(address.port().to_be_bytes());
-}
-
-/// The longest prefix of `text` of at most `bytes_max` bytes that ends between characters.
-fn cut(text: &str, bytes_max: usize) -> &str {
-    let mut end = text.len().min(bytes_max);
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    &text[..end]
-}
-
-/// Takes fields off the front of a record.
-struct Reader<'a> {
-    rest: &'a [u8],
-}
-
-impl<'a> Reader<'a> {
-    fn open(bytes: &'a [u8]) -> Result<Self, RecordProblem> {
-        match bytes.split_first() {
-            Some((&FORMAT, rest)) => Ok(Self { rest }),
-            Some((&other, _)) => Err(RecordProblem::UnknownFormat(other)),
-            None => Err(RecordProblem::Truncated),
-        }
-    }
-
-    fn close<T>(self, record: T) -> Result<T, RecordProblem> {
-        if self.rest.is_empty() { Ok(record) } else { Err(RecordProblem::TrailingBytes) }
-    }
-
-    fn take(&mut self, len: usize) -> Result<&'a [u8], RecordProblem> {
-        let (taken, rest) = self.rest.split_at_checked(len).ok_or(RecordProblem::Truncated)?;
-        self.rest = rest;
-        Ok(taken)
-    }
-
-    fn array<const N: usize>(&mut self) -> Result<[u8; N], RecordProblem> {
-        let (taken, rest) = self.rest.split_first_chunk().ok_or(RecordProblem::Truncated)?;
-        self.rest = rest;
-        Ok(*taken)
-    }
-
-    fn byte(&mut self) -> Result<u8, RecordProblem> {
-        self.array::<1>().map(|[byte]| byte)
-    }
-
-    fn text(&mut self) -> Result<&'a str, RecordProblem> {
-        let len = usize::from(self.byte()?);
-        std::str::from_utf8(self.take(len)?).map_err(|_| RecordProblem::Field("text"))
-    }
-
-    /// Text that may be shown to people: bounded and printable.
-    fn version(&mut self) -> Result<&'a str, RecordProblem> {
-        let text = self.text()?;
-        let fit = text.len() <= VERSION_TEXT_BYTES_MAX && !text.chars().any(char::is_control);
-        fit.then_some(text).ok_or(RecordProblem::Field("version"))
-    }
-
-    /// An address somebody can be reached at: neither the unspecified address nor port 0.
-    fn address(&mut self, field: &'static str) -> Result<Option<SocketAddr>, RecordProblem> {
-        let ip = match self.byte()? {
-            0 => return Ok(None),
-            4 => IpAddr::V4(Ipv4Addr::from(self.array::<4>()?)),
-            6 => IpAddr::V6(Ipv6Addr::from(self.array::<16>()?)),
-            _ => return Err(RecordProblem::Field(field)),
-        };
-        let port = u16::from_be_bytes(self.array()?);
-        if ip.is_unspecified() || port == 0 {
-            return Err(RecordProblem::Field(field));
-        }
-        Ok(Some(SocketAddr::new(ip, port)))
     }
 }
