@@ -21,7 +21,7 @@ use http::Request;
 use http_body_util::{BodyExt, Full};
 use ringway_member::{Goodbye, Member, MemberOptions, Readiness};
 use ringway_proxy::metrics::Metrics;
-use ringway_proxy::{ClusterFeed, EmbeddedRouter, RouteOptions, RoutingOptions};
+use ringway_proxy::{ClaimHints, ClusterFeed, EmbeddedRouter, RouteOptions, RoutingOptions};
 use ringway_topology::settings::EPSILON_PPM_DEFAULT;
 use ringway_topology::{Algorithm, ClusterName, ClusterSettings, NodeId, Ownership, PartitionCount};
 use tower_service::Service;
@@ -94,6 +94,7 @@ async fn main() -> anyhow::Result<ExitCode> {
         snapshot: member.snapshot(),
         changed: member.map_changed(),
         ready: Arc::new(move || matches!(*readiness.borrow(), Readiness::Ready)),
+        hints: ClaimHints::default(),
     };
     let route = RouteOptions::path("/kv/{key}", "key").map_err(|error| anyhow::anyhow!(error))?;
     let metrics = Metrics::new(env!("CARGO_PKG_VERSION"), vec![route.name.clone()])?;

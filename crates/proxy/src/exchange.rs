@@ -2,10 +2,11 @@
 
 use std::fmt::Write as _;
 use std::rc::Rc;
+use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Uri, Version, request};
 use ringway_route::{Access, Reason, Tried, Why};
-use ringway_topology::{Epoch, NodeIndex, Partition};
+use ringway_topology::{Epoch, Map, NodeIndex, Partition};
 use tokio::time::Instant;
 
 use crate::body::Body;
@@ -39,11 +40,21 @@ pub(crate) struct Exchange {
     /// The request's deadline; moves on while its body flows.
     pub(crate) deadline: Instant,
     pub(crate) tried: Tried,
-    /// A claim from a 421 that is newer than the map; serves this request only.
-    pub(crate) claim: Option<Claim>,
+    /// The newest claim a 421 brought; serves this request only.
+    claim: Option<Learned>,
     pub(crate) held: Option<Held>,
     pub(crate) retries: u32,
+    /// In `claimed` ownership: newer claims met since the last hold. In `derived`: 421s.
     pub(crate) misdirected: u32,
+}
+
+/// How long a claim from a 421 is believed over the map. Gossip brings a decided claim within a second or so; one
+/// that it does not confirm may be a node's mistake, and must not lead the request astray for good.
+pub(crate) const CLAIM_LAPSE: Duration = Duration::from_secs(2);
+
+struct Learned {
+    claim: Claim,
+    until: Instant,
 }
 
 /// Headers as a list that workers recycle.
@@ -62,6 +73,12 @@ pub(crate) struct Facts {
     pub(crate) node: Option<Rc<Node>>,
     pub(crate) why: Option<Why>,
     pub(crate) attempts: u32,
+    /// Why the request was to be sent again, the last time.
+    pub(crate) cause: Option<Reason>,
+    /// A write, sent to a node that did not answer: it may have taken effect.
+    pub(crate) unsettled: bool,
+    /// The request had to be sent again and its body was not there any more.
+    pub(crate) body_gone: bool,
     pub(crate) denied: bool,
     /// When the last attempt began.
     pub(crate) attempted: Instant,
@@ -73,8 +90,12 @@ pub(crate) struct Target {
     pub(crate) node: Rc<Node>,
     pub(crate) position: u8,
     pub(crate) epoch: Epoch,
+    /// The epoch of the map it was chosen by; lower than `epoch` when a 421 brought a newer claim.
+    pub(crate) map_epoch: Epoch,
     /// The map it was chosen by.
     pub(crate) stamp: u64,
+    /// The cluster's ownership is `claimed`: the node keeps to the whole contract.
+    pub(crate) claimed: bool,
     /// An owner is left that has not failed this request.
     pub(crate) others_left: bool,
 }
@@ -93,6 +114,9 @@ impl Facts {
             node: None,
             why: None,
             attempts: 0,
+            cause: None,
+            unsettled: false,
+            body_gone: false,
             denied: false,
             attempted: started,
             held_since: None,
@@ -115,13 +139,33 @@ impl Facts {
             let _ = write!(text, "; sent to {} at {}: {}", node.id, node.addr, why.words());
         }
         let _ = write!(text, "; attempts {}", self.attempts);
+        if let Some(cause) = self.cause {
+            let _ = write!(text, ", the last because of {cause}");
+        }
         if let Some(since) = self.held_since {
             let _ = write!(text, "; held since {} ms", since.elapsed().as_millis());
         }
         if self.denied {
             text.push_str("; retry denied by the budget");
         }
+        if self.unsettled {
+            text.push_str("; sent before without an answer");
+        }
         text
+    }
+
+    /// What is to be added to an error's reason, for people.
+    pub(crate) fn detail(&self) -> Option<&'static str> {
+        match self {
+            Self { denied: true, .. } => Some("a retry was due and the retry budget denied it"),
+            Self { body_gone: true, .. } => {
+                Some("the request could not be sent again: its body is longer than what is kept for that")
+            }
+            Self { unsettled: true, .. } => {
+                Some("the write was sent and its answer never came: read the key to learn what became of it")
+            }
+            _ => None,
+        }
     }
 }
 
@@ -225,7 +269,8 @@ impl Exchange {
             again
         });
         let id = self.write_id.as_ref().map(|id| &id.header);
-        headers::address(&mut headers, self.partition, target.epoch, id);
+        let any = self.access == Access::ReadAny && target.claimed;
+        headers::address(&mut headers, self.partition, target.epoch, id, any);
         *request.headers_mut() = headers;
 
         let facts = &mut self.facts;
@@ -244,9 +289,20 @@ impl Exchange {
         self.facts
     }
 
-    /// The owners and epoch of a newer claim, by the node indexes of a map; `None` when its primary is not known there.
-    pub(crate) fn claimed_owners(&self, map: &ringway_topology::Map) -> Option<(Vec<NodeIndex>, Epoch)> {
-        let claim = self.claim.as_ref().filter(|claim| claim.epoch > map.epoch(self.partition))?;
+    /// Takes a claim that a node sent with a 421, if it is about this request's partition and newer than all known.
+    pub(crate) fn learn(&mut self, claim: Claim) {
+        let known = self.claim.as_ref().map(|learned| learned.claim.epoch);
+        if claim.partition == self.partition && known.is_none_or(|known| known < claim.epoch) {
+            self.claim = Some(Learned { claim, until: Instant::now() + CLAIM_LAPSE });
+        }
+    }
+
+    /// The owners and epoch of a newer claim than the map's, by the map's node indexes; `None` when its primary is not
+    /// known there, or the claim has lapsed.
+    pub(crate) fn claimed_owners(&self, map: &Map) -> Option<(Vec<NodeIndex>, Epoch)> {
+        let learned =
+            self.claim.as_ref().filter(|learned| learned.claim.epoch > map.epoch(self.partition))?;
+        let claim = (Instant::now() < learned.until).then_some(&learned.claim)?;
         let known = claim.owners.iter().map(|owner| {
             map.node_by_id(&owner.node).filter(|(_, node)| node.store == owner.store).map(|(index, _)| index)
         });

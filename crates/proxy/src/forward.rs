@@ -1,5 +1,6 @@
 //! One attempt at one node: the only await on an upstream.
 
+use std::cell::Cell;
 use std::rc::Rc;
 
 use http::header::CONTENT_LENGTH;
@@ -8,12 +9,12 @@ use hyper::body::Incoming;
 use ringway_route::Reason;
 
 use crate::claim::Claim;
-use crate::headers::RINGWAY_CLAIM;
+use crate::headers::{RINGWAY_CLAIM, RINGWAY_OUTCOME};
 use crate::transfer::{SentBody, Transfer};
 use crate::upstream::{Lease, Node, Nodes, Outstanding, UpstreamBody};
 
-/// Largest body of a 421 that is read to its end to keep the connection.
-const MISDIRECTED_BODY_BYTES_MAX: u64 = 4_096;
+/// Largest body of an answer that no client sees that is read to its end to keep the connection.
+const REFUSAL_BODY_BYTES_MAX: u64 = 4_096;
 
 /// What came of an attempt, with what is needed to go on from there.
 #[expect(
@@ -21,16 +22,67 @@ const MISDIRECTED_BODY_BYTES_MAX: u64 = 4_096;
     reason = "one per attempt, moved twice; a box would cost every request an allocation"
 )]
 pub(crate) enum Forwarded {
-    /// The head of an answer that is not 421.
+    /// The head of an answer that is for the client.
     Answered(Response<UpstreamBody>),
-    /// 421: the node processed nothing. The answer itself is consumed here and seen by no client.
-    Misdirected(Option<Claim>),
+    /// An answer that is for the router. It is consumed here and seen by no client.
+    Refused(Refusal),
     /// The request provably did not reach the node.
     NotSent(Reason),
     /// The request may have been processed; its answer is lost.
     Lost(Reason),
     /// The client's own body broke off, or stood still for too long.
     RequestBody(Reason),
+}
+
+/// What a node tells the router instead of answering the client.
+#[derive(Debug)]
+pub(crate) enum Refusal {
+    /// 421: the node processed nothing; the claim as it knows it.
+    Misdirected(Option<Claim>),
+    /// 425: the node processed nothing, as it does not know the request's claim yet.
+    Behind,
+    /// 503 with `Ringway-Outcome: unknown`: the node took the write and cannot say what became of it.
+    Unknown,
+    /// 409 with `Ringway-Outcome: forgotten`: the node may have forgotten the write's request id.
+    Forgotten,
+}
+
+impl Refusal {
+    /// Reads an answer's head. Only nodes of `claimed` ownership keep to the whole contract; what others answer is the
+    /// client's, but for a 421.
+    fn of(response: &Response<UpstreamBody>, claimed: bool) -> Option<Self> {
+        let outcome = || response.headers().get(RINGWAY_OUTCOME).map_or(&b""[..], |value| value.as_bytes());
+        match response.status() {
+            StatusCode::MISDIRECTED_REQUEST => {
+                Some(Self::Misdirected(response.headers().get(RINGWAY_CLAIM).and_then(Claim::parse)))
+            }
+            StatusCode::TOO_EARLY if claimed => Some(Self::Behind),
+            StatusCode::SERVICE_UNAVAILABLE if claimed && outcome() == b"unknown" => Some(Self::Unknown),
+            StatusCode::CONFLICT if claimed && outcome() == b"forgotten" => Some(Self::Forgotten),
+            _ => None,
+        }
+    }
+
+    /// The status it came with, for the metrics.
+    pub(crate) fn status(&self) -> StatusCode {
+        match self {
+            Self::Misdirected(_) => StatusCode::MISDIRECTED_REQUEST,
+            Self::Behind => StatusCode::TOO_EARLY,
+            Self::Unknown => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Forgotten => StatusCode::CONFLICT,
+        }
+    }
+}
+
+/// How an attempt stands, for those who wait for it and may give it up.
+#[derive(Debug, Clone)]
+pub(crate) struct Attempt<'a> {
+    /// The request's body.
+    pub(crate) transfer: &'a Transfer,
+    /// The node keeps to the contract of `claimed` ownership.
+    pub(crate) claimed: bool,
+    /// Something was, or may have been, sent on a connection.
+    pub(crate) sent: &'a Cell<bool>,
 }
 
 /// Sends a request to a node and waits for the head of its answer.
@@ -42,7 +94,7 @@ pub(crate) async fn forward(
     node: &Rc<Node>,
     outstanding: Outstanding,
     mut request: Request<SentBody>,
-    transfer: &Transfer,
+    attempt: Attempt<'_>,
 ) -> Forwarded {
     loop {
         let mut lease = match nodes.lease(node).await {
@@ -51,11 +103,14 @@ pub(crate) async fn forward(
         };
         let reused = lease.reused;
         let Some(sender) = lease.sender() else { return Forwarded::NotSent(Reason::Internal) };
+        attempt.sent.set(true);
         let mut failure = match sender.try_send_request(request).await {
-            Ok(response) => return read_answer(response, lease, outstanding, transfer).await,
+            Ok(response) => return read_answer(response, lease, outstanding, attempt).await,
             Err(failure) => failure,
         };
-        match (failure.take_message(), transfer.broken()) {
+        let unsent = failure.take_message();
+        attempt.sent.set(unsent.is_none());
+        match (unsent, attempt.transfer.broken()) {
             (Some(unsent), _) if reused => request = unsent,
             (Some(_), _) => return Forwarded::NotSent(Reason::UpstreamReset),
             (None, Some(reason)) => return Forwarded::RequestBody(reason),
@@ -75,21 +130,19 @@ async fn read_answer(
     response: Response<Incoming>,
     lease: Lease,
     outstanding: Outstanding,
-    transfer: &Transfer,
+    attempt: Attempt<'_>,
 ) -> Forwarded {
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         // Nobody asked for it: an Upgrade was never forwarded.
         return Forwarded::Lost(Reason::UpstreamProtocol);
     }
-    let response = response.map(|incoming| UpstreamBody::new(incoming, lease, transfer.clone(), outstanding));
-    if response.status() != StatusCode::MISDIRECTED_REQUEST {
-        return Forwarded::Answered(response);
-    }
-    let claim = response.headers().get(RINGWAY_CLAIM).and_then(Claim::parse);
+    let transfer = attempt.transfer.clone();
+    let response = response.map(|incoming| UpstreamBody::new(incoming, lease, transfer, outstanding));
+    let Some(refusal) = Refusal::of(&response, attempt.claimed) else { return Forwarded::Answered(response) };
     let length = response.headers().get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
-    if length.is_some_and(|length| length <= MISDIRECTED_BODY_BYTES_MAX) {
+    if length.is_some_and(|length| length <= REFUSAL_BODY_BYTES_MAX) {
         let mut body = response.into_body();
         while let Some(Ok(_)) = std::future::poll_fn(|cx| body.poll_frame(cx)).await {}
     }
-    Forwarded::Misdirected(claim)
+    Forwarded::Refused(refusal)
 }

@@ -24,6 +24,8 @@ pub(crate) const RINGWAY_PARTITION: HeaderName = HeaderName::from_static("ringwa
 pub(crate) const RINGWAY_EPOCH: HeaderName = HeaderName::from_static("ringway-epoch");
 pub(crate) const RINGWAY_REQUEST_ID: HeaderName = HeaderName::from_static("ringway-request-id");
 pub(crate) const RINGWAY_CLAIM: HeaderName = HeaderName::from_static("ringway-claim");
+pub(crate) const RINGWAY_OUTCOME: HeaderName = HeaderName::from_static("ringway-outcome");
+pub(crate) const RINGWAY_READS: HeaderName = HeaderName::from_static("ringway-reads");
 pub(crate) const RINGWAY_EXPLAIN: HeaderName = HeaderName::from_static("ringway-explain");
 pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 pub(crate) const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
@@ -342,18 +344,28 @@ fn add_forwarded(headers: &mut HeaderMap, connection: &ConnectionInfo, options: 
     }
 }
 
-/// What one attempt tells the node: partition, epoch and, for writes, the request id.
+/// What one attempt tells the node: partition, epoch and, for writes, the request id. `any`: the client takes a read from
+/// any owner.
 pub(crate) fn address(
     headers: &mut HeaderMap,
     partition: Partition,
     epoch: Epoch,
     request_id: Option<&HeaderValue>,
+    any: bool,
 ) {
     headers.insert(RINGWAY_PARTITION, HeaderValue::from(partition.0));
     headers.insert(RINGWAY_EPOCH, HeaderValue::from(epoch.0));
     if let Some(id) = request_id {
         headers.insert(RINGWAY_REQUEST_ID, id.clone());
     }
+    if any {
+        headers.insert(RINGWAY_READS, HeaderValue::from_static("any"));
+    }
+}
+
+/// The epoch a node says it served at.
+pub(crate) fn served_epoch(headers: &HeaderMap) -> Option<Epoch> {
+    headers.get(RINGWAY_EPOCH)?.to_str().ok()?.parse().ok().map(Epoch)
 }
 
 /// Takes off an answer what belongs to the node's hop or is not for clients, and adds `Via`.

@@ -16,6 +16,7 @@ pub mod error;
 mod exchange;
 mod forward;
 mod headers;
+pub mod hints;
 mod hold;
 mod ids;
 pub mod key;
@@ -35,6 +36,7 @@ pub use claim::Claim;
 pub use embed::{EmbedError, EmbeddedBody, EmbeddedRouter, Stopped};
 pub use error::Problem;
 pub use headers::check_head;
+pub use hints::ClaimHints;
 pub use options::{
     HeaderOptions, HoldOptions, KeyPart, KeySource, ProxyOptions, Reads, RouteError, RouteMatch,
     RouteOptions, RoutingOptions, UpstreamOptions,

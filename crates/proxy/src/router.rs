@@ -19,10 +19,11 @@ use crate::edge::{ConnectionInfo, WorkerService};
 use crate::error::{Problem, put_request_id};
 use crate::exchange::{Exchange, Facts, Spare};
 use crate::headers::{self, Identity, RINGWAY_EXPLAIN, SERVER_TIMING};
+use crate::hints::ClaimHints;
 use crate::hold::SharedRoom;
 use crate::ids::RequestIds;
 use crate::log_gate::LogGate;
-use crate::metrics::WorkerMetrics;
+use crate::metrics::{UnknownOutcome, WorkerMetrics};
 use crate::options::{RouteError, RoutingOptions};
 use crate::serve::serve_request;
 use crate::upstream::{Nodes, UpstreamBody};
@@ -39,6 +40,9 @@ pub struct ClusterFeed {
     pub changed: watch::Receiver<u64>,
     /// Whether the first map is complete. Asked until it says yes once: a map grows stale, but not incomplete.
     pub ready: Arc<dyn Fn() -> bool + Send + Sync>,
+    /// Claims that nodes name in a 421 go in here; whoever drives the control plane takes them out
+    /// ([`ClaimHints::next`]).
+    pub hints: ClaimHints,
 }
 
 impl fmt::Debug for ClusterFeed {
@@ -115,6 +119,7 @@ impl Routers {
             nodes,
             room: Arc::clone(&self.room),
             changed: self.feed.changed.clone(),
+            hints: self.feed.hints.clone(),
             metrics,
             ids: Rc::new(RequestIds::new(incarnation)),
             reader: RefCell::new(reader),
@@ -182,6 +187,7 @@ pub(crate) struct Core {
     pub(crate) nodes: Nodes,
     pub(crate) room: SharedRoom,
     pub(crate) changed: watch::Receiver<u64>,
+    pub(crate) hints: ClaimHints,
     pub(crate) metrics: WorkerMetrics,
     pub(crate) ids: Rc<RequestIds>,
     reader: RefCell<SnapshotReader>,
@@ -270,6 +276,9 @@ impl Core {
     pub(crate) fn answer(&self, exchange: Exchange, answer: Response<UpstreamBody>) -> Response<Body> {
         let hash = exchange.hash;
         let facts = exchange.finish(self);
+        if facts.unsettled {
+            self.metrics.unknown_outcome(UnknownOutcome::Resolved);
+        }
         let mut response = answer.map(Body::upstream);
         headers::screen_response(response.headers_mut(), &self.identity);
         if !response.headers().contains_key(headers::X_REQUEST_ID) {
@@ -279,9 +288,17 @@ impl Core {
     }
 
     /// Ends a request that had a key in an error.
+    ///
+    /// Whatever kept a write from being repeated, what matters to its client is that it may have taken effect.
     pub(crate) fn fail(&self, exchange: Exchange, reason: Reason) -> Response<Body> {
         let hash = exchange.hash;
-        self.refuse(exchange.finish(self), hash, reason)
+        let facts = exchange.finish(self);
+        let own_fault = matches!(reason, Reason::RequestBody | Reason::RequestTimeout);
+        let reason = if facts.unsettled && !own_fault { Reason::OutcomeUnknown } else { reason };
+        if reason == Reason::OutcomeUnknown {
+            self.metrics.unknown_outcome(UnknownOutcome::Told);
+        }
+        self.refuse(facts, hash, reason)
     }
 
     /// Answers with an error of our own making: one answer, one count, one log line, all from the reason.
@@ -289,10 +306,9 @@ impl Core {
         let route = facts.route.and_then(|at| self.options.routes.get(at));
         let node = facts.node.as_ref().map(|node| node.id.as_str());
         let keyless = route.and_then(|route| route.key_problem(reason));
-        let denied = facts.denied.then_some("a retry was due and the retry budget denied it");
         let problem = Problem {
             reason,
-            detail: denied.or(keyless.as_deref()),
+            detail: facts.detail().or(keyless.as_deref()),
             route: route.map(|route| route.name.as_str()),
             partition: facts.partition,
             node,

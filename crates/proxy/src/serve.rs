@@ -1,25 +1,33 @@
 //! A request's life, in order. All branching of the request path is in [`serve_request`]; what it calls decides
 //! nothing about the flow.
 
+use std::cell::Cell;
 use std::time::Duration;
 
 use http::{Request, Response};
 use ringway_route::{Access, Outcome, Pick, Question, Reason, Standing, Tried, Verdict, hold, pick, verdict};
-use ringway_topology::{Health, Ownership};
+use ringway_topology::{Epoch, Health, Ownership, Partition};
 use tokio::time::Instant;
 
 use crate::body::Body;
+use crate::claim::Claim;
 use crate::edge::ConnectionInfo;
 use crate::exchange::{Exchange, Target, is_failure};
-use crate::forward::{Forwarded, forward};
+use crate::forward::{Attempt, Forwarded, Refusal, forward};
+use crate::headers;
 use crate::hold::{Held, PartitionView, Woken, wait};
 use crate::metrics::Misdirected;
 use crate::router::Core;
+use crate::transfer::Transfer;
 use crate::upstream::UpstreamBody;
 
 /// Most attempts of one request. Attempts without a pause between them are bounded by the retries and
 /// [`verdict::MISDIRECTED_REPEATS_MAX`], those of a hold by its time; this is the bound that depends on nothing.
 pub(crate) const ATTEMPTS_MAX: u32 = 10_000;
+
+/// How long an owner may be silent before the attempt watches for a newer claim. Far below what a takeover takes, and far
+/// above what most answers take, which therefore pay nothing for it.
+const SUPERSEDED_AFTER: Duration = Duration::from_millis(25);
 
 /// Answers a request: finds its key, then tries owners until a verdict ends it.
 pub(crate) async fn serve_request(
@@ -36,31 +44,36 @@ pub(crate) async fn serve_request(
         let (verdict, target, answer) = match choose(core, &mut exchange) {
             Ok(target) => {
                 let (outcome, answer) = attempt(core, &mut exchange, &target).await;
-                (judge(core, &exchange, &target, outcome), Some(target), answer)
+                (judge(core, &mut exchange, &target, outcome), Some(target), answer)
             }
             Err(unserved) => (unserved, None, None),
         };
         match (verdict, answer) {
             (Verdict::Return, Some(answer)) => return core.answer(exchange, answer),
             (Verdict::Return, None) => return core.fail(exchange, Reason::Internal),
-            (Verdict::TryNext { cause, from_budget: false }, _) => {
+            (Verdict::Follow { cause }, _) => {
                 // The owners are others now: positions tried before mean nothing among them.
                 exchange.tried = Tried::default();
-                core.metrics.retry(cause.label());
+                exchange.facts.cause = Some(cause);
+                if exchange.misdirected > 1 {
+                    tokio::time::sleep(verdict::follow_pause(exchange.misdirected, core.coin())).await;
+                }
             }
+            (Verdict::TryNext { cause, from_budget: false }, _) => exchange.facts.cause = Some(cause),
             (Verdict::TryNext { cause, from_budget: true }, _) => {
                 if !core.withdraw() {
                     exchange.facts.denied = true;
                     return core.fail(exchange, cause);
                 }
                 exchange.retries += 1;
-                core.metrics.retry(cause.label());
+                exchange.facts.cause = Some(cause);
                 if target.is_some_and(|target| !target.others_left) {
                     // The same node again: one that is dying shall be gone by then, and refuse.
                     tokio::time::sleep(verdict::retry_pause(core.coin())).await;
                 }
             }
             (Verdict::Hold { cause }, _) => {
+                exchange.facts.cause = Some(cause);
                 if let Err(reason) = held(core, &mut exchange, target.as_ref(), cause).await {
                     return core.fail(exchange, reason);
                 }
@@ -80,10 +93,12 @@ fn choose(core: &Core, exchange: &mut Exchange) -> Result<Target, Verdict> {
     }
     core.with_pin(|map, stamp, health| {
         let row = map.owners(exchange.partition);
+        let map_epoch = map.epoch(exchange.partition);
+        let claimed = map.settings().ownership == Ownership::Claimed;
         let newer = exchange.claimed_owners(map);
         let (owners, epoch) = match &newer {
             Some((owners, epoch)) => (owners.as_slice(), *epoch),
-            None => (row.as_slice(), map.epoch(exchange.partition)),
+            None => (row.as_slice(), map_epoch),
         };
         // Only `any` reads look at the clock and toss a coin.
         let any = exchange.access == Access::ReadAny;
@@ -99,15 +114,14 @@ fn choose(core: &Core, exchange: &mut Exchange) -> Result<Target, Verdict> {
         };
         let choice = pick(&question, &core.nodes);
         let Pick::Owner { position, node, why } = choice else {
-            let replaceable = map.settings().ownership == Ownership::Claimed;
-            return Err(verdict::unserved(choice, replaceable).unwrap_or(Verdict::Fail(Reason::Internal)));
+            return Err(verdict::unserved(choice, claimed).unwrap_or(Verdict::Fail(Reason::Internal)));
         };
         exchange.tried.insert(position);
         question.tried = exchange.tried;
         let Some(node) = core.nodes.at(node) else { return Err(Verdict::Fail(Reason::Internal)) };
         exchange.facts.why = Some(why);
         let others_left = question.others_left();
-        Ok(Target { node, position, epoch, stamp, others_left })
+        Ok(Target { node, position, epoch, map_epoch, stamp, claimed, others_left })
     })
 }
 
@@ -121,26 +135,47 @@ async fn attempt(
     let outstanding = target.node.chosen(|| core.now());
     // Its own handle, so that the deadline can move while the attempt runs.
     let transfer = exchange.transfer.clone();
-    let forwarding = forward(&core.nodes, &target.node, outstanding, request, &transfer);
-    let forwarded = within_time(core, exchange, forwarding).await;
-    settle(core, exchange, target, forwarded)
+    let sent = Cell::new(false);
+    let attempt = Attempt { transfer: &transfer, claimed: target.claimed, sent: &sent };
+    let forwarding = forward(&core.nodes, &target.node, outstanding, request, attempt);
+    let forwarded = within_time(core, exchange, target, &transfer, forwarding).await;
+    if let (true, 2.., Some(cause)) = (sent.get(), exchange.facts.attempts, exchange.facts.cause) {
+        core.metrics.retry(cause.label());
+    }
+    settle(core, exchange, target, sent.get(), forwarded)
 }
 
-/// Waits for an attempt until its own time or the request's deadline is over, whichever is first.
+/// Waits for an attempt until its own time or the request's deadline is over, or the target is the partition's owner no
+/// more, whichever is first.
 ///
-/// *Errors*: [`Reason::Deadline`], or [`Reason::UpstreamTimeout`] when only the attempt's time is over.
+/// *Errors*: [`Reason::Deadline`]; [`Reason::UpstreamTimeout`] when only the attempt's time is over;
+/// [`Reason::Superseded`].
 async fn within_time(
     core: &Core,
     exchange: &mut Exchange,
+    target: &Target,
+    transfer: &Transfer,
     forwarding: impl Future<Output = Forwarded>,
 ) -> Result<Forwarded, Reason> {
     let options = &core.options.upstream;
     let mut forwarding = std::pin::pin!(forwarding);
     let mut attempt_end = exchange.facts.attempted + options.head_timeout;
+    if target.claimed {
+        // Most attempts are over by then, and never ask what became of the claim.
+        let patience = exchange.facts.attempted + SUPERSEDED_AFTER;
+        let first = patience.min(exchange.deadline).min(attempt_end);
+        if let Ok(forwarded) = tokio::time::timeout_at(first, forwarding.as_mut()).await {
+            return Ok(forwarded);
+        }
+    }
+    let mut superseded = std::pin::pin!(superseded(core, exchange.partition, target.epoch, transfer));
     loop {
         let limit = exchange.deadline.min(attempt_end);
-        if let Ok(forwarded) = tokio::time::timeout_at(limit, forwarding.as_mut()).await {
-            return Ok(forwarded);
+        tokio::select! {
+            biased;
+            forwarded = forwarding.as_mut() => return Ok(forwarded),
+            () = superseded.as_mut(), if target.claimed => return Err(Reason::Superseded),
+            () = tokio::time::sleep_until(limit) => {}
         }
         // While the client still sends, the time to answer has not begun.
         if let Some(sent) = exchange.transfer.progress() {
@@ -154,11 +189,28 @@ async fn within_time(
     }
 }
 
+/// Waits until the partition has a newer claim and the request can be sent to its owner: a primary that stands still (it
+/// was stopped, or cut off) answers nobody, and somebody took over from it.
+///
+/// A request whose body is gone stays where it is until that ends.
+async fn superseded(core: &Core, partition: Partition, epoch: Epoch, transfer: &Transfer) {
+    let mut changed = core.changed.clone();
+    // Seen before the map is looked at, so that no change falls between the two.
+    changed.mark_unchanged();
+    while core.with_map(|map| map.epoch(partition)) <= epoch || !transfer.replayable() {
+        if changed.changed().await.is_err() {
+            // Nobody publishes any more: only the timers are left.
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
 /// Counts an attempt's end and reduces it to what the verdict is about.
 fn settle(
     core: &Core,
     exchange: &mut Exchange,
     target: &Target,
+    sent: bool,
     forwarded: Result<Forwarded, Reason>,
 ) -> (Outcome, Option<Response<UpstreamBody>>) {
     let elapsed = exchange.facts.attempted.elapsed();
@@ -166,48 +218,79 @@ fn settle(
     let failed = |outcome| {
         node.metrics.failure(elapsed);
         core.nodes.report(node, || core.now(), false);
-        (outcome, None)
+        outcome
     };
-    match forwarded {
+    let outcome = match forwarded {
         Ok(Forwarded::Answered(answer)) => {
             node.metrics.answer(answer.status(), elapsed);
             core.nodes.report(node, || core.now(), !is_failure(answer.status()));
-            (Outcome::Answered, Some(answer))
+            if target.claimed && headers::served_epoch(answer.headers()) > Some(target.map_epoch) {
+                core.metrics.epoch_ahead();
+            }
+            return (Outcome::Answered, Some(answer));
         }
-        Ok(Forwarded::Misdirected(claim)) => {
-            node.metrics.answer(http::StatusCode::MISDIRECTED_REQUEST, elapsed);
-            core.metrics.misdirected(Misdirected::Received);
-            exchange.misdirected += 1;
-            let newer =
-                claim.filter(|claim| claim.partition == exchange.partition && claim.epoch > target.epoch);
-            exchange.claim = newer.or(exchange.claim.take());
-            let newer = core
-                .with_map(|map| exchange.claimed_owners(map).is_some_and(|(_, epoch)| epoch > target.epoch));
-            (Outcome::Misdirected { newer }, None)
+        Ok(Forwarded::Refused(refusal)) => {
+            node.metrics.answer(refusal.status(), elapsed);
+            match refusal {
+                Refusal::Misdirected(claim) => misdirected(core, exchange, target, claim),
+                Refusal::Behind => Outcome::Behind,
+                Refusal::Unknown => Outcome::Unknown,
+                Refusal::Forgotten => Outcome::Forgotten,
+            }
         }
         Ok(Forwarded::NotSent(reason)) => failed(Outcome::NotSent(reason)),
         Ok(Forwarded::Lost(reason)) => failed(Outcome::Lost(reason)),
         // The client's fault, not the node's.
-        Ok(Forwarded::RequestBody(reason)) => (Outcome::RequestBody(reason), None),
+        Ok(Forwarded::RequestBody(reason)) => Outcome::RequestBody(reason),
         Err(Reason::Deadline) => failed(Outcome::Deadline),
+        Err(Reason::Superseded) => {
+            exchange.misdirected += 1;
+            failed(Outcome::Superseded)
+        }
         Err(reason) => failed(Outcome::Lost(reason)),
-    }
+    };
+    let open = matches!(
+        outcome,
+        Outcome::Lost(_) | Outcome::Unknown | Outcome::Superseded | Outcome::Forgotten | Outcome::Deadline
+    );
+    exchange.facts.unsettled |= open && sent && target.claimed && !exchange.safe;
+    (outcome, None)
 }
 
-fn judge(core: &Core, exchange: &Exchange, target: &Target, outcome: Outcome) -> Verdict {
+/// Learns from a 421, for this request and, through the queue of hints, for all.
+fn misdirected(core: &Core, exchange: &mut Exchange, target: &Target, claim: Option<Claim>) -> Outcome {
+    core.metrics.misdirected(Misdirected::Received);
+    let partition = exchange.partition;
+    let map_epoch = core.with_map(|map| map.epoch(partition));
+    // A lower epoch than the one asked under is never followed, and nor is one the map knows already.
+    let newer =
+        claim.filter(|claim| claim.partition == partition && claim.epoch > target.epoch.max(map_epoch));
+    if let Some(claim) = newer {
+        if target.claimed {
+            core.metrics.claim_hint(core.hints.give(&claim));
+        }
+        exchange.learn(claim);
+    }
+    let followed = core.with_map(|map| exchange.claimed_owners(map).map(|(_, epoch)| epoch));
+    let newer = followed.is_some_and(|epoch| epoch > target.epoch);
+    // In derived ownership every 421 counts: nobody decides who is right.
+    let newer = newer || (target.claimed && map_epoch > target.epoch);
+    exchange.misdirected += u32::from(newer || !target.claimed);
+    Outcome::Misdirected { newer }
+}
+
+fn judge(core: &Core, exchange: &mut Exchange, target: &Target, outcome: Outcome) -> Verdict {
     if outcome == Outcome::Answered {
         return Verdict::Return;
     }
-    let (owner, replaceable) = core.with_map(|map| {
-        let owner = map.node_by_id(&target.node.id).map_or(Health::Left, |(_, node)| node.health);
-        (owner, map.settings().ownership == Ownership::Claimed)
-    });
+    let owner =
+        core.with_map(|map| map.node_by_id(&target.node.id).map_or(Health::Left, |(_, node)| node.health));
     let standing = Standing {
         safe: exchange.safe,
         replayable: exchange.transfer.replayable(),
-        // Only owners that keep to the node contract remember request ids.
-        request_ids: replaceable,
-        replaceable,
+        // Every write carries one, and owners that keep to the node contract remember it.
+        request_id: target.claimed && !exchange.safe,
+        claimed: target.claimed,
         owner,
         others_left: target.others_left,
         map_changed: moved(core, exchange, target),
@@ -215,19 +298,25 @@ fn judge(core: &Core, exchange: &Exchange, target: &Target, outcome: Outcome) ->
         retries_max: core.options.upstream.retries,
         misdirected: exchange.misdirected,
     };
-    verdict::verdict(outcome, &standing)
+    let verdict = verdict::verdict(outcome, &standing);
+    exchange.facts.body_gone = matches!(verdict, Verdict::Fail(_)) && !standing.replayable;
+    verdict
 }
 
-/// Whether the partition's claim is another one than when the target was chosen.
+/// Whether the partition has a newer claim, or the owner another address, than when the target was chosen.
 fn moved(core: &Core, exchange: &Exchange, target: &Target) -> bool {
     core.with_pin(|map, stamp, _| {
         if stamp == target.stamp {
             return false;
         }
+        let epoch = map.epoch(exchange.partition);
+        if epoch != target.epoch {
+            // Lower: a 421 brought the claim, and the map does not have it yet.
+            return epoch > target.epoch;
+        }
         let owners = map.owners(exchange.partition);
         let owner = owners.as_slice().get(usize::from(target.position)).and_then(|index| map.node(*index));
-        map.epoch(exchange.partition) != target.epoch
-            || owner.is_none_or(|owner| owner.id != target.node.id || owner.data != target.node.addr)
+        owner.is_none_or(|owner| owner.id != target.node.id || owner.data != target.node.addr)
     })
 }
 
@@ -248,14 +337,18 @@ async fn held(
     };
     let held = exchange.held.insert(held);
     exchange.facts.held_since = Some(held.since);
+    let claimed = core.with_map(|map| map.settings().ownership == Ownership::Claimed);
     let pause = match cause {
-        Reason::Misdirected => verdict::misdirected_pause(exchange.misdirected, core.coin()),
+        Reason::Misdirected if !claimed => verdict::misdirected_pause(exchange.misdirected, core.coin()),
         _ => hold::backoff(held.looks, core.coin()),
     };
     held.looks += 1;
     let (until, partition) = (held.until, exchange.partition);
-    // After a hold every owner may be tried anew.
+    // After a hold every owner may be tried anew, and in claimed ownership newer claims are no longer in a row.
     exchange.tried = Tried::default();
+    if claimed {
+        exchange.misdirected = 0;
+    }
 
     if target.is_some_and(|target| moved(core, exchange, target)) {
         return Ok(());
@@ -272,7 +365,7 @@ async fn held(
                 let named = target.and_then(|target| map.node_by_id(&target.node.id));
                 named.map_or(Health::Unknown, |(_, node)| node.health)
             });
-            Err(hold::expired(cause, owner))
+            Err(hold::expired(cause, owner, claimed))
         }
     }
 }

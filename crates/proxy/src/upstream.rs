@@ -27,6 +27,7 @@ use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use crate::body::BoxError;
+use crate::metrics::worker::EJECTED_FAILING;
 use crate::metrics::{NodeMetrics, UpstreamConnectionGuard, WorkerMetrics};
 use crate::options::UpstreamOptions;
 use crate::transfer::{SentBody, Transfer};
@@ -165,7 +166,7 @@ impl Nodes {
         if succeeded {
             outlier.succeeded();
         } else if outlier.failed(now(), &self.outlier) {
-            self.metrics.ejection("consecutive_failures");
+            self.metrics.ejection(EJECTED_FAILING);
             tracing::warn!(node = %node.id, "node left out of `any` reads: it keeps failing");
         }
         node.outlier.set(outlier);

@@ -120,12 +120,20 @@ pub fn backoff(look: u32, coin: u64) -> Duration {
 }
 
 /// What a request whose hold ran out is told: the last failure, unless membership says that more is wrong.
+///
+/// In `claimed` ownership somebody was to take over and nobody did: whatever the last failure was, the partition is
+/// what is not available, and the client is told when to come back.
 #[must_use]
-pub fn expired(last: Reason, owner: Health) -> Reason {
+pub fn expired(last: Reason, owner: Health, claimed: bool) -> Reason {
     match (last, owner) {
-        (Reason::NotReady | Reason::NoOwner | Reason::NoLiveOwner | Reason::Misdirected, _) => last,
-        (_, Health::Alive) => last,
-        (_, Health::Suspect | Health::Dead | Health::Left | Health::Unknown) => Reason::HoldExpired,
+        (
+            Reason::NotReady | Reason::NoOwner | Reason::NoLiveOwner | Reason::Misdirected | Reason::Behind,
+            _,
+        ) => last,
+        (_, Health::Alive) if !claimed => last,
+        (_, Health::Alive | Health::Suspect | Health::Dead | Health::Left | Health::Unknown) => {
+            Reason::HoldExpired
+        }
     }
 }
 
@@ -163,9 +171,18 @@ mod tests {
 
     #[test]
     fn an_expired_hold_tells_a_suspect_owner_from_one_that_refuses() {
-        assert_eq!(expired(Reason::UpstreamRefused, Health::Alive), Reason::UpstreamRefused);
-        assert_eq!(expired(Reason::UpstreamRefused, Health::Suspect), Reason::HoldExpired);
-        assert_eq!(expired(Reason::NoOwner, Health::Unknown), Reason::NoOwner);
+        assert_eq!(expired(Reason::UpstreamRefused, Health::Alive, false), Reason::UpstreamRefused);
+        assert_eq!(expired(Reason::UpstreamRefused, Health::Suspect, false), Reason::HoldExpired);
+        assert_eq!(expired(Reason::NoOwner, Health::Unknown, false), Reason::NoOwner);
+    }
+
+    #[test]
+    fn an_expired_hold_in_claimed_ownership_is_always_worth_coming_back_for() {
+        for last in
+            Reason::REPEATED.into_iter().chain([Reason::NoOwner, Reason::NoLiveOwner, Reason::NotReady])
+        {
+            assert_eq!(expired(last, Health::Alive, true).status(), 503, "{last}");
+        }
     }
 
     proptest! {

@@ -44,6 +44,10 @@ pub enum Reason {
     HoldFull,
     /// Nodes keep refusing the request as misdirected.
     Misdirected,
+    /// The node does not know the partition's newest claim yet.
+    Behind,
+    /// The partition has a newer claim than the one the attempt was made under.
+    Superseded,
     /// More requests at once than configured.
     Overloaded,
     /// This process is shutting down.
@@ -62,13 +66,15 @@ pub enum Reason {
     UpstreamTimeout,
     /// The request's deadline passed.
     Deadline,
+    /// A write was sent and whether it took effect cannot be found out; it may still do so.
+    OutcomeUnknown,
     /// A fault of the router.
     Internal,
 }
 
 impl Reason {
     /// Every reason, once: for tables of metrics and for tests.
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 31] = [
         Self::NoRoute,
         Self::KeyMissing,
         Self::KeyTooLong,
@@ -87,6 +93,8 @@ impl Reason {
         Self::HoldExpired,
         Self::HoldFull,
         Self::Misdirected,
+        Self::Behind,
+        Self::Superseded,
         Self::Overloaded,
         Self::Draining,
         Self::UpstreamRefused,
@@ -96,7 +104,22 @@ impl Reason {
         Self::UpstreamProtocol,
         Self::UpstreamTimeout,
         Self::Deadline,
+        Self::OutcomeUnknown,
         Self::Internal,
+    ];
+
+    /// What a request can be sent again for: these series exist from the start.
+    pub const REPEATED: [Self; 10] = [
+        Self::Misdirected,
+        Self::Behind,
+        Self::Superseded,
+        Self::UpstreamRefused,
+        Self::UpstreamUnreachable,
+        Self::UpstreamConnectTimeout,
+        Self::UpstreamReset,
+        Self::UpstreamProtocol,
+        Self::UpstreamTimeout,
+        Self::OutcomeUnknown,
     ];
 
     /// Position in [`Reason::ALL`]: an index for a table of counters.
@@ -131,9 +154,13 @@ impl Reason {
             | Self::HoldExpired
             | Self::HoldFull
             | Self::Misdirected
+            | Self::Behind
+            | Self::Superseded
             | Self::Overloaded
             | Self::Draining => 503,
-            Self::UpstreamConnectTimeout | Self::UpstreamTimeout | Self::Deadline => 504,
+            Self::UpstreamConnectTimeout | Self::UpstreamTimeout | Self::Deadline | Self::OutcomeUnknown => {
+                504
+            }
         }
     }
 
@@ -159,6 +186,8 @@ impl Reason {
             Self::HoldExpired => "hold_expired",
             Self::HoldFull => "hold_full",
             Self::Misdirected => "misdirected",
+            Self::Behind => "behind",
+            Self::Superseded => "superseded",
             Self::Overloaded => "overloaded",
             Self::Draining => "draining",
             Self::UpstreamRefused => "upstream_refused",
@@ -168,6 +197,7 @@ impl Reason {
             Self::UpstreamProtocol => "upstream_protocol",
             Self::UpstreamTimeout => "upstream_timeout",
             Self::Deadline => "deadline",
+            Self::OutcomeUnknown => "outcome_unknown",
             Self::Internal => "internal",
         }
     }
@@ -194,6 +224,8 @@ impl Reason {
             Self::HoldExpired => "The key's partition did not become available in time",
             Self::HoldFull => "Too many requests wait for partitions to become available",
             Self::Misdirected => "The key's partition is changing hands",
+            Self::Behind => "The node does not know yet who owns the key's partition",
+            Self::Superseded => "The key's partition has another owner now",
             Self::Overloaded => "Too many requests at once",
             Self::Draining => "This process is shutting down",
             Self::UpstreamRefused => "The node refused the connection",
@@ -203,6 +235,7 @@ impl Reason {
             Self::UpstreamProtocol => "The node's answer is not valid HTTP",
             Self::UpstreamTimeout => "The node did not answer in time",
             Self::Deadline => "The request's deadline passed",
+            Self::OutcomeUnknown => "Whether the write took effect is unknown",
             Self::Internal => "The router failed",
         }
     }
@@ -224,16 +257,19 @@ impl Reason {
             Self::UpgradeUnsupported => "http_upgrade_failed",
             Self::Loop => "proxy_loop_detected",
             Self::NotReady | Self::Draining => "proxy_internal_response",
-            Self::NoOwner | Self::NoLiveOwner | Self::HoldExpired | Self::Misdirected => {
-                "destination_unavailable"
-            }
+            Self::NoOwner
+            | Self::NoLiveOwner
+            | Self::HoldExpired
+            | Self::Misdirected
+            | Self::Behind
+            | Self::Superseded => "destination_unavailable",
             Self::HoldFull | Self::Overloaded => "connection_limit_reached",
             Self::UpstreamRefused => "connection_refused",
             Self::UpstreamUnreachable => "destination_ip_unroutable",
             Self::UpstreamConnectTimeout => "connection_timeout",
             Self::UpstreamReset => "connection_terminated",
             Self::UpstreamProtocol => "http_protocol_error",
-            Self::UpstreamTimeout | Self::Deadline => "http_response_timeout",
+            Self::UpstreamTimeout | Self::Deadline | Self::OutcomeUnknown => "http_response_timeout",
             Self::Internal => "proxy_internal_error",
         }
     }
@@ -288,6 +324,8 @@ mod tests {
         }
         let labels: BTreeSet<_> = Reason::ALL.iter().map(|r| r.label()).collect();
         assert_eq!(labels.len(), Reason::ALL.len(), "labels are unique");
+        let repeated: BTreeSet<_> = Reason::REPEATED.into_iter().collect();
+        assert_eq!(repeated.len(), Reason::REPEATED.len(), "each once");
     }
 
     #[test]
@@ -313,5 +351,6 @@ mod tests {
         assert_eq!(Reason::NoLiveOwner.grpc_status(), 14);
         assert_eq!(Reason::UpstreamReset.grpc_status(), 14);
         assert_eq!(Reason::Deadline.grpc_status(), 4);
+        assert_eq!(Reason::OutcomeUnknown.grpc_status(), 4, "it may have completed");
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use ringway_kv::KvOptions;
 use ringway_proxy::edge::EdgeOptions;
 use ringway_proxy::metrics::Metrics;
-use ringway_proxy::{ClusterFeed, Proxy, ProxyOptions, RouteOptions, RoutingOptions};
+use ringway_proxy::{ClaimHints, ClusterFeed, Proxy, ProxyOptions, RouteOptions, RoutingOptions};
 use ringway_topology::SnapshotCell;
 use tokio::sync::watch;
 
@@ -33,7 +33,8 @@ impl Shop {
         let snapshot = SnapshotCell::new(Map::empty(settings()));
         snapshot.publish(map);
         let (changed, changes) = watch::channel(0);
-        let feed = ClusterFeed { snapshot, changed: changes, ready: Arc::new(|| true) };
+        let (ready, hints) = (Arc::new(|| true), ClaimHints::default());
+        let feed = ClusterFeed { snapshot, changed: changes, ready, hints };
         let routing = RoutingOptions {
             routes: vec![RouteOptions::path("/kv/{key}", "key").unwrap()],
             ..RoutingOptions::default()

@@ -110,6 +110,7 @@ impl Running {
             snapshot: self.snapshot.clone(),
             changed: self.changed.subscribe(),
             ready: Arc::new(move || asked.load(Ordering::Relaxed)),
+            hints: ringway_proxy::ClaimHints::default(),
         };
         let (store, me) = (Arc::clone(&self.store), self.me.clone());
         let parts = NodeParts { store, me, feed, metrics: self.metrics.clone() };

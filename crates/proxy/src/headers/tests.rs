@@ -58,7 +58,7 @@ fn connection_cannot_name_away_what_we_add_nor_framing_nor_host() {
         ("content-length", "3"),
     ]);
     screen(&mut parts).unwrap();
-    address(&mut parts.headers, Partition(7), Epoch(3), Some(&HeaderValue::from_static("id")));
+    address(&mut parts.headers, Partition(7), Epoch(3), Some(&HeaderValue::from_static("id")), false);
     let expected =
         ["content-length", "host", "ringway-epoch", "ringway-partition", "ringway-request-id", "via"];
     assert_eq!(names(&parts.headers), expected);

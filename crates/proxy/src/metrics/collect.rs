@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::{self, LabelPair, Metric, MetricFamily, MetricType};
+use ringway_route::Reason;
 
 use super::cells::{BUCKET_BOUNDS_NANOS, Counter, Gauge, HistogramTotal, Label, OTHER, Table};
 use super::control::number;
 use super::worker::{
-    BodyStall, ConnectionEnd, ConnectionPhase, EdgeRejection, HandshakeFailure, MethodClass, Misdirected,
-    NodeCells, StatusClass, WorkerCells,
+    BodyStall, ClaimHint, ConnectionEnd, ConnectionPhase, EJECTED_FAILING, EdgeRejection, HandshakeFailure,
+    MethodClass, Misdirected, NodeCells, StatusClass, UnknownOutcome, WorkerCells,
 };
 use super::{Metrics, RegisterError, Shared};
 
@@ -69,14 +70,14 @@ const SOURCES: &[Source] = &[
         help: "Requests that this process answered with an error of its own making, by reason.",
         labels: &["reason"],
         kind: MetricType::COUNTER,
-        read: |scrape| scrape.reasons(|cells| &cells.errors),
+        read: |scrape| scrape.reasons(|cells| &cells.errors, &Reason::ALL.map(Reason::label)),
     },
     Source {
         name: "retries_total",
-        help: "Attempts beyond the first of a request, by reason.",
+        help: "Attempts beyond the first of a request that reached a node, by the reason for the last one.",
         labels: &["reason"],
         kind: MetricType::COUNTER,
-        read: |scrape| scrape.reasons(|cells| &cells.retries),
+        read: |scrape| scrape.reasons(|cells| &cells.retries, &Reason::REPEATED.map(Reason::label)),
     },
     Source {
         name: "retry_budget_denied_total",
@@ -93,11 +94,32 @@ const SOURCES: &[Source] = &[
         read: |scrape| scrape.labelled::<Misdirected, _>("direction", |cells| &cells.misdirected),
     },
     Source {
+        name: "claim_hints_total",
+        help: "Claims newer than the map that came with an answer 421, by what became of them.",
+        labels: &["became"],
+        kind: MetricType::COUNTER,
+        read: |scrape| scrape.labelled::<ClaimHint, _>("became", |cells| &cells.claim_hints),
+    },
+    Source {
+        name: "unknown_outcomes_total",
+        help: "Writes sent to a node that did not answer: resolved by a repeat with the same request id, or told to the client as unknown.",
+        labels: &["ended"],
+        kind: MetricType::COUNTER,
+        read: |scrape| scrape.labelled::<UnknownOutcome, _>("ended", |cells| &cells.unknown_outcomes),
+    },
+    Source {
+        name: "epochs_ahead_total",
+        help: "Answers of nodes that served at a higher epoch than this process knew.",
+        labels: &[],
+        kind: MetricType::COUNTER,
+        read: |scrape| scrape.counter(|cells| &cells.epochs_ahead),
+    },
+    Source {
         name: "ejections_total",
         help: "Nodes ejected as outliers, by reason.",
         labels: &["reason"],
         kind: MetricType::COUNTER,
-        read: |scrape| scrape.reasons(|cells| &cells.ejections),
+        read: |scrape| scrape.reasons(|cells| &cells.ejections, &[EJECTED_FAILING]),
     },
     Source {
         name: "held_requests",
@@ -272,8 +294,9 @@ impl Scrape<'_> {
         L::ALL.iter().map(point).collect()
     }
 
-    fn reasons(&self, pick: fn(&WorkerCells) -> &Table<Counter>) -> Vec<Metric> {
-        let mut sums: BTreeMap<&str, u64> = BTreeMap::new();
+    /// The `known` reasons are there before they happen: a rate over a series that begins at 1 is 0.
+    fn reasons(&self, pick: fn(&WorkerCells) -> &Table<Counter>, known: &[&'static str]) -> Vec<Metric> {
+        let mut sums: BTreeMap<&str, u64> = known.iter().map(|reason| (*reason, 0)).collect();
         for table in self.workers.iter().map(|cells| pick(cells)) {
             for (reason, cell) in table.in_use() {
                 *sums.entry(reason).or_default() += cell.value();

@@ -14,7 +14,8 @@ use prometheus::{Registry, TextEncoder};
 
 pub use control::{ControlSample, Family, Kind, Point};
 pub use worker::{
-    HoldGuard, MethodClass, Misdirected, NodeMetrics, RouteLabel, UpstreamConnectionGuard, WorkerMetrics,
+    ClaimHint, HoldGuard, MethodClass, Misdirected, NodeMetrics, RouteLabel, UnknownOutcome,
+    UpstreamConnectionGuard, WorkerMetrics,
 };
 
 use worker::WorkerCells;

@@ -13,6 +13,9 @@ pub const NODES_LABELLED_MAX: usize = 1_024;
 /// Most distinct reasons of one counter; the enums behind them hold far fewer.
 pub const REASONS_LABELLED_MAX: usize = 64;
 
+/// The one reason for an ejection: failures in a row.
+pub(crate) const EJECTED_FAILING: &str = "consecutive_failures";
+
 label! {
     /// Methods by what they do to a key (RFC 9110 §9.2.1).
     MethodClass {
@@ -72,6 +75,28 @@ label! {
         Answered = "answered",
         /// A node answered 421 to this process.
         Received = "received",
+    }
+}
+
+label! {
+    /// What became of a claim that came with a 421 and is newer than the map.
+    ClaimHint {
+        /// It waits for the control plane.
+        Queued = "queued",
+        /// That claim, or a newer one, waits already.
+        Repeated = "repeated",
+        /// The queue was full.
+        Dropped = "dropped",
+    }
+}
+
+label! {
+    /// How a write ended one of whose attempts was sent and brought no answer.
+    UnknownOutcome {
+        /// A repeat with the same request id was answered.
+        Resolved = "resolved",
+        /// The client was told that the outcome is unknown.
+        Told = "told",
     }
 }
 
@@ -171,6 +196,9 @@ pub(crate) struct WorkerCells {
     pub(crate) ejections: Table<Counter>,
     pub(crate) retry_budget_denied: Counter,
     pub(crate) misdirected: PerLabel<{ Misdirected::COUNT }>,
+    pub(crate) claim_hints: PerLabel<{ ClaimHint::COUNT }>,
+    pub(crate) unknown_outcomes: PerLabel<{ UnknownOutcome::COUNT }>,
+    pub(crate) epochs_ahead: Counter,
     pub(crate) held_requests: Gauge,
     pub(crate) held_bytes: Gauge,
     pub(crate) hold_duration: Histogram,
@@ -215,6 +243,9 @@ impl WorkerCells {
             ejections: Table::new(REASONS_LABELLED_MAX),
             retry_budget_denied: Counter::default(),
             misdirected: Default::default(),
+            claim_hints: Default::default(),
+            unknown_outcomes: Default::default(),
+            epochs_ahead: Counter::default(),
             held_requests: Gauge::default(),
             held_bytes: Gauge::default(),
             hold_duration: Histogram::default(),
@@ -272,6 +303,21 @@ impl WorkerMetrics {
     /// A request met a wrong owner.
     pub fn misdirected(&self, direction: Misdirected) {
         WorkerCells::count(&self.cells.misdirected, direction);
+    }
+
+    /// A node named a newer claim in a 421.
+    pub fn claim_hint(&self, became: ClaimHint) {
+        WorkerCells::count(&self.cells.claim_hints, became);
+    }
+
+    /// A write ended that had been sent without an answer.
+    pub fn unknown_outcome(&self, ended: UnknownOutcome) {
+        WorkerCells::count(&self.cells.unknown_outcomes, ended);
+    }
+
+    /// A node served a request at a higher epoch than this router knows.
+    pub fn epoch_ahead(&self) {
+        self.cells.epochs_ahead.increment();
     }
 
     /// A node was ejected as an outlier.

@@ -13,6 +13,7 @@ use ringway_topology::{
 
 use super::*;
 use crate::edge::EdgeOptions;
+use crate::hints::ClaimHints;
 use crate::options::{RouteOptions, RoutingOptions};
 
 /// A node that answers every request with 200 and hands over what it was sent.
@@ -62,7 +63,12 @@ fn proxy(node: SocketAddr) -> (Proxy, watch::Sender<u64>) {
     let claims = ClaimTable::derived(1, vec![[NodeIndex(0)].as_slice(); 16]);
     let map = Map::new(settings.into(), vec![entry], claims.into());
     let (version, changed) = watch::channel(0);
-    let feed = ClusterFeed { snapshot: SnapshotCell::new(map), changed, ready: std::sync::Arc::new(|| true) };
+    let feed = ClusterFeed {
+        snapshot: SnapshotCell::new(map),
+        changed,
+        ready: std::sync::Arc::new(|| true),
+        hints: ClaimHints::default(),
+    };
     let routes = vec![RouteOptions::path("/kv/{key}", "key").unwrap()];
     let options = ProxyOptions {
         edge: EdgeOptions { workers: 1, ..EdgeOptions::default() },

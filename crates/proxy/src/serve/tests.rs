@@ -1,6 +1,8 @@
 //! The request path against real sockets: each test scripts what its nodes do, request by request.
 
 mod bodies;
+mod claimed;
+mod following;
 mod harness;
 
 use std::cell::Cell;
@@ -287,7 +289,7 @@ fn a_write_with_a_request_id_is_repeated_where_nodes_remember_it() {
         let router = Cluster::claimed(&[(node.addr, Alive)]).router(options());
         assert_eq!(call(&router, put("value")).await.0, 200);
         let requests = node.requests();
-        let id = |head: &str| head.lines().find(|l| l.starts_with("ringway-request-id: ")).map(str::to_owned);
+        let id = |head: &str| sent_header(head, "ringway-request-id");
         assert!(id(&requests[0].0).is_some());
         assert_eq!(id(&requests[0].0), id(&requests[1].0), "the same id both times");
         assert_eq!((requests[0].1.as_slice(), requests[1].1.as_slice()), (&b"value"[..], &b"value"[..]));
@@ -369,8 +371,8 @@ fn a_newer_claim_in_a_421_is_followed_for_this_request_and_an_older_one_is_not()
         assert_eq!(call(&router, put("v")).await.0, 200);
         assert!(owner.heads()[0].contains("ringway-epoch: 8\r"), "{:?}", owner.heads());
 
-        let stubborn = FakeNode::start(vec![told(0); 9]).await;
-        let router = Cluster::claimed(&[(stubborn.addr, Alive), (owner.addr, Alive)]).router(options());
+        let stubborn = FakeNode::start(vec![told(0); 99]).await;
+        let router = Cluster::claimed(&[(stubborn.addr, Alive), (owner.addr, Alive)]).router(brief_hold());
         assert_eq!(error(&router, put("v")).await, fails(503, Reason::Misdirected));
         assert_eq!(owner.requests().len(), 1, "the claim was not newer");
     });

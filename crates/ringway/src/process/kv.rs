@@ -9,7 +9,7 @@ use ringway_kv::KvStore;
 use ringway_member::{Goodbye, Member, MemberOptions, NodeRecord};
 use ringway_node::{Identity, Node, NodeOptions, NodeParts};
 use ringway_proxy::metrics::Metrics;
-use ringway_proxy::{ClusterFeed, RouteOptions};
+use ringway_proxy::{ClaimHints, ClusterFeed, RouteOptions};
 use ringway_topology::{Map, NodeId, Owner, Phase, SnapshotCell};
 use tokio::sync::watch;
 
@@ -143,7 +143,8 @@ impl Bridge {
     fn new(snapshot: SnapshotCell) -> (ClusterFeed, Self) {
         let (maps, changed) = watch::channel(0);
         let (ready, is_ready) = watch::channel(false);
-        let feed = ClusterFeed { snapshot, changed, ready: Arc::new(move || *is_ready.borrow()) };
+        let ready_check = Arc::new(move || *is_ready.borrow());
+        let feed = ClusterFeed { snapshot, changed, ready: ready_check, hints: ClaimHints::default() };
         (feed, Self { maps, ready })
     }
 

@@ -9,7 +9,7 @@ use ringway_config::ProxyConfig;
 use ringway_member::clock::wall_generation;
 use ringway_member::{Goodbye, Member, MemberOptions};
 use ringway_proxy::metrics::Metrics;
-use ringway_proxy::{ClusterFeed, Proxy};
+use ringway_proxy::{ClaimHints, ClusterFeed, Proxy};
 
 use super::{Addresses, Running, VERSION, failure_of, observe, random_router_id, scheme, worker_failure};
 use crate::admin::{Admin, AdminSources};
@@ -56,6 +56,7 @@ pub(crate) async fn start(config: ProxyConfig) -> anyhow::Result<RunningProxy> {
         snapshot: member.snapshot(),
         changed: member.map_changed(),
         ready: Arc::new(move || readiness.borrow().is_ready()),
+        hints: ClaimHints::default(),
     };
     let proxy = Proxy::start(proxy, feed, &metrics).context("the data listener")?;
     let admin = admin.serve(AdminSources::new(id.to_string(), &member, metrics.registry().clone(), routes));

@@ -14,10 +14,11 @@ use ringway_topology::{
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::task::LocalSet;
 
 use super::super::*;
+use crate::hints::ClaimHints;
 use crate::metrics::Metrics;
 use crate::options::{RouteOptions, RoutingOptions};
 use crate::router::{ClusterFeed, Router, Routers};
@@ -35,6 +36,8 @@ pub(super) enum Act {
     ReplyAndClose(String),
     /// Never answers.
     Hang,
+    /// Sends the one, and the other when told to.
+    Parts(String, Arc<Notify>, String),
 }
 
 pub(super) fn reply(text: &str) -> Act {
@@ -97,6 +100,11 @@ impl FakeNode {
                     stream.write_all(text.as_bytes()).await.unwrap();
                     return;
                 }
+                Act::Parts(first, go_on, rest) => {
+                    stream.write_all(first.as_bytes()).await.unwrap();
+                    go_on.notified().await;
+                    stream.write_all(rest.as_bytes()).await.unwrap();
+                }
                 Act::Hang => {
                     // Ends when the other side goes away.
                     let _ = stream.read(&mut [0; 64]).await;
@@ -156,6 +164,7 @@ pub(super) struct Cluster {
     pub(super) version: watch::Sender<u64>,
     pub(super) metrics: Metrics,
     pub(super) ready: Arc<AtomicBool>,
+    pub(super) hints: ClaimHints,
 }
 
 pub(super) fn map(ownership: Ownership, epoch: u64, nodes: &[(SocketAddr, Health)]) -> Map {
@@ -178,10 +187,16 @@ pub(super) fn map(ownership: Ownership, epoch: u64, nodes: &[(SocketAddr, Health
         phase: Phase::Active,
         health: *health,
     });
-    assert_eq!(epoch, 0, "derived claims stand at 0");
     let row: Vec<_> = (0..nodes.len()).map(|i| NodeIndex(i as u16)).collect();
     let claims = ClaimTable::derived(row.len().max(1), [row.as_slice()]);
-    Map::new(settings, entries.collect(), Arc::new(claims))
+    let map = Map::new(settings, entries.collect(), Arc::new(claims));
+    if epoch == 0 { map } else { map.with_claim(Partition(0), Epoch(epoch), &row) }
+}
+
+/// The map of claimed ownership in which the nodes at `owners` own the partition, the first as its primary.
+pub(super) fn claim(epoch: u64, owners: &[u16], nodes: &[(SocketAddr, Health)]) -> Map {
+    let owners: Vec<_> = owners.iter().map(|at| NodeIndex(*at)).collect();
+    map(Ownership::Claimed, 0, nodes).with_claim(Partition(0), Epoch(epoch), &owners)
 }
 
 impl Cluster {
@@ -189,7 +204,7 @@ impl Cluster {
         let (version, _) = watch::channel(0);
         let metrics = Metrics::new("test", vec!["/kv/{key}".to_owned()]).unwrap();
         let ready = Arc::new(AtomicBool::new(true));
-        Self { snapshot: SnapshotCell::new(map), version, metrics, ready }
+        Self { snapshot: SnapshotCell::new(map), version, metrics, ready, hints: ClaimHints::default() }
     }
 
     pub(super) fn derived(nodes: &[(SocketAddr, Health)]) -> Self {
@@ -198,6 +213,12 @@ impl Cluster {
 
     pub(super) fn claimed(nodes: &[(SocketAddr, Health)]) -> Self {
         Self::new(map(Ownership::Claimed, 0, nodes))
+    }
+
+    /// Claimed ownership at epoch 1: the first node is the primary, all are owners.
+    pub(super) fn at_epoch_1(nodes: &[(SocketAddr, Health)]) -> Self {
+        let all: Vec<u16> = (0..nodes.len() as u16).collect();
+        Self::new(claim(1, &all, nodes))
     }
 
     pub(super) fn publish(&self, map: Map) {
@@ -211,6 +232,7 @@ impl Cluster {
             snapshot: self.snapshot.clone(),
             changed: self.version.subscribe(),
             ready: Arc::new(move || ready.load(Ordering::Relaxed)),
+            hints: self.hints.clone(),
         }
     }
 
@@ -279,6 +301,11 @@ pub(super) fn fails(status: u16, reason: Reason) -> (u16, String) {
 pub(super) fn run(test: impl Future<Output = ()>) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     LocalSet::new().block_on(&runtime, test);
+}
+
+/// The value of a header that a node was sent with a request.
+pub(super) fn sent_header(head: &str, name: &str) -> Option<String> {
+    head.lines().find_map(|line| Some(line.strip_prefix(name)?.strip_prefix(": ")?.to_owned()))
 }
 
 pub(super) async fn refused_addr() -> SocketAddr {
