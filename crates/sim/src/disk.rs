@@ -7,7 +7,7 @@ use ringway_control::ownership::{CopyTag, DiskBatch, Recovered, Written};
 use ringway_topology::{Partition, StoreId};
 
 use crate::rng::Rng;
-use crate::store::{Application, Aside, Asides, Breach, Store};
+use crate::store::{Application, Aside, Asides, Breach, Replica, Store};
 
 /// One disk.
 #[derive(Debug, Clone)]
@@ -121,6 +121,12 @@ impl Disk {
     #[must_use]
     pub fn store(&self) -> &Store {
         &self.visible
+    }
+
+    /// What is left of a partition after the worst crash.
+    #[must_use]
+    pub fn durable(&self, partition: Partition) -> Option<&Replica> {
+        self.durable.partitions.get(&partition)
     }
 
     /// What a process finds that starts now.

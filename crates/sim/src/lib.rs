@@ -1,7 +1,26 @@
-//! Simulator.
+//! Whole clusters and single partitions on virtual time, with every fault the design promises to survive.
+//!
+//! A run is its seed: one stream of randomness gives the schedule, the weather and the workload, and the same pure code
+//! that ships (`ringway-control`, `ringway-gossip`, `ringway-route`) does the rest. Read top-down:
+//!
+//! - [`explorer`] runs one partition on a few nodes through a random schedule of everything that goes wrong, [`sweep`]
+//!   many schedules at once, [`mutants`] the same with one rule of the protocol taken out;
+//! - [`world`] holds nodes, routers and network together and lets time go on;
+//! - [`node`] is a process on a disk and a clock, [`router`] a router with its clients;
+//! - [`disk`], [`store`], [`network`], [`clock`] and [`rng`] are the models below;
+//! - [`checkers`] and [`history`] look at what came of it, and know nothing of how.
+
+pub mod checkers;
 pub mod clock;
 pub mod disk;
+pub mod explorer;
 pub mod history;
+pub mod mutants;
 pub mod network;
+pub mod node;
 pub mod rng;
+pub mod router;
+pub mod show;
 pub mod store;
+pub mod sweep;
+pub mod world;

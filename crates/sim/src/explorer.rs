@@ -1,0 +1,535 @@
+//! One partition (now and then two) on four or five nodes, through random schedules of everything that goes wrong.
+//!
+//! Every seed draws its own climate first: how much of each kind of trouble there is, from none to plenty (swarm
+//! testing, Groce et al. 2012). A run in which everything happens all the time gets nowhere; one in which only moves and
+//! late messages happen gets far. Then trouble, for some seconds of virtual time; then everything is mended, and
+//! the owners have to come to rest with all that was acknowledged.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use ringway_control::ownership::{Claim, Mutant, Role, Timing, Wishes};
+use ringway_topology::{Owner, Partition};
+
+use crate::checkers::{Rule, Violation, show};
+use crate::network::{Place, Weather};
+use crate::node::{Input, NodeOptions};
+use crate::rng::Rng;
+use crate::router::Patience;
+use crate::world::{Tally, World, WorldOptions};
+
+const fn ms(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}
+
+/// After the last fault everything must be at rest within this time.
+pub const CONVERGENCE_MAX: Duration = Duration::from_secs(30);
+/// Between two looks at whether it is.
+const LOOK_GAP: Duration = ms(20);
+/// A node that was told to stop is stopped after this, whatever it still leads.
+const STOP_MAX: Duration = ms(400);
+
+/// What to run.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct ExploreOptions {
+    /// Which schedule.
+    pub seed: u64,
+    /// A rule to break; needs the feature `mutants`.
+    pub mutant: Option<Mutant>,
+    /// Whether to tell what happens, on stderr.
+    pub trace: bool,
+}
+
+/// How a run ended.
+#[derive(Debug, Clone)]
+pub struct Outcome {
+    /// The first violation, if any.
+    pub violation: Option<Violation>,
+    /// What happened, and how often.
+    pub tally: Tally,
+    /// How much time passed in it.
+    pub lasted: Duration,
+}
+
+/// Runs one schedule.
+#[must_use]
+pub fn explore(options: ExploreOptions) -> Outcome {
+    let mut explorer = Explorer::new(options);
+    explorer.trouble();
+    if explorer.world.checkers.violation().is_none() {
+        explorer.mend();
+        explorer.converge();
+    }
+    let mut world = explorer.world;
+    world.checkers.finish(world.now);
+    let (acknowledged, reads) = (world.checkers.acknowledged, world.checkers.reads);
+    world.tally.counts.insert("write acknowledged", acknowledged);
+    world.tally.counts.insert("read answered", reads);
+    Outcome { violation: world.checkers.violation().cloned(), tally: world.tally, lasted: world.now }
+}
+
+/// What can go wrong, or be wished for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Trouble {
+    Crash,
+    LoseDisk,
+    PowerCut,
+    Pause,
+    Cut,
+    CutOneWay,
+    Mend,
+    NewWeather,
+    Wish,
+    HoldMoves,
+    Stop,
+    FillDisk,
+}
+
+impl Trouble {
+    const ALL: [Self; 12] = [
+        Self::Crash,
+        Self::LoseDisk,
+        Self::PowerCut,
+        Self::Pause,
+        Self::Cut,
+        Self::CutOneWay,
+        Self::Mend,
+        Self::NewWeather,
+        Self::Wish,
+        Self::HoldMoves,
+        Self::Stop,
+        Self::FillDisk,
+    ];
+}
+
+/// How much of each there is in this schedule.
+#[derive(Debug, Clone)]
+struct Climate {
+    /// Weights of [`Trouble::ALL`].
+    weights: [u32; 12],
+    gap_max: Duration,
+    lasts: Duration,
+    down_max: Duration,
+    replicas: usize,
+}
+
+/// What is to be undone, or looked at, later.
+#[derive(Debug, Clone, Copy)]
+enum Chore {
+    Trouble,
+    Start(Place),
+    Resume(Place),
+    EmptyDisk(Place),
+    /// Look whether a node that stops leads anything still, and stop it at the latest then.
+    Stopped(Place, Duration),
+}
+
+struct Explorer {
+    world: World,
+    /// Randomness of the faults.
+    rng: Rng,
+    climate: Climate,
+    chores: BTreeMap<(Duration, u64), Chore>,
+    chores_count: u64,
+    desired: BTreeMap<Partition, Arc<[Owner]>>,
+    moves_held: bool,
+    stopping: BTreeSet<Place>,
+}
+
+impl Explorer {
+    fn new(options: ExploreOptions) -> Self {
+        let mut rng = Rng::new(options.seed.wrapping_mul(0x9e37_79b9).wrapping_add(options.seed));
+        let climate = Climate::draw(&mut rng);
+        let world = World::new(world_options(&mut rng, &climate, options));
+        let mut explorer = Self {
+            world,
+            rng,
+            climate,
+            chores: BTreeMap::new(),
+            chores_count: 0,
+            desired: BTreeMap::new(),
+            moves_held: false,
+            stopping: BTreeSet::new(),
+        };
+        for place in 0..explorer.world.nodes.len() {
+            explorer.world.start(place);
+        }
+        for partition in explorer.world.partitions() {
+            let claim = explorer.world.bootstrap(partition);
+            explorer.world.checkers.decided(Duration::ZERO, &claim);
+            explorer.world.routers.iter_mut().for_each(|router| router.learn(&claim));
+        }
+        explorer.wish_all();
+        explorer.chore(Duration::ZERO, Chore::Trouble);
+        explorer
+    }
+
+    // ---- trouble
+
+    fn trouble(&mut self) {
+        let end = self.climate.lasts;
+        while self.world.checkers.violation().is_none() {
+            let chore = self.chores.first_key_value().map(|((at, _), _)| *at);
+            let due = chore.unwrap_or(end).min(end);
+            self.world.run_until(due);
+            if due == end {
+                break;
+            }
+            if let Some((_, chore)) = self.chores.pop_first() {
+                self.do_chore(chore);
+            }
+        }
+    }
+
+    fn chore(&mut self, delay: Duration, chore: Chore) {
+        self.chores_count += 1;
+        self.chores.insert((self.world.now + delay, self.chores_count), chore);
+    }
+
+    fn do_chore(&mut self, chore: Chore) {
+        match chore {
+            Chore::Trouble => {
+                let gap = self.rng.time(Duration::ZERO, self.climate.gap_max);
+                self.chore(gap, Chore::Trouble);
+                self.some_trouble();
+            }
+            Chore::Start(place) => {
+                self.world.start(place);
+                self.wish_all();
+            }
+            Chore::Resume(place) => {
+                self.world.resume(place);
+                self.wish_all();
+            }
+            Chore::EmptyDisk(place) => self.world.give(place, Input::DiskFull(false)),
+            Chore::Stopped(place, latest) => self.stopped(place, latest),
+        }
+    }
+
+    fn some_trouble(&mut self) {
+        let total: u32 = self.climate.weights.iter().sum();
+        let mut left = self.rng.below(total as usize) as u32;
+        let mut weighted = Trouble::ALL.into_iter().zip(self.climate.weights);
+        let drawn = weighted.find(|(_, weight)| {
+            let found = left < *weight;
+            left = left.saturating_sub(*weight);
+            found
+        });
+        if let Some((trouble, _)) = drawn {
+            self.bring(trouble);
+        }
+    }
+
+    fn bring(&mut self, trouble: Trouble) {
+        let place = self.rng.below(self.world.nodes.len());
+        let down = self.rng.time(Duration::ZERO, self.climate.down_max);
+        match trouble {
+            Trouble::Crash => self.crash(place, false, down),
+            Trouble::LoseDisk => {
+                if self.may_lose(place) {
+                    self.crash(place, true, down);
+                }
+            }
+            Trouble::PowerCut => {
+                for place in 0..self.world.nodes.len() {
+                    let down = self.rng.time(Duration::ZERO, self.climate.down_max);
+                    self.crash(place, false, down);
+                }
+            }
+            Trouble::Pause => {
+                self.world.pause(place);
+                self.chore(down, Chore::Resume(place));
+            }
+            Trouble::Cut | Trouble::CutOneWay => self.cut(trouble == Trouble::Cut),
+            Trouble::Mend => self.world.network.mend(),
+            Trouble::NewWeather => self.world.network.weather = weather(&mut self.rng),
+            Trouble::Wish => {
+                self.desire();
+                self.wish_all();
+            }
+            Trouble::HoldMoves => {
+                self.moves_held = !self.moves_held;
+                self.wish_all();
+            }
+            Trouble::Stop => {
+                if self.world.nodes[place].is_awake() && self.stopping.insert(place) {
+                    self.world.tally.count("stop");
+                    self.wish_all();
+                    let latest = self.world.now + STOP_MAX;
+                    self.chore(LOOK_GAP, Chore::Stopped(place, latest));
+                }
+            }
+            Trouble::FillDisk => {
+                self.world.tally.count("disk full");
+                self.world.give(place, Input::DiskFull(true));
+                self.chore(down, Chore::EmptyDisk(place));
+            }
+        }
+    }
+
+    fn crash(&mut self, place: Place, with_disk: bool, down: Duration) {
+        if self.world.nodes[place].engine.is_none() {
+            return;
+        }
+        self.stopping.remove(&place);
+        self.world.crash(place, None);
+        if with_disk {
+            self.world.tally.count("disk lost");
+            self.world.nodes[place].replace_disk();
+        }
+        if self.rng.chance(300_000) {
+            self.world.reboot_clock(place);
+        }
+        self.chore(down, Chore::Start(place));
+        self.wish_all();
+    }
+
+    fn stopped(&mut self, place: Place, latest: Duration) {
+        let node = &self.world.nodes[place];
+        let Some(engine) = node.engine.as_ref().filter(|_| self.stopping.contains(&place)) else { return };
+        if engine.led() > 0 && self.world.now < latest {
+            return self.chore(LOOK_GAP, Chore::Stopped(place, latest));
+        }
+        if engine.led() == 0 {
+            self.world.tally.count("handed over");
+        }
+        self.stopping.remove(&place);
+        self.world.crash(place, Some(usize::MAX));
+        let down = self.rng.time(Duration::ZERO, self.climate.down_max);
+        self.chore(down, Chore::Start(place));
+        self.wish_all();
+    }
+
+    /// Splits everybody, routers too, in two.
+    fn cut(&mut self, both_ways: bool) {
+        let everybody = self.world.nodes.len() + self.world.routers.len();
+        let (these, those): (Vec<Place>, Vec<Place>) = (0..everybody).partition(|_| self.rng.chance(400_000));
+        self.world.tally.count("cut");
+        self.world.trace(|_| format!("{these:?} cut from {those:?}, both ways: {both_ways}"));
+        if both_ways {
+            self.world.network.cut(&these, &those);
+        } else {
+            self.world.network.cut_one_way(&these, &those);
+        }
+    }
+
+    /// Whether the promises survive the loss of this disk: for every claim that anybody may still decide by or
+    /// recover from, less than half of the disks are gone.
+    fn may_lose(&self, place: Place) -> bool {
+        let there: BTreeSet<&Owner> =
+            self.world.nodes.iter().filter(|node| node.place != place).map(|node| &node.owner).collect();
+        let survives = |owners: &[Owner]| {
+            let left = owners.iter().filter(|owner| there.contains(owner)).count();
+            left > owners.len() / 2
+        };
+        self.world.partitions().all(|partition| {
+            let replicas = self.world.nodes.iter().filter_map(|node| node.disk.durable(partition));
+            let accepted = replicas.filter_map(|replica| replica.acceptor.accepted.as_ref());
+            let proposed_survive = accepted.into_iter().all(|(_, claim)| survives(&claim.owners));
+            let mut claims = self.world.checkers.claims_of(partition).rev();
+            // The newest, and the one before it: some may not have heard of the newest yet.
+            let newest_survive = claims.by_ref().take(2).all(|claim| survives(&claim.owners));
+            proposed_survive && newest_survive
+        })
+    }
+
+    // ---- wishes
+
+    /// Wishes for random owners among those that are there.
+    fn desire(&mut self) {
+        let mut there: Vec<Owner> = self.world.nodes.iter().map(|node| node.owner.clone()).collect();
+        for partition in self.world.partitions() {
+            self.rng.shuffle(&mut there);
+            let owners: Arc<[Owner]> = there.iter().take(self.climate.replicas).cloned().collect();
+            self.desired.insert(partition, owners);
+        }
+    }
+
+    /// Tells everybody of what is wished now; some hear it later than what is wished next.
+    fn wish_all(&mut self) {
+        let awake =
+            self.world.nodes.iter().filter(|node| node.is_awake() && !self.stopping.contains(&node.place));
+        let eligible: BTreeSet<Owner> = awake.map(|node| node.owner.clone()).collect();
+        for place in 0..self.world.nodes.len() {
+            let wishes = Wishes {
+                owners: self.desired.clone(),
+                eligible: eligible.clone(),
+                paused: self.moves_held,
+                stopping: self.stopping.contains(&place),
+            };
+            let delay = self.rng.time(Duration::ZERO, ms(30));
+            self.world.give_after(delay, place, Input::Wishes(Arc::new(wishes)));
+        }
+    }
+
+    // ---- rest
+
+    /// Ends every fault.
+    fn mend(&mut self) {
+        self.world.trace(|_| "---- everything is mended".to_owned());
+        self.chores.clear();
+        self.stopping.clear();
+        self.moves_held = false;
+        self.world.network.mend();
+        self.world.network.weather = Weather::fair(ms(2));
+        self.world.options.import_failure_ppm = 0;
+        for place in 0..self.world.nodes.len() {
+            self.world.resume(place);
+            self.world.start(place);
+            self.world.give(place, Input::DiskFull(false));
+        }
+        let now = self.world.now;
+        self.desire();
+        self.wish_all();
+        self.world.routers.iter_mut().for_each(|router| router.count_anew(now));
+    }
+
+    /// Waits until everything is at rest and every router has written; then until nobody waits for anything.
+    fn converge(&mut self) {
+        let end = self.world.now + CONVERGENCE_MAX;
+        self.wait_for(end, Self::unrest);
+        self.world.stop_workload();
+        let end = self.world.now + CONVERGENCE_MAX;
+        self.wait_for(end, Self::waiting);
+    }
+
+    fn wait_for(&mut self, end: Duration, open: impl Fn(&Self) -> Option<(Rule, String)>) {
+        while self.world.checkers.violation().is_none() {
+            let Some((rule, what)) = open(self) else { return };
+            if self.world.now >= end {
+                self.world.checkers.violated(self.world.now, rule, what);
+            }
+            self.world.run_until(self.world.now + LOOK_GAP);
+        }
+    }
+
+    /// What is not at rest yet.
+    fn unrest(&self) -> Option<(Rule, String)> {
+        let unsettled = self.world.partitions().find_map(|partition| self.unsettled(partition));
+        let unheard = || {
+            let waiting = self.world.routers.iter().find(|router| router.acknowledged == 0)?;
+            Some(format!("no write of router {} was acknowledged", waiting.place))
+        };
+        Some((Rule::Convergence, unsettled.or_else(unheard)?))
+    }
+
+    fn unsettled(&self, partition: Partition) -> Option<String> {
+        let desired = self.desired.get(&partition)?;
+        let newest: &Arc<Claim> = self.world.checkers.claims_of(partition).next_back()?;
+        if newest.owners != *desired {
+            let wanted: Vec<String> = desired.iter().map(show).collect();
+            return Some(format!("{} in place of {wanted:?}", crate::checkers::show_claim(newest)));
+        }
+        for node in &self.world.nodes {
+            let who = show(&node.owner);
+            let engine = node.engine.as_ref()?;
+            let status = engine.partitions().find(|status| status.partition == partition);
+            let role = status.as_ref().map(|status| status.role);
+            let expected = match newest.owners.iter().position(|owner| *owner == node.owner) {
+                Some(0) => role == Some(Role::Primary),
+                Some(_) => role == Some(Role::Replica),
+                None => !node.disk.store().has_data(partition),
+            };
+            if !expected {
+                return Some(format!("{who} is {role:?} under {}", crate::checkers::show_claim(newest)));
+            }
+            let moving = status.and_then(|status| status.moving);
+            if newest.owners.contains(&node.owner) && engine.claim(partition) != Some(newest) {
+                return Some(format!("{who} does not know {}", crate::checkers::show_claim(newest)));
+            }
+            if let Some(moving) = moving {
+                return Some(format!("{who} moves still: {moving:?}"));
+            }
+        }
+        None
+    }
+
+    /// Who waits for an answer still.
+    fn waiting(&self) -> Option<(Rule, String)> {
+        if let Some(router) = self.world.routers.iter().find(|router| !router.is_idle()) {
+            return Some((Rule::Convergence, format!("router {} waits for answers", router.place)));
+        }
+        let node = self.world.nodes.iter().find(|node| !node.unanswered.is_empty())?;
+        let what = format!("{} has not answered {} writes", show(&node.owner), node.unanswered.len());
+        Some((Rule::EveryWriteAnswered, what))
+    }
+}
+
+impl Climate {
+    fn draw(rng: &mut Rng) -> Self {
+        let mut weights = [0; 12];
+        for weight in &mut weights {
+            // A third of all kinds is absent.
+            *weight = [0, 1, 3][rng.below(3)];
+        }
+        // Without moves or crashes little happens at all.
+        let stirring = [Trouble::Crash, Trouble::Wish, Trouble::Pause];
+        if let Some(stirring) = rng.pick(&stirring) {
+            weights[*stirring as usize] += 3;
+        }
+        // Cuts that nobody mends leave nobody who could do wrong.
+        weights[Trouble::Mend as usize] +=
+            weights[Trouble::Cut as usize] + weights[Trouble::CutOneWay as usize];
+        let power_cut = &mut weights[Trouble::PowerCut as usize];
+        *power_cut = (*power_cut).min(1);
+        Self {
+            weights,
+            gap_max: ms([20, 60, 150, 400][rng.below(4)]),
+            lasts: ms(rng.between(300, 2_500)),
+            down_max: ms([5, 100, 400][rng.below(3)]),
+            replicas: [1, 2, 3, 3, 3, 3, 3, 3][rng.below(8)],
+        }
+    }
+}
+
+fn world_options(rng: &mut Rng, climate: &Climate, options: ExploreOptions) -> WorldOptions {
+    let lease = ms([60, 100, 200][rng.below(3)]);
+    let drift_ppm = [0, 10_000, 100_000][rng.below(3)];
+    let timing = Timing {
+        lease,
+        drift_ppm,
+        ask_period: lease / 4,
+        retry_period: ms(rng.between(5, 20)),
+        heartbeat_max: ms([50, 400][rng.below(2)]),
+        commit_tell_delay: ms([1, 20][rng.below(2)]),
+        takeover_rank_delay: ms([0, 20][rng.below(2)]),
+        takeover_jitter: ms(rng.between(5, 40)),
+        fence_timeout: ms([20, 100, 400][rng.below(3)]),
+        copy_timeout: ms(200),
+        move_retry: ms([5, 50][rng.below(2)]),
+        drop_grace: ms([0, 30][rng.below(2)]),
+        log_entries_max: [2, 8, 1_024][rng.below(3)],
+        pending_entries_max: [4, 64][rng.below(2)],
+        ..Timing::default()
+    };
+    WorldOptions {
+        seed: options.seed,
+        nodes: 4 + rng.below(2),
+        routers: 2,
+        partitions: if rng.chance(150_000) { 2 } else { 1 },
+        replicas: climate.replicas,
+        node: NodeOptions { timing, mutant: options.mutant },
+        drift_ppm,
+        weather: weather(rng),
+        disk_delay_max: ms([0, 2, 10, 60][rng.below(4)]),
+        operation_gap_max: ms([4, 15, 60][rng.below(3)]),
+        keys: [1, 3][rng.below(2)],
+        patience: Patience { attempt: ms([20, 100][rng.below(2)]), pause_max: ms(20), client: ms(600) },
+        gossip_gap_max: ms([10, 60][rng.below(2)]),
+        import_delay_max: ms([5, 60][rng.below(2)]),
+        import_failure_ppm: [0, 200_000][rng.below(2)],
+        timer_late_max: ms([0, 3][rng.below(2)]),
+        trace: options.trace,
+    }
+}
+
+fn weather(rng: &mut Rng) -> Weather {
+    Weather {
+        loss_ppm: [0, 0, 20_000, 200_000][rng.below(4)],
+        double_ppm: [0, 50_000, 300_000][rng.below(3)],
+        late_ppm: [0, 30_000, 200_000][rng.below(3)],
+        delay_max: ms([1, 3, 10][rng.below(3)]),
+        late_max: ms([50, 400][rng.below(2)]),
+    }
+}

@@ -1,0 +1,341 @@
+//! A router and its clients: operations that are sent to whom the router takes for the primary, and repeated with the
+//! same request id until there is an answer or nobody wants it any more.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ringway_control::ownership::{Admission, Claim, RequestId};
+use ringway_topology::{Epoch, Partition};
+
+use crate::checkers::{Checkers, Rule};
+use crate::history::Fate;
+use crate::network::Place;
+use crate::rng::Rng;
+use crate::store::{Action, Cell, Key, Value, Verdict};
+
+/// Most operations that the clients of one router have open.
+const OPEN_MAX: usize = 6;
+
+/// What a router sends to a node.
+#[derive(Debug, Clone)]
+pub struct Ask {
+    /// The router.
+    pub router: Place,
+    /// Which of its operations.
+    pub operation: u64,
+    /// Which attempt at it: an answer to an earlier one comes too late.
+    pub attempt: u32,
+    /// Where the key lives.
+    pub partition: Partition,
+    /// The epoch the router follows.
+    pub epoch: Epoch,
+    /// When the client began.
+    pub began: Duration,
+    /// What is wanted.
+    pub wanted: Wanted,
+    /// The name of a write.
+    pub request: Option<RequestId>,
+}
+
+/// What a client wants.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wanted {
+    /// What is there, by the primary.
+    Read(Key),
+    /// What was there a moment ago, by any owner.
+    ReadAny(Key),
+    /// To put something there.
+    Write(Action),
+}
+
+/// What a node says.
+#[derive(Debug, Clone)]
+pub enum Answer {
+    /// The write was applied, and came to this.
+    Written(Verdict),
+    /// This is there.
+    Found(Option<Cell>),
+    /// Not processed.
+    Refused(Admission),
+    /// It may take effect or not.
+    Unknown,
+}
+
+/// How patient a router and its clients are.
+#[derive(Debug, Clone)]
+pub struct Patience {
+    /// An attempt without an answer is given up after this.
+    pub attempt: Duration,
+    /// Longest pause before what was refused is tried again.
+    pub pause_max: Duration,
+    /// The client is gone after this.
+    pub client: Duration,
+}
+
+#[derive(Debug)]
+struct Operation {
+    partition: Partition,
+    wanted: Wanted,
+    began: Duration,
+    attempt: u32,
+    counter: Option<u64>,
+    /// An attempt at a write may have been appended.
+    doubtful: bool,
+}
+
+/// A router and its clients.
+#[derive(Debug)]
+pub struct Router {
+    /// Where it is.
+    pub place: Place,
+    /// What it follows.
+    pub claims: BTreeMap<Partition, Arc<Claim>>,
+    life: u128,
+    counter: u64,
+    operations: BTreeMap<u64, Operation>,
+    begun: u64,
+    /// What its clients last saw, for conditions.
+    seen: BTreeMap<(Partition, Key), Cell>,
+    /// How many writes begun since the last [`Self::count_anew`] were acknowledged.
+    pub acknowledged: u64,
+    counted_from: Duration,
+}
+
+/// What becomes of an operation after an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Next {
+    /// It ended, or the answer was late.
+    Nothing,
+    /// It is tried again after a pause.
+    Again(Duration),
+}
+
+impl Router {
+    /// A router in its first life.
+    #[must_use]
+    pub fn new(place: Place) -> Self {
+        Self {
+            place,
+            claims: BTreeMap::new(),
+            life: 0xa0 + place as u128,
+            counter: 0,
+            operations: BTreeMap::new(),
+            begun: 0,
+            seen: BTreeMap::new(),
+            acknowledged: 0,
+            counted_from: Duration::ZERO,
+        }
+    }
+
+    /// Follows a claim unless it knows a newer one.
+    pub fn learn(&mut self, claim: &Arc<Claim>) {
+        let known = self.claims.entry(claim.partition).or_insert_with(|| claim.clone());
+        if known.epoch < claim.epoch {
+            *known = claim.clone();
+        }
+    }
+
+    /// Counts acknowledged writes from zero, and only those that begin from now on.
+    pub fn count_anew(&mut self, now: Duration) {
+        self.acknowledged = 0;
+        self.counted_from = now;
+    }
+
+    /// Whether no operation is open.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.operations.is_empty()
+    }
+
+    /// A client comes with a random operation; its number, unless there are too many.
+    pub fn begin(
+        &mut self,
+        now: Duration,
+        rng: &mut Rng,
+        partition: Partition,
+        keys: Key,
+        value: Value,
+    ) -> Option<u64> {
+        let key = rng.below(keys.into()) as Key;
+        let wanted = match rng.below(100) {
+            0..50 => {
+                let condition = rng.chance(200_000);
+                let version = self.seen.get(&(partition, key)).map_or(0, |cell| cell.version);
+                Wanted::Write(Action { key, value, expected: condition.then_some(version) })
+            }
+            50..95 => Wanted::Read(key),
+            _ => Wanted::ReadAny(key),
+        };
+        let named = rng.chance(900_000);
+        self.begin_with(now, partition, wanted, named)
+    }
+
+    /// A client comes with this operation.
+    pub fn begin_with(
+        &mut self,
+        now: Duration,
+        partition: Partition,
+        wanted: Wanted,
+        named: bool,
+    ) -> Option<u64> {
+        if self.operations.len() >= OPEN_MAX {
+            return None;
+        }
+        self.begun += 1;
+        let counter = (named && matches!(wanted, Wanted::Write(_))).then(|| {
+            self.counter += 1;
+            self.counter
+        });
+        let operation = Operation { partition, wanted, began: now, attempt: 0, counter, doubtful: false };
+        self.operations.insert(self.begun, operation);
+        Some(self.begun)
+    }
+
+    /// The next attempt at an operation, and at which node; `None` when the operation ended, or nobody is known.
+    pub fn attempt(&mut self, rng: &mut Rng, number: u64) -> Option<(Arc<Claim>, usize, Ask)> {
+        let open = self.operations.values().filter_map(|it| it.counter).min();
+        let operation = self.operations.get_mut(&number)?;
+        operation.attempt += 1;
+        let claim = self.claims.get(&operation.partition)?;
+        let rank = match operation.wanted {
+            Wanted::ReadAny(_) => rng.below(claim.owners.len()),
+            Wanted::Read(_) | Wanted::Write(_) => 0,
+        };
+        let request = operation.counter.map(|counter| RequestId {
+            router: self.life,
+            counter,
+            open: open.unwrap_or(counter),
+        });
+        let ask = Ask {
+            router: self.place,
+            operation: number,
+            attempt: operation.attempt,
+            partition: operation.partition,
+            epoch: claim.epoch,
+            began: operation.began,
+            wanted: operation.wanted,
+            request,
+        };
+        Some((claim.clone(), rank, ask))
+    }
+
+    /// An attempt took too long.
+    pub fn timed_out(
+        &mut self,
+        now: Duration,
+        patience: &Patience,
+        checkers: &mut Checkers,
+        number: u64,
+        attempt: u32,
+    ) -> Next {
+        let Some(operation) = self.operations.get_mut(&number).filter(|it| it.attempt == attempt) else {
+            return Next::Nothing;
+        };
+        operation.doubtful = true;
+        // Without a request id a repeat would be another write.
+        let repeatable = operation.counter.is_some() || !matches!(operation.wanted, Wanted::Write(_));
+        if repeatable && now < operation.began + patience.client {
+            return Next::Again(Duration::ZERO);
+        }
+        self.give_up(checkers, number);
+        Next::Nothing
+    }
+
+    /// A node answered.
+    pub fn answered(
+        &mut self,
+        now: Duration,
+        rng: &mut Rng,
+        patience: &Patience,
+        checkers: &mut Checkers,
+        (number, attempt): (u64, u32),
+        answer: &Answer,
+    ) -> Next {
+        if let Answer::Refused(Admission::Misdirected(claim)) = answer {
+            self.learn(claim);
+        }
+        let Some(operation) = self.operations.get_mut(&number).filter(|it| it.attempt == attempt) else {
+            return Next::Nothing;
+        };
+        match answer {
+            Answer::Written(verdict) => self.written(now, checkers, number, *verdict),
+            Answer::Found(cell) => self.found(now, checkers, number, *cell),
+            Answer::Unknown => {
+                operation.doubtful = true;
+                if operation.counter.is_some() && now < operation.began + patience.client {
+                    return Next::Again(rng.time(Duration::ZERO, patience.pause_max));
+                }
+                self.give_up(checkers, number);
+            }
+            Answer::Refused(_) if now >= operation.began + patience.client => self.give_up(checkers, number),
+            Answer::Refused(Admission::Misdirected(_)) => return Next::Again(Duration::ZERO),
+            Answer::Refused(Admission::DiskFull) => self.give_up(checkers, number),
+            Answer::Refused(_) => return Next::Again(rng.time(Duration::ZERO, patience.pause_max)),
+        }
+        Next::Nothing
+    }
+
+    fn written(&mut self, now: Duration, checkers: &mut Checkers, number: u64, verdict: Verdict) {
+        let Some(operation) = self.operations.remove(&number) else { return };
+        let Wanted::Write(action) = operation.wanted else { return };
+        let Operation { partition, began, .. } = operation;
+        let Action { key, value, expected } = action;
+        match verdict {
+            Verdict::Put { version } => {
+                checkers.write_ended(partition, key, value, Fate::Acknowledged(now));
+                checkers.acknowledged(now, partition, version);
+                if began >= self.counted_from {
+                    self.acknowledged += 1;
+                }
+                // What met the condition was there at some moment of the write.
+                let before = self.seen.insert((partition, key), Cell { value, version });
+                match (expected, before) {
+                    (Some(0), _) => checkers.history(partition, key).read(began, now, None),
+                    (Some(expected), Some(cell)) if cell.version == expected => {
+                        checkers.history(partition, key).read(began, now, Some(cell.value));
+                    }
+                    _ => {}
+                }
+            }
+            Verdict::Unmet { found } => {
+                checkers.write_ended(partition, key, value, Fate::Refused);
+                checkers.history(partition, key).read(began, now, found.map(|cell| cell.value));
+                self.remember(partition, key, found);
+            }
+            Verdict::Forgotten => {
+                checkers.violated(
+                    now,
+                    Rule::OnceOnly,
+                    format!("the open request {:?} is forgotten", operation.counter),
+                );
+            }
+        }
+    }
+
+    fn found(&mut self, now: Duration, checkers: &mut Checkers, number: u64, cell: Option<Cell>) {
+        let Some(operation) = self.operations.remove(&number) else { return };
+        if let Wanted::Read(key) = operation.wanted {
+            checkers.history(operation.partition, key).read(
+                operation.began,
+                now,
+                cell.map(|cell| cell.value),
+            );
+            self.remember(operation.partition, key, cell);
+        }
+    }
+
+    fn remember(&mut self, partition: Partition, key: Key, cell: Option<Cell>) {
+        if let Some(cell) = cell {
+            self.seen.insert((partition, key), cell);
+        }
+    }
+
+    fn give_up(&mut self, checkers: &mut Checkers, number: u64) {
+        let Some(operation) = self.operations.remove(&number) else { return };
+        if let Wanted::Write(action) = operation.wanted {
+            let fate = if operation.doubtful { Fate::Unknown } else { Fate::Refused };
+            checkers.write_ended(operation.partition, action.key, action.value, fate);
+        }
+    }
+}

@@ -1,0 +1,768 @@
+//! Nodes, routers, network and time: whatever happens next, happens here.
+//!
+//! ```text
+//! queue ──earliest──▶ step ──Input──▶ node: engine.handle_*  ──poll──▶ disk, network, routers, checkers
+//!                          └────────▶ router: answer, timeout, next operation ──▶ network
+//! ```
+//!
+//! A world does nothing on its own but time going on; whoever owns it ([`crate::explorer`], [`crate::script`]) brings
+//! the faults about.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ringway_control::ownership::{
+    Admission, Claim, CopyProgress, Envelope, Event, ImportOrder, MovePhase, Position, Reply, WriteOutcome,
+    WriteRequest,
+};
+use ringway_topology::{Epoch, Owner, Partition};
+
+use crate::checkers::{Checkers, Rule, show, show_claim};
+use crate::clock::Clock;
+use crate::network::{Network, Place, Weather};
+use crate::node::{Input, Node, NodeOptions, place_of};
+use crate::rng::Rng;
+use crate::router::{Answer, Ask, Next, Patience, Router, Wanted};
+use crate::show::show_message;
+use crate::store::{Key, Value, Verdict};
+
+/// Most things that may happen at one moment; more is a loop without end.
+const AT_ONCE_MAX: u32 = 20_000;
+/// Where clocks start, at least: a node was up for a while before its process was.
+const CLOCK_MIN: Duration = Duration::from_secs(10);
+
+/// What a world is made of.
+#[derive(Debug, Clone)]
+pub struct WorldOptions {
+    /// Where all randomness comes from.
+    pub seed: u64,
+    /// How many nodes; the routers' places are behind them.
+    pub nodes: usize,
+    /// How many routers.
+    pub routers: usize,
+    /// How many partitions.
+    pub partitions: u32,
+    /// How many owners each partition starts with.
+    pub replicas: usize,
+    /// How processes are started.
+    pub node: NodeOptions,
+    /// How far a clock may be off, in parts per million.
+    pub drift_ppm: u32,
+    /// The weather to begin with.
+    pub weather: Weather,
+    /// Longest time a batch takes to be done.
+    pub disk_delay_max: Duration,
+    /// Longest time between two operations of one router's clients; zero for none at all.
+    pub operation_gap_max: Duration,
+    /// How many keys there are in each partition.
+    pub keys: Key,
+    /// How patient routers are.
+    pub patience: Patience,
+    /// Longest time between two exchanges of gossip.
+    pub gossip_gap_max: Duration,
+    /// Longest time a part of an import takes.
+    pub import_delay_max: Duration,
+    /// How many imports fail or stall half-way, in parts per million.
+    pub import_failure_ppm: u32,
+    /// Longest time a timer is late.
+    pub timer_late_max: Duration,
+    /// Whether to tell what happens.
+    pub trace: bool,
+}
+
+/// How often things happened: a run in which nothing did proves nothing.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Things that happened.
+    pub steps: u64,
+    /// What happened, by name.
+    pub counts: BTreeMap<&'static str, u64>,
+}
+
+impl Tally {
+    /// Counts one more.
+    pub fn count(&mut self, what: &'static str) {
+        *self.counts.entry(what).or_default() += 1;
+    }
+
+    /// Adds another tally to this one.
+    pub fn add(&mut self, other: &Self) {
+        self.steps += other.steps;
+        for (what, count) in &other.counts {
+            *self.counts.entry(what).or_default() += count;
+        }
+    }
+}
+
+/// What waits for its time.
+#[derive(Debug)]
+enum Happening {
+    /// For one life of a node, or for whoever is there.
+    Node(Place, Option<u64>, Input),
+    Answer(Place, (u64, u32), Answer),
+    AttemptTimeout(Place, (u64, u32)),
+    Attempt(Place, u64),
+    Begin(Place),
+    Learn(Place, Arc<Claim>),
+    Gossip,
+    /// A joiner of this life asks the source for a copy.
+    Pull(Place, u64, ImportOrder),
+}
+
+/// All of it.
+#[derive(Debug)]
+pub struct World {
+    /// What it is made of.
+    pub options: WorldOptions,
+    /// The time.
+    pub now: Duration,
+    /// The randomness of everything but the faults.
+    pub rng: Rng,
+    /// The nodes, by place.
+    pub nodes: Vec<Node>,
+    /// The routers.
+    pub routers: Vec<Router>,
+    /// What connects them.
+    pub network: Network,
+    /// What must never happen.
+    pub checkers: Checkers,
+    /// How often what happened.
+    pub tally: Tally,
+    /// Messages of nodes are kept here and not sent: for schedules written by hand.
+    pub held: Option<Vec<Envelope>>,
+    /// Batches are done only when told so.
+    pub disks_held: bool,
+    /// Timers are looked at only when told so.
+    pub timers_held: bool,
+    queue: BTreeMap<(Duration, u64), Happening>,
+    queued: u64,
+    values: Value,
+    at_once: u32,
+}
+
+impl World {
+    /// Nodes that were never started, and routers that know nothing.
+    #[must_use]
+    pub fn new(options: WorldOptions) -> Self {
+        let mut rng = Rng::new(options.seed);
+        let nodes = (0..options.nodes)
+            .map(|place| Node::new(place, random_clock(&mut rng, Duration::ZERO, &options)));
+        let nodes = nodes.collect();
+        let routers = (options.nodes..options.nodes + options.routers).map(Router::new).collect();
+        let mut world = Self {
+            now: Duration::from_millis(1),
+            network: Network::new(options.weather.clone()),
+            rng,
+            nodes,
+            routers,
+            checkers: Checkers::default(),
+            tally: Tally::default(),
+            held: None,
+            disks_held: false,
+            timers_held: false,
+            queue: BTreeMap::new(),
+            queued: 0,
+            values: 0,
+            at_once: 0,
+            options,
+        };
+        world.schedule_workload();
+        world
+    }
+
+    fn schedule_workload(&mut self) {
+        if !self.options.gossip_gap_max.is_zero() {
+            self.after(Duration::ZERO, Happening::Gossip);
+        }
+        if !self.options.operation_gap_max.is_zero() {
+            for router in 0..self.routers.len() {
+                let place = self.options.nodes + router;
+                self.after(Duration::ZERO, Happening::Begin(place));
+            }
+        }
+    }
+
+    /// The claim of epoch 1, by which all begin: of partition `p` the nodes from place `p` on.
+    #[must_use]
+    pub fn bootstrap(&self, partition: Partition) -> Arc<Claim> {
+        let owner = |rank: usize| {
+            let place = (partition.0 as usize + rank) % self.nodes.len();
+            // A node that lost its disk since is not the owner that is meant.
+            Node::new(place, self.nodes[place].clock.clone()).owner
+        };
+        let owners: Vec<Owner> = (0..self.options.replicas).map(owner).collect();
+        Arc::new(Claim { partition, epoch: Epoch(1), owners: owners.into(), end: Position::ZERO })
+    }
+
+    /// Every partition.
+    pub fn partitions(&self) -> impl Iterator<Item = Partition> + use<> {
+        (0..self.options.partitions).map(Partition)
+    }
+
+    /// Starts a node's process, unless it runs.
+    pub fn start(&mut self, place: Place) {
+        if self.nodes[place].engine.is_some() {
+            return;
+        }
+        let seed = self.rng.next_u64();
+        self.nodes[place].start(self.now, seed, &self.options.node);
+        self.trace(|world| {
+            let node = &world.nodes[place];
+            format!("{} starts, life {}", show(&node.owner), node.generation)
+        });
+        self.drive(place);
+        for partition in self.partitions() {
+            let claim = self.bootstrap(partition);
+            self.feed(place, Input::Claim(claim));
+        }
+    }
+
+    /// Kills a node's process; its disk keeps a random prefix of what was not durable, or this many batches of it.
+    pub fn crash(&mut self, place: Place, kept: Option<usize>) {
+        self.trace(|world| format!("{} crashes", show(&world.nodes[place].owner)));
+        self.tally.count("crash");
+        self.nodes[place].kill();
+        let kept = kept.unwrap_or_else(|| self.rng.below(self.nodes[place].disk.at_risk() + 1));
+        let outcome = self.nodes[place].disk.crash_keeping(kept);
+        self.breached(place, outcome);
+    }
+
+    /// The machine restarts with the process: its clock starts anew.
+    pub fn reboot_clock(&mut self, place: Place) {
+        self.nodes[place].clock = random_clock(&mut self.rng, self.now, &self.options);
+    }
+
+    /// Freezes a node's process.
+    pub fn pause(&mut self, place: Place) {
+        if self.nodes[place].is_awake() {
+            self.trace(|world| format!("{} is paused", show(&world.nodes[place].owner)));
+            self.tally.count("pause");
+            self.nodes[place].paused = true;
+        }
+    }
+
+    /// Lets it go on; it finds what came meanwhile.
+    pub fn resume(&mut self, place: Place) {
+        if !self.nodes[place].paused {
+            return;
+        }
+        self.trace(|world| format!("{} goes on", show(&world.nodes[place].owner)));
+        self.nodes[place].paused = false;
+        let backlog = std::mem::take(&mut self.nodes[place].backlog);
+        let life = self.nodes[place].generation;
+        for input in backlog {
+            let delay = self.rng.time(Duration::ZERO, Duration::from_micros(100));
+            self.after(delay, Happening::Node(place, Some(life), input));
+        }
+    }
+
+    /// Gives a node something at once.
+    pub fn give(&mut self, place: Place, input: Input) {
+        self.feed(place, input);
+    }
+
+    /// Gives a node something after a while, in whichever life it is then.
+    pub fn give_after(&mut self, delay: Duration, place: Place, input: Input) {
+        self.after(delay, Happening::Node(place, None, input));
+    }
+
+    /// When something happens next.
+    #[must_use]
+    pub fn next(&self) -> Option<Duration> {
+        let queued = self.queue.first_key_value().map(|((at, _), _)| *at);
+        let timer = self.next_timer().map(|(at, _)| at);
+        [queued, timer].into_iter().flatten().min()
+    }
+
+    fn next_timer(&self) -> Option<(Duration, Place)> {
+        if self.timers_held {
+            return None;
+        }
+        let awake = self.nodes.iter().filter(|node| node.is_awake());
+        awake.filter_map(|node| Some((node.timer?.1, node.place))).min()
+    }
+
+    /// Lets time go on to `end`, or to the first violation.
+    pub fn run_until(&mut self, end: Duration) {
+        while self.checkers.violation().is_none() && self.next().is_some_and(|next| next <= end) {
+            self.step();
+        }
+        self.now = self.now.max(end);
+    }
+
+    /// Lets the next thing happen.
+    pub fn step(&mut self) {
+        self.tally.steps += 1;
+        let timer = self.next_timer();
+        let queued = self.queue.first_key_value().map(|((at, _), _)| *at);
+        let timer_first = timer.filter(|(due, _)| queued.is_none_or(|at| *due < at));
+        if let Some((due, place)) = timer_first {
+            self.advance(due);
+            self.feed(place, Input::Timer);
+        } else if let Some(((at, _), happening)) = self.queue.pop_first() {
+            self.advance(at);
+            self.happen(happening);
+        }
+    }
+
+    fn advance(&mut self, to: Duration) {
+        self.at_once = if to > self.now { 0 } else { self.at_once + 1 };
+        self.now = self.now.max(to);
+        if self.at_once > AT_ONCE_MAX {
+            self.checkers.violated(self.now, Rule::Progress, "time stands still");
+        }
+    }
+
+    fn happen(&mut self, happening: Happening) {
+        match happening {
+            Happening::Node(place, life, input) => {
+                if life.is_none_or(|life| life == self.nodes[place].generation) {
+                    self.feed(place, input);
+                }
+            }
+            Happening::Answer(place, attempt, answer) => self.answered(place, attempt, &answer),
+            Happening::AttemptTimeout(place, (number, attempt)) => {
+                let router = &mut self.routers[place - self.options.nodes];
+                let patience = &self.options.patience;
+                let next = router.timed_out(self.now, patience, &mut self.checkers, number, attempt);
+                self.go_on(place, number, next);
+            }
+            Happening::Attempt(place, number) => self.attempt(place, number),
+            Happening::Begin(place) => self.begin(place),
+            Happening::Learn(place, claim) => self.routers[place - self.options.nodes].learn(&claim),
+            Happening::Gossip => self.gossip(),
+            Happening::Pull(joiner, life, order) => self.pull(joiner, life, order),
+        }
+    }
+
+    fn after(&mut self, delay: Duration, happening: Happening) {
+        self.queued += 1;
+        self.queue.insert((self.now + delay, self.queued), happening);
+    }
+
+    // ---- nodes
+
+    fn feed(&mut self, place: Place, input: Input) {
+        let node = &mut self.nodes[place];
+        if node.engine.is_none() {
+            return;
+        }
+        if node.paused {
+            if !matches!(input, Input::Timer) {
+                node.backlog.push_back(input);
+            }
+            return;
+        }
+        self.handle(place, input);
+        self.drive(place);
+    }
+
+    fn handle(&mut self, place: Place, input: Input) {
+        self.trace_input(place, &input);
+        let world_now = self.now;
+        let node = &mut self.nodes[place];
+        let now = node.clock.at(world_now);
+        let Some(engine) = &mut node.engine else { return };
+        match input {
+            Input::Message(envelope) => engine.handle_message(now, envelope),
+            Input::Timer => engine.handle_timeout(now),
+            Input::Claim(claim) => {
+                let heard = node.heard.entry(claim.partition).or_insert_with(|| claim.clone());
+                if heard.epoch < claim.epoch {
+                    *heard = claim.clone();
+                }
+                engine.handle_claim(now, claim);
+            }
+            Input::Wishes(wishes) => engine.handle_wishes(now, wishes),
+            Input::DiskFull(full) => {
+                node.disk_full = full;
+                engine.handle_disk_full(now, full);
+            }
+            Input::Copy { order, progress, aside } => {
+                let wanted = (order.partition, order.tag);
+                if !node.pulls.contains(&wanted) {
+                    return;
+                }
+                if !matches!(progress, CopyProgress::Running { .. }) {
+                    node.pulls.remove(&wanted);
+                }
+                if let Some(aside) = aside {
+                    node.disk.build_aside(wanted.0, wanted.1.clone(), aside);
+                }
+                engine.handle_copy(now, wanted.0, &wanted.1, progress);
+            }
+            Input::Written(batches) => self.written(place, batches),
+            Input::Ask(ask) => self.asked(place, ask),
+            Input::SlowRead { ask, found } => {
+                let answer = match engine.admit_read(now, ask.partition, ask.epoch) {
+                    Admission::Serve => Answer::Found(found),
+                    refused => Answer::Refused(refused),
+                };
+                self.reply(place, &ask, answer);
+            }
+        }
+    }
+
+    fn written(&mut self, place: Place, batches: usize) {
+        for _ in 0..batches {
+            let node = &mut self.nodes[place];
+            let done = match node.disk.finish() {
+                Ok(Some(done)) => done,
+                Ok(None) => break,
+                Err(breach) => return self.breached(place, Err(breach)),
+            };
+            let now = node.clock.at(self.now);
+            for application in &done.applications {
+                self.checkers.applied(self.now, &node.owner, application);
+            }
+            let Some(engine) = &mut node.engine else { return };
+            engine.handle_written(now, done.written);
+        }
+        self.nodes[place].disk_busy = false;
+    }
+
+    fn breached(&mut self, place: Place, outcome: Result<(), crate::store::Breach>) {
+        if let Err(breach) = outcome {
+            let what = format!("{}: {}", show(&self.nodes[place].owner), breach.0);
+            self.checkers.violated(self.now, Rule::DiskContract, what);
+        }
+    }
+
+    fn asked(&mut self, place: Place, ask: Ask) {
+        let slow =
+            self.rng.chance(150_000).then(|| self.rng.time(Duration::ZERO, self.options.patience.attempt));
+        let node = &mut self.nodes[place];
+        let now = node.clock.at(self.now);
+        let Some(engine) = &mut node.engine else { return };
+        let answer = match ask.wanted {
+            Wanted::Write(action) => {
+                let payload = action.encode().into();
+                let Ask { partition, epoch, request, .. } = ask;
+                let token = node.token();
+                node.unanswered.insert(token, ask);
+                let Some(engine) = &mut node.engine else { return };
+                return engine.write(now, WriteRequest { partition, epoch, request, payload }, token);
+            }
+            Wanted::Read(key) => match engine.admit_read(now, ask.partition, ask.epoch) {
+                Admission::Serve => {
+                    let (found, seen) = node.disk.store().read(ask.partition, key);
+                    self.checkers.read(self.now, ask.partition, ask.began, &node.owner, seen);
+                    if let Some(delay) = slow {
+                        let life = node.generation;
+                        self.after(delay, Happening::Node(place, Some(life), Input::SlowRead { ask, found }));
+                        return;
+                    }
+                    Answer::Found(found)
+                }
+                refused => Answer::Refused(refused),
+            },
+            Wanted::ReadAny(key) => match engine.admit_any_read(now, ask.partition, ask.epoch) {
+                Ok(staleness) => {
+                    let (found, seen) = node.disk.store().read(ask.partition, key);
+                    let stretched = staleness + staleness * self.options.drift_ppm / 1_000_000;
+                    let bound = self.now.saturating_sub(stretched);
+                    self.checkers.read(self.now, ask.partition, bound.min(ask.began), &node.owner, seen);
+                    Answer::Found(found)
+                }
+                Err(refused) => Answer::Refused(refused),
+            },
+        };
+        self.reply(place, &ask, answer);
+    }
+
+    fn reply(&mut self, place: Place, ask: &Ask, answer: Answer) {
+        for delay in self.network.send(&mut self.rng, place, ask.router).into_iter().flatten() {
+            let attempt = (ask.operation, ask.attempt);
+            self.after(delay, Happening::Answer(ask.router, attempt, answer.clone()));
+        }
+    }
+
+    /// Takes out of an engine what it has to say.
+    fn drive(&mut self, place: Place) {
+        loop {
+            let Some(engine) = &mut self.nodes[place].engine else { return };
+            if let Some(batch) = engine.poll_disk() {
+                self.nodes[place].disk.submit(batch);
+            } else if let Some(envelope) = engine.poll_transmit() {
+                self.transmit(place, envelope);
+            } else if let Some(reply) = engine.poll_reply() {
+                self.outcome(place, reply);
+            } else if let Some(event) = engine.poll_event() {
+                self.event(place, event);
+            } else {
+                break;
+            }
+        }
+        self.spin_disk(place);
+        self.set_timer(place);
+    }
+
+    fn spin_disk(&mut self, place: Place) {
+        let node = &mut self.nodes[place];
+        let waiting = node.disk.waiting();
+        if waiting == 0 || node.disk_busy || self.disks_held {
+            return;
+        }
+        node.disk_busy = true;
+        let life = node.generation;
+        let batches = 1 + self.rng.below(waiting);
+        let delay = self.rng.time(Duration::ZERO, self.options.disk_delay_max);
+        self.after(delay, Happening::Node(place, Some(life), Input::Written(batches)));
+    }
+
+    fn set_timer(&mut self, place: Place) {
+        let late = self.rng.time(Duration::ZERO, self.options.timer_late_max);
+        let node = &mut self.nodes[place];
+        let due = node.engine.as_ref().and_then(|engine| engine.poll_timeout());
+        if node.timer.map(|(due, _)| due) != due || node.timer.is_some_and(|(_, at)| at <= self.now) {
+            node.timer = due.map(|due| (due, (node.clock.when(due) + late).max(self.now)));
+        }
+    }
+
+    fn transmit(&mut self, from: Place, envelope: Envelope) {
+        self.trace(|_| format!("      {}", show_message(&envelope)));
+        let Some(to) = place_of(&envelope.to.node).filter(|to| *to < self.nodes.len()) else { return };
+        self.tally.count("message");
+        if let Some(held) = &mut self.held {
+            held.push(envelope);
+            return;
+        }
+        let [first, second] = self.network.send(&mut self.rng, from, to);
+        if let Some(delay) = second {
+            self.after(delay, Happening::Node(to, None, Input::Message(envelope.clone())));
+        }
+        if let Some(delay) = first {
+            self.after(delay, Happening::Node(to, None, Input::Message(envelope)));
+        }
+    }
+
+    fn outcome(&mut self, place: Place, reply: Reply) {
+        let Some(ask) = self.nodes[place].unanswered.remove(&reply.token) else {
+            let what = format!("{:?} of {} is answered twice", reply.token, show(&self.nodes[place].owner));
+            return self.checkers.violated(self.now, Rule::EveryWriteAnswered, what);
+        };
+        self.trace(|_| {
+            format!("      answers write {} of router {}: {:?}", ask.operation, ask.router, reply.outcome)
+        });
+        let answer = match reply.outcome {
+            WriteOutcome::Applied { result, .. } => {
+                let Some(verdict) = Verdict::decode(&result) else {
+                    return self.checkers.violated(
+                        self.now,
+                        Rule::OneLog,
+                        "a write is answered with what is no result",
+                    );
+                };
+                if let Wanted::Write(action) = ask.wanted {
+                    self.checkers.answered(self.now, ask.partition, verdict, action.value);
+                }
+                Answer::Written(verdict)
+            }
+            WriteOutcome::NotServed(admission) => Answer::Refused(admission),
+            WriteOutcome::Unknown => Answer::Unknown,
+        };
+        self.reply(place, &ask, answer);
+    }
+
+    fn event(&mut self, place: Place, event: Event) {
+        self.trace(|_| format!("      {event:?}"));
+        match event {
+            Event::Decided(claim) => {
+                self.checkers.decided(self.now, &claim);
+                let heard = self.nodes[place].heard.entry(claim.partition).or_insert_with(|| claim.clone());
+                if heard.epoch < claim.epoch {
+                    *heard = claim;
+                }
+            }
+            Event::Import(order) => self.import(place, order),
+            Event::CancelImport(order) => {
+                self.tally.count("import cancelled");
+                let node = &mut self.nodes[place];
+                node.pulls.remove(&(order.partition, order.tag.clone()));
+                node.disk.discard_aside(order.partition, &order.tag);
+            }
+            Event::Serving { partition, .. } => {
+                self.tally.count("takes office");
+                let node = &self.nodes[place];
+                let engine = node.engine.as_ref();
+                let status = engine.and_then(|it| it.partitions().find(|it| it.partition == partition));
+                let last = status.map_or(Position::ZERO, |status| status.last);
+                self.checkers.serves(self.now, partition, &node.owner, last);
+            }
+            Event::Deposed { .. } => self.tally.count("deposed"),
+            Event::Takeover { .. } => self.tally.count("takeover"),
+            Event::Move(progress) => self.tally.count(match progress.phase {
+                MovePhase::Preparing => "move prepared",
+                MovePhase::Copying => "move copies",
+                MovePhase::Fenced => "move fenced",
+                MovePhase::Proposed => "move proposed",
+                MovePhase::Committed => "move committed",
+                MovePhase::Aborted => "move aborted",
+            }),
+            Event::Alarm { known, other } => {
+                let what = format!("{} and {}", show_claim(&known), show_claim(&other));
+                self.checkers.violated(self.now, Rule::Alarm, what);
+            }
+        }
+    }
+
+    // ---- copies
+
+    fn import(&mut self, joiner: Place, order: ImportOrder) {
+        self.tally.count("import");
+        let node = &mut self.nodes[joiner];
+        node.pulls.insert((order.partition, order.tag.clone()));
+        let life = node.generation;
+        let delay = self.rng.time(Duration::ZERO, self.options.import_delay_max);
+        self.after(delay, Happening::Pull(joiner, life, order));
+    }
+
+    /// The source reads its copy now; the joiner has it after a while, or only a part of it, or never hears of it again.
+    fn pull(&mut self, joiner: Place, life: u64, order: ImportOrder) {
+        let delay = self.rng.time(Duration::ZERO, self.options.import_delay_max);
+        if self.rng.chance(self.options.import_failure_ppm / 2) {
+            return self.tally.count("import stalls");
+        }
+        let source = place_of(&order.tag.source.node).filter(|place| *place < self.nodes.len());
+        let reachable = source.filter(|source| {
+            let node = &self.nodes[*source];
+            let linked = !self.network.is_cut(*source, joiner) && !self.network.is_cut(joiner, *source);
+            linked && node.is_awake() && node.owner == order.tag.source
+        });
+        let broken = self.rng.chance(self.options.import_failure_ppm / 2);
+        let aside = reachable.filter(|_| !broken);
+        let aside = aside.and_then(|source| self.nodes[source].disk.store().export(order.partition));
+        let running = CopyProgress::Running { bytes: 1 };
+        let half = Input::Copy { order: order.clone(), progress: running, aside: None };
+        self.after(delay / 2, Happening::Node(joiner, Some(life), half));
+        let progress = match &aside {
+            Some(aside) => CopyProgress::Done { base: aside.base, bytes: aside.state.bytes() },
+            None => CopyProgress::Failed { why: "the stream broke".to_owned() },
+        };
+        self.tally.count(if aside.is_some() { "import done" } else { "import fails" });
+        self.after(delay, Happening::Node(joiner, Some(life), Input::Copy { order, progress, aside }));
+    }
+
+    // ---- routers and gossip
+
+    /// No more clients come.
+    pub fn stop_workload(&mut self) {
+        self.options.operation_gap_max = Duration::ZERO;
+    }
+
+    fn begin(&mut self, place: Place) {
+        if self.options.operation_gap_max.is_zero() {
+            return;
+        }
+        let gap = self.rng.time(Duration::ZERO, self.options.operation_gap_max);
+        self.after(gap, Happening::Begin(place));
+        let partition = Partition(self.rng.below(self.options.partitions as usize) as u32);
+        let keys = self.options.keys;
+        let value = self.next_value();
+        let router = &mut self.routers[place - self.options.nodes];
+        if let Some(number) = router.begin(self.now, &mut self.rng, partition, keys, value) {
+            self.attempt(place, number);
+        }
+    }
+
+    /// A value that was never written.
+    pub fn next_value(&mut self) -> Value {
+        self.values += 1;
+        self.values
+    }
+
+    /// Sends the next attempt at an operation.
+    pub fn attempt(&mut self, place: Place, number: u64) {
+        let router = &mut self.routers[place - self.options.nodes];
+        let attempt = router.attempt(&mut self.rng, number);
+        let Some((claim, rank, ask)) = attempt else {
+            // Nobody is known yet.
+            return self.after(self.options.patience.pause_max, Happening::Attempt(place, number));
+        };
+        if let (Wanted::Write(action), 1) = (ask.wanted, ask.attempt) {
+            self.checkers.history(ask.partition, action.key).write_began(action.value, self.now);
+        }
+        let timeout = Happening::AttemptTimeout(place, (number, ask.attempt));
+        self.after(self.options.patience.attempt, timeout);
+        let Some(to) = claim.owners.get(rank).and_then(|owner| place_of(&owner.node)) else { return };
+        // Requests run over connections: lost or late, but not doubled.
+        if let Some(delay) = self.network.send(&mut self.rng, place, to)[0] {
+            self.after(delay, Happening::Node(to, None, Input::Ask(ask)));
+        }
+    }
+
+    fn answered(&mut self, place: Place, attempt: (u64, u32), answer: &Answer) {
+        let router = &mut self.routers[place - self.options.nodes];
+        let patience = &self.options.patience;
+        let next = router.answered(self.now, &mut self.rng, patience, &mut self.checkers, attempt, answer);
+        self.trace(|_| format!("router {place} hears of operation {}: {answer:?}", attempt.0));
+        self.go_on(place, attempt.0, next);
+    }
+
+    fn go_on(&mut self, place: Place, number: u64, next: Next) {
+        if let Next::Again(delay) = next {
+            self.after(delay, Happening::Attempt(place, number));
+        }
+    }
+
+    /// One random node tells another one, or a router, of every claim that it heard of.
+    fn gossip(&mut self) {
+        let gap = self.rng.time(Duration::ZERO, self.options.gossip_gap_max);
+        self.after(gap, Happening::Gossip);
+        let from = self.rng.below(self.nodes.len());
+        let to = self.rng.below(self.nodes.len() + self.routers.len());
+        if from == to || !self.nodes[from].is_awake() {
+            return;
+        }
+        let heard: Vec<Arc<Claim>> = self.nodes[from].heard.values().cloned().collect();
+        for claim in heard {
+            let Some(delay) = self.network.send(&mut self.rng, from, to)[0] else { continue };
+            let happening = if to < self.nodes.len() {
+                Happening::Node(to, None, Input::Claim(claim))
+            } else {
+                Happening::Learn(to, claim)
+            };
+            self.after(delay, happening);
+        }
+    }
+
+    // ---- telling what happens
+
+    /// Tells what happens, if anybody listens.
+    pub fn trace(&self, what: impl FnOnce(&Self) -> String) {
+        if self.options.trace {
+            eprintln!("{:>12.3} ms  {}", self.now.as_secs_f64() * 1_000.0, what(self));
+        }
+    }
+
+    fn trace_input(&self, place: Place, input: &Input) {
+        self.trace(|world| {
+            let what = match input {
+                Input::Message(envelope) => format!("gets {}", show_message(envelope)),
+                Input::Claim(claim) => format!("hears of {}", show_claim(claim)),
+                Input::Ask(ask) => format!(
+                    "is asked {:?} at e{} (operation {} of router {}, attempt {})",
+                    ask.wanted, ask.epoch, ask.operation, ask.router, ask.attempt
+                ),
+                Input::Wishes(wishes) => {
+                    let owners = wishes.owners.values();
+                    let owners: Vec<Vec<String>> =
+                        owners.map(|owners| owners.iter().map(show).collect()).collect();
+                    format!("wishes {owners:?}, paused {}, stopping {}", wishes.paused, wishes.stopping)
+                }
+                other => format!("{other:?}"),
+            };
+            format!("{} {what}", show(&world.nodes[place].owner))
+        });
+    }
+}
+
+fn random_clock(rng: &mut Rng, now: Duration, options: &WorldOptions) -> Clock {
+    let drift = i64::from(options.drift_ppm);
+    let off = rng.between(0, 2 * drift as u64) as i64 - drift;
+    // Most harm is done by clocks that are off as far as they may be.
+    let off = if rng.chance(500_000) { off.signum() * drift } else { off };
+    let shown = rng.time(CLOCK_MIN, 2 * CLOCK_MIN);
+    Clock::new(now, shown, off as i32)
+}
