@@ -24,6 +24,8 @@ pub(crate) fn run(args: &[&str]) -> Result<()> {
         "placement" => placement(),
         "words" => words(),
         "full-disk" => full_disk(),
+        "chaos" => chaos(&[]),
+        "cuts" => cuts(),
         "bench" => check("cargo", &["bench", "--package", "ringway", "--locked", "--bench", "*"]),
         "advisories" => advisories(),
         _ => match name.strip_prefix("fuzz-") {
@@ -44,6 +46,8 @@ fn unknown(problem: &str) -> Result<()> {
         "{problem}; there are:\n  placement    every placement target, measured in the release build\n  \
          words        the whole word list through five nodes and a proxy, in the release build\n  \
          full-disk    the store on a file system that is really full; mounts a tmpfs, needs root\n  \
+         chaos        moves, crashes and pauses of a whole cluster under an audited load, at full scale\n  \
+         cuts         cut networks, in network namespaces; needs root\n  \
          bench        every criterion benchmark\n  \
          advisories   cargo deny check advisories (downloads the advisory database){fuzz}"
     );
@@ -98,6 +102,22 @@ fn full_disk() -> Result<()> {
         TEST,
     ];
     some_pass(run::command("cargo", &args))
+}
+
+/// The end-to-end tests of claimed ownership at full scale, in the release build, one after the other.
+fn chaos(more: &[&str]) -> Result<()> {
+    tools::test_tools()?;
+    let args = ["test", "--release", "--locked", "--package", "ringway", "--test", "chaos", "--"];
+    let always = ["--nocapture", "--test-threads", "1"];
+    let mut command = run::command("cargo", &[&args[..], &always[..], more].concat());
+    command.env("RINGWAY_CHAOS", "full");
+    some_pass(command)
+}
+
+/// Those of them that cut networks: not every machine lets them make namespaces.
+fn cuts() -> Result<()> {
+    tools::network_tools()?;
+    chaos(&["--ignored", "cuts::"])
 }
 
 /// Runs tests that a name selects; a name that selects none is an error and not a pass.

@@ -80,6 +80,21 @@ pub(crate) fn cargo_tool(tool: &CargoTool) -> Result<()> {
     fs::write(&stamp, "").with_context(|| format!("writing {}", stamp.display()))
 }
 
+/// What cuts networks: `ip` and `nft`.
+pub(crate) fn network_tools() -> Result<()> {
+    let mut missing = Vec::new();
+    if !run::succeeds("ip", &["-Version"]) {
+        missing.push("iproute2");
+    }
+    if !run::succeeds("nft", &["--version"]) {
+        missing.push("nftables");
+    }
+    if missing.is_empty() {
+        return Ok(());
+    }
+    apt_install(&missing)
+}
+
 /// Everything the end-to-end tests call: a C compiler, curl, `kill`, Python with
 /// `requests`, a word list, promtool.
 pub(crate) fn test_tools() -> Result<()> {

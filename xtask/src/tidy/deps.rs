@@ -73,6 +73,7 @@ const RULES: &[Rule] = &[
     shell("ringway-proxy", &["ringway-route", "ringway-topology"]),
     shell("ringway-node", &["ringway-control", "ringway-member", "ringway-proxy", "ringway-topology"]),
     shell("ringway-kv", &["ringway-node", "ringway-topology"]),
+    shell("ringway-load", &["ringway-topology"]),
     // Of these it uses the option types it lowers into.
     shell(
         "ringway-config",
@@ -92,6 +93,7 @@ const RULES: &[Rule] = &[
             "ringway-control",
             "ringway-gossip",
             "ringway-kv",
+            "ringway-load",
             "ringway-member",
             "ringway-node",
             "ringway-proxy",
