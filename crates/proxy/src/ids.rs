@@ -28,7 +28,8 @@ struct Open {
     done: VecDeque<bool>,
 }
 
-/// A write's id; open until this is dropped.
+/// A write's id; the same in all attempts, and open until this is dropped: when the outcome is known, or nobody asks for it
+/// any more. `open` in it is as of its making, so it can only be too low, which is the safe side.
 #[derive(Debug)]
 pub(crate) struct WriteId {
     ids: Rc<RequestIds>,
@@ -104,6 +105,34 @@ mod tests {
         assert_eq!(text(&ids.write_id()), format!("{hex};n=3;open=1"), "1 is still open");
         drop(first);
         assert_eq!(text(&ids.write_id()), format!("{hex};n=4;open=4"));
+    }
+
+    /// What a node relies on when it forgets: an id is never below the `open` that any other id was sent with while it
+    /// was under way.
+    #[test]
+    fn open_is_the_lowest_id_under_way_whatever_the_order_they_end_in() {
+        let ids = Rc::new(RequestIds::new(1));
+        let number = |id: &WriteId, name: &str| -> u64 {
+            let text = id.header.to_str().unwrap();
+            let field = text.split(';').find_map(|field| field.strip_prefix(name)).unwrap();
+            field.parse().unwrap()
+        };
+        let mut under_way: Vec<WriteId> = Vec::new();
+        let mut random = 7u64;
+        for counter in 1..=5_000 {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            let ending = (random >> 33) as usize % 4;
+            for _ in 0..ending.min(under_way.len()) {
+                let at = (random >> 40) as usize % under_way.len();
+                drop(under_way.swap_remove(at));
+            }
+            let lowest = under_way.iter().map(|id| id.counter).min().unwrap_or(counter);
+            let id = ids.write_id();
+            assert_eq!((number(&id, "n="), number(&id, "open=")), (counter, lowest));
+            under_way.push(id);
+        }
+        under_way.clear();
+        assert!(ids.open.borrow().done.is_empty(), "nothing is kept of what is over");
     }
 
     #[test]

@@ -54,8 +54,10 @@ fn a_read_at_a_silent_primary_goes_to_the_one_that_took_over() {
         let router = cluster.router(without_budget());
         let (answer, ()) = tokio::join!(call(&router, get()), async {
             eventually(|| !silent.requests().is_empty()).await;
-            // A change of another kind wakes and leads nowhere.
+            // Long enough that it watches; a change of another kind leads nowhere.
+            tokio::time::sleep(2 * SUPERSEDED_AFTER).await;
             cluster.publish(claim(1, &[0, 1], &nodes));
+            tokio::time::sleep(SUPERSEDED_AFTER).await;
             cluster.publish(claim(2, &[1, 0], &nodes));
         });
         assert_eq!(answer.0, 200);

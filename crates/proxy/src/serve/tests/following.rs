@@ -185,3 +185,54 @@ fn an_answer_from_a_higher_epoch_is_counted() {
         assert!(cluster.counted("ringway_epochs_ahead_total 1"));
     });
 }
+
+#[test]
+fn only_a_newer_claim_or_another_address_means_that_the_partition_moved() {
+    run(async {
+        let node = FakeNode::start([]).await;
+        let nodes = [(node.addr, Alive), (node.addr, Alive)];
+        let cluster = Cluster::at_epoch_1(&nodes);
+        let router = cluster.router(options());
+        let core = router.core();
+        let Ok(mut exchange) = Exchange::open(core, get(), &info(), Instant::now()) else {
+            panic!("refused")
+        };
+        let Ok(mut target) = choose(core, &mut exchange) else { panic!("nobody") };
+        assert!(!moved(core, &exchange, &target), "the same map");
+        cluster.publish(claim(1, &[0, 1], &[(node.addr, Alive), (node.addr, Dead)]));
+        assert!(!moved(core, &exchange, &target), "another map, the same claim");
+        cluster.publish(claim(1, &[0, 1], &[(refused_addr().await, Alive), (node.addr, Alive)]));
+        assert!(moved(core, &exchange, &target), "another address");
+        target.epoch = Epoch(3);
+        cluster.publish(claim(2, &[1], &nodes));
+        assert!(!moved(core, &exchange, &target), "the map does not have the claim yet that was followed");
+        cluster.publish(claim(4, &[0], &nodes));
+        assert!(moved(core, &exchange, &target), "a newer claim");
+    });
+}
+
+#[test]
+fn an_embedded_router_follows_claims_and_passes_them_on() {
+    let (sender, receiver) = std::sync::mpsc::channel();
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let nodes = std::thread::spawn(move || {
+        run(async move {
+            let (former, heir) = (FakeNode::start([told(2, 1)]).await, FakeNode::start([]).await);
+            sender.send((former, heir)).unwrap();
+            let _ = stopped.await;
+        });
+    });
+    let (former, heir) = receiver.recv().unwrap();
+    let cluster = Cluster::at_epoch_1(&[(former.addr, Alive), (heir.addr, Alive)]);
+    let mut router = EmbeddedRouter::start(options(), cluster.feed(), &cluster.metrics).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let request = Request::put("/kv/a").body(http_body_util::Full::new(Bytes::from_static(b"v"))).unwrap();
+    let answer = runtime.block_on(tower_service::Service::call(&mut router, request)).unwrap();
+    assert_eq!(answer.status(), 200);
+    assert_eq!(epochs(&heir), ["2"]);
+    let (first, second) = (&former.heads()[0], &heir.heads()[0]);
+    assert_eq!(sent_header(first, "ringway-request-id"), sent_header(second, "ringway-request-id"));
+    assert_eq!(runtime.block_on(cluster.hints.next()), named(2, vec![owner(1, 1)]));
+    drop(stop);
+    nodes.join().unwrap();
+}
