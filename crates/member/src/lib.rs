@@ -37,5 +37,5 @@ pub use ringway_control::{
     Binding, ClaimHint, ClusterView, FatalReason, MemberKind, MemberStatus, NodeRecord, Order, OrderPhase,
     OwnershipView, Pause, PlaneEvent, PlaneStats, Readiness,
 };
-pub use ringway_gossip::Keyring;
+pub use ringway_gossip::{Key, Keyring, NONCE_BYTES, PURPOSE_BYTES, SEAL_BYTES, Unopened};
 pub use stats::MemberStats;
