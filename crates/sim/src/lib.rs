@@ -18,6 +18,7 @@ pub mod history;
 pub mod mutants;
 pub mod network;
 pub mod node;
+pub mod plane;
 pub mod rng;
 pub mod router;
 pub mod show;

@@ -13,6 +13,7 @@ use ringway_topology::{NodeId, Owner, Partition, StoreId};
 use crate::clock::Clock;
 use crate::disk::Disk;
 use crate::network::Place;
+use crate::plane::{Kept, Member, Packet};
 use crate::router::Ask;
 use crate::store::{Aside, Cell};
 
@@ -39,6 +40,13 @@ pub enum Input {
         progress: CopyProgress,
         /// The copy, when it is done.
         aside: Option<Aside>,
+    },
+    /// Gossip from another place.
+    Packet {
+        /// Which place.
+        from: Place,
+        /// What.
+        packet: Packet,
     },
     /// A router asks for something.
     Ask(Ask),
@@ -85,6 +93,12 @@ pub struct Node {
     pub clock: Clock,
     /// The process; `None` while it is down.
     pub engine: Option<Ownership>,
+    /// Its control plane, in a whole cluster.
+    pub member: Option<Member>,
+    /// What its data directory keeps for the control plane.
+    pub kept: Kept,
+    /// It was told to leave, did, and does not come back.
+    pub gone: bool,
     /// It handles nothing: SIGSTOP.
     pub paused: bool,
     /// What arrives meanwhile.
@@ -117,6 +131,9 @@ impl Node {
             disks_lost: 0,
             clock,
             engine: None,
+            member: None,
+            kept: Kept::default(),
+            gone: false,
             paused: false,
             backlog: VecDeque::new(),
             pulls: BTreeSet::new(),
@@ -147,6 +164,7 @@ impl Node {
     /// The process is gone, and with it all it had in memory. The disk is the caller's to crash.
     pub fn kill(&mut self) {
         self.engine = None;
+        self.member = None;
         self.paused = false;
         self.backlog.clear();
         self.pulls.clear();
@@ -162,6 +180,7 @@ impl Node {
         self.disks_lost += 1;
         self.owner.store = store_id(self.place, self.disks_lost);
         self.disk = Disk::new(self.owner.store);
+        self.kept = Kept::default();
     }
 
     /// Whether the process runs and handles what comes.

@@ -6,11 +6,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ringway_control::ownership::{Admission, Claim, RequestId};
-use ringway_topology::{Epoch, Partition};
+use ringway_control::{Command, plane::ClaimHint};
+use ringway_route::verdict::{Outcome, Standing, Verdict as RouteVerdict, follow_pause, verdict};
+use ringway_topology::{Epoch, Health, NodeId, Partition};
 
 use crate::checkers::{Checkers, Rule};
 use crate::history::Fate;
 use crate::network::Place;
+use crate::plane::Member;
 use crate::rng::Rng;
 use crate::store::{Action, Cell, Key, Value, Verdict};
 
@@ -82,6 +85,10 @@ struct Operation {
     counter: Option<u64>,
     /// An attempt at a write may have been appended.
     doubtful: bool,
+    /// A claim that a refusal carried, for this operation alone.
+    follows: Option<Arc<Claim>>,
+    /// Newer claims met in a row.
+    misdirected: u32,
 }
 
 /// A router and its clients.
@@ -89,7 +96,11 @@ struct Operation {
 pub struct Router {
     /// Where it is.
     pub place: Place,
-    /// What it follows.
+    /// Its control plane, in a whole cluster: then it follows the plane's maps.
+    pub member: Option<Member>,
+    /// When the plane wants its timer.
+    pub timer: Option<Duration>,
+    /// What it follows without one.
     pub claims: BTreeMap<Partition, Arc<Claim>>,
     life: u128,
     counter: u64,
@@ -117,6 +128,8 @@ impl Router {
     pub fn new(place: Place) -> Self {
         Self {
             place,
+            member: None,
+            timer: None,
             claims: BTreeMap::new(),
             life: 0xa0 + place as u128,
             counter: 0,
@@ -153,6 +166,7 @@ impl Router {
         &mut self,
         now: Duration,
         rng: &mut Rng,
+        checkers: &mut Checkers,
         partition: Partition,
         keys: Key,
         value: Value,
@@ -168,13 +182,14 @@ impl Router {
             _ => Wanted::ReadAny(key),
         };
         let named = rng.chance(900_000);
-        self.begin_with(now, partition, wanted, named)
+        self.begin_with(now, checkers, partition, wanted, named)
     }
 
-    /// A client comes with this operation.
+    /// A client comes with this operation. `named`: a write has a request id, and so may be repeated.
     pub fn begin_with(
         &mut self,
         now: Duration,
+        checkers: &mut Checkers,
         partition: Partition,
         wanted: Wanted,
         named: bool,
@@ -183,24 +198,48 @@ impl Router {
             return None;
         }
         self.begun += 1;
-        let counter = (named && matches!(wanted, Wanted::Write(_))).then(|| {
-            self.counter += 1;
-            self.counter
-        });
-        let operation = Operation { partition, wanted, began: now, attempt: 0, counter, doubtful: false };
+        let mut counter = None;
+        if let Wanted::Write(action) = wanted {
+            checkers.history(partition, action.key).write_began(action.value, now);
+            if named {
+                self.counter += 1;
+                counter = Some(self.counter);
+            }
+        }
+        let operation = Operation {
+            partition,
+            wanted,
+            began: now,
+            attempt: 0,
+            counter,
+            doubtful: false,
+            follows: None,
+            misdirected: 0,
+        };
         self.operations.insert(self.begun, operation);
         Some(self.begun)
     }
 
     /// The next attempt at an operation, and at which node; `None` when the operation ended, or nobody is known.
-    pub fn attempt(&mut self, rng: &mut Rng, number: u64) -> Option<(Arc<Claim>, usize, Ask)> {
+    pub fn attempt(&mut self, now: Duration, rng: &mut Rng, number: u64) -> Option<(NodeId, Ask)> {
         let open = self.operations.values().filter_map(|it| it.counter).min();
         let operation = self.operations.get_mut(&number)?;
         operation.attempt += 1;
-        let claim = self.claims.get(&operation.partition)?;
-        let rank = match operation.wanted {
-            Wanted::ReadAny(_) => rng.below(claim.owners.len()),
-            Wanted::Read(_) | Wanted::Write(_) => 0,
+        let (to, epoch) = match &self.member {
+            None => {
+                let claim = self.claims.get(&operation.partition)?;
+                let any = matches!(operation.wanted, Wanted::ReadAny(_));
+                let rank = if any { rng.below(claim.owners.len()) } else { 0 };
+                (claim.owners.get(rank)?.node.clone(), claim.epoch)
+            }
+            Some(member) => {
+                let follows = operation.follows.take();
+                let known = member.map.epoch(operation.partition);
+                match follows.filter(|claim| claim.epoch > known) {
+                    Some(claim) => (claim.primary()?.node.clone(), claim.epoch),
+                    None => (member.pick(now, rng, operation.partition, operation.wanted)?, known),
+                }
+            }
         };
         let request = operation.counter.map(|counter| RequestId {
             router: self.life,
@@ -212,12 +251,28 @@ impl Router {
             operation: number,
             attempt: operation.attempt,
             partition: operation.partition,
-            epoch: claim.epoch,
+            epoch,
             began: operation.began,
             wanted: operation.wanted,
             request,
         };
-        Some((claim.clone(), rank, ask))
+        Some((to, ask))
+    }
+
+    /// There is nobody to ask, yet.
+    pub fn unserved(
+        &mut self,
+        now: Duration,
+        patience: &Patience,
+        checkers: &mut Checkers,
+        number: u64,
+    ) -> Next {
+        let Some(operation) = self.operations.get(&number) else { return Next::Nothing };
+        if now < operation.began + patience.client {
+            return Next::Again(patience.pause_max);
+        }
+        self.give_up(checkers, number);
+        Next::Nothing
     }
 
     /// An attempt took too long.
@@ -254,6 +309,10 @@ impl Router {
     ) -> Next {
         if let Answer::Refused(Admission::Misdirected(claim)) = answer {
             self.learn(claim);
+            self.hint(now, claim);
+        }
+        if self.member.is_some() && !matches!(answer, Answer::Written(_) | Answer::Found(_)) {
+            return self.judged(now, rng, patience, checkers, (number, attempt), answer);
         }
         let Some(operation) = self.operations.get_mut(&number).filter(|it| it.attempt == attempt) else {
             return Next::Nothing;
@@ -274,6 +333,72 @@ impl Router {
             Answer::Refused(_) => return Next::Again(rng.time(Duration::ZERO, patience.pause_max)),
         }
         Next::Nothing
+    }
+
+    /// A refused answer, by the rules that the shipped router has.
+    fn judged(
+        &mut self,
+        now: Duration,
+        rng: &mut Rng,
+        patience: &Patience,
+        checkers: &mut Checkers,
+        (number, attempt): (u64, u32),
+        answer: &Answer,
+    ) -> Next {
+        let known = self.member.as_ref().map(|member| Arc::clone(&member.map));
+        let Some(operation) = self.operations.get_mut(&number).filter(|it| it.attempt == attempt) else {
+            return Next::Nothing;
+        };
+        let known = known.map_or(Epoch(0), |map| map.epoch(operation.partition));
+        let outcome = match answer {
+            Answer::Refused(Admission::Misdirected(claim)) => {
+                let newer = claim.epoch > known;
+                operation.follows = newer.then(|| claim.clone());
+                operation.misdirected = if newer { operation.misdirected + 1 } else { 0 };
+                Outcome::Misdirected { newer }
+            }
+            Answer::Refused(Admission::Wait(_)) => Outcome::Misdirected { newer: false },
+            Answer::Refused(Admission::Behind) => Outcome::Behind,
+            Answer::Unknown => Outcome::Unknown,
+            _ => Outcome::Answered,
+        };
+        operation.doubtful |= outcome == Outcome::Unknown;
+        let standing = Standing {
+            safe: !matches!(operation.wanted, Wanted::Write(_)),
+            replayable: true,
+            request_id: operation.counter.is_some(),
+            claimed: true,
+            owner: Health::Alive,
+            others_left: false,
+            map_changed: false,
+            retries: 0,
+            retries_max: 1,
+            misdirected: operation.misdirected,
+        };
+        let open = now < operation.began + patience.client;
+        match verdict(outcome, &standing) {
+            RouteVerdict::Follow { .. } if open => {
+                Next::Again(follow_pause(operation.misdirected, rng.next_u64()))
+            }
+            RouteVerdict::TryNext { .. } if open => Next::Again(Duration::ZERO),
+            RouteVerdict::Hold { .. } if open => {
+                operation.misdirected = 0;
+                Next::Again(rng.time(Duration::ZERO, patience.pause_max))
+            }
+            _ => {
+                self.give_up(checkers, number);
+                Next::Nothing
+            }
+        }
+    }
+
+    /// Tells the plane of a claim that a refusal carried.
+    fn hint(&mut self, now: Duration, claim: &Claim) {
+        if let Some(member) = &mut self.member {
+            let hint =
+                ClaimHint { partition: claim.partition, epoch: claim.epoch, owners: claim.owners.clone() };
+            member.plane.handle_command(now, Command::Hint(hint));
+        }
     }
 
     fn written(&mut self, now: Duration, checkers: &mut Checkers, number: u64, verdict: Verdict) {

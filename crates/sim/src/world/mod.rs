@@ -8,10 +8,15 @@
 //! A world does nothing on its own but time going on; whoever owns it ([`crate::explorer`], [`crate::script`]) brings
 //! the faults about.
 
+mod copies;
+mod planes;
+mod workload;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ringway_control::Command;
 use ringway_control::ownership::{
     Admission, Claim, CopyProgress, Envelope, Event, ImportOrder, MovePhase, Position, Reply, WriteOutcome,
     WriteRequest,
@@ -22,8 +27,9 @@ use crate::checkers::{Checkers, Rule, show, show_claim};
 use crate::clock::Clock;
 use crate::network::{Network, Place, Weather};
 use crate::node::{Input, Node, NodeOptions, place_of};
+use crate::plane::{ClusterOptions, Packet};
 use crate::rng::Rng;
-use crate::router::{Answer, Ask, Next, Patience, Router, Wanted};
+use crate::router::{Answer, Ask, Patience, Router, Wanted};
 use crate::show::show_message;
 use crate::store::{Key, Value, Verdict};
 
@@ -67,6 +73,9 @@ pub struct WorldOptions {
     pub import_failure_ppm: u32,
     /// Longest time a timer is late.
     pub timer_late_max: Duration,
+    /// With control planes: real gossip, placement and maps. Without, claims spread by a pretended gossip, and wishes
+    /// come from whoever owns the world.
+    pub cluster: Option<ClusterOptions>,
     /// Whether to tell what happens.
     pub trace: bool,
 }
@@ -106,6 +115,12 @@ enum Happening {
     Begin(Place),
     Learn(Place, Arc<Claim>),
     Gossip,
+    /// For a router's plane; one for a node's is an [`Input`].
+    Packet {
+        from: Place,
+        to: Place,
+        packet: Packet,
+    },
     /// A joiner of this life asks the source for a copy.
     Pull(Place, u64, ImportOrder),
 }
@@ -172,7 +187,7 @@ impl World {
     }
 
     fn schedule_workload(&mut self) {
-        if !self.options.gossip_gap_max.is_zero() {
+        if self.options.cluster.is_none() {
             self.after(Duration::ZERO, Happening::Gossip);
         }
         if !self.options.operation_gap_max.is_zero() {
@@ -211,10 +226,15 @@ impl World {
             let node = &world.nodes[place];
             format!("{} starts, life {}", show(&node.owner), node.generation)
         });
+        if self.options.cluster.is_some() {
+            self.start_plane(place);
+        }
         self.drive(place);
-        for partition in self.partitions() {
-            let claim = self.bootstrap(partition);
-            self.feed(place, Input::Claim(claim));
+        if self.options.cluster.is_none() {
+            for partition in self.partitions() {
+                let claim = self.bootstrap(partition);
+                self.feed(place, Input::Claim(claim));
+            }
         }
     }
 
@@ -280,7 +300,8 @@ impl World {
             return None;
         }
         let awake = self.nodes.iter().filter(|node| node.is_awake());
-        awake.filter_map(|node| Some((node.timer?.1, node.place))).min()
+        let nodes = awake.filter_map(|node| Some((node.timer?.1, node.place)));
+        nodes.chain(self.routers.iter().filter_map(|router| Some((router.timer?, router.place)))).min()
     }
 
     /// Lets time go on to `end`, or to the first violation.
@@ -299,7 +320,11 @@ impl World {
         let timer_first = timer.filter(|(due, _)| queued.is_none_or(|at| *due < at));
         if let Some((due, place)) = timer_first {
             self.advance(due);
-            self.feed(place, Input::Timer);
+            if place < self.nodes.len() {
+                self.feed(place, Input::Timer);
+            } else {
+                self.router_timer(place);
+            }
         } else if let Some(((at, _), happening)) = self.queue.pop_first() {
             self.advance(at);
             self.happen(happening);
@@ -332,6 +357,7 @@ impl World {
             Happening::Begin(place) => self.begin(place),
             Happening::Learn(place, claim) => self.routers[place - self.options.nodes].learn(&claim),
             Happening::Gossip => self.gossip(),
+            Happening::Packet { from, to, packet } => self.router_packet(from, to, packet),
             Happening::Pull(joiner, life, order) => self.pull(joiner, life, order),
         }
     }
@@ -366,7 +392,13 @@ impl World {
         let Some(engine) = &mut node.engine else { return };
         match input {
             Input::Message(envelope) => engine.handle_message(now, envelope),
-            Input::Timer => engine.handle_timeout(now),
+            Input::Timer => {
+                engine.handle_timeout(now);
+                if let Some(member) = &mut node.member {
+                    member.plane.handle_timeout(now);
+                }
+            }
+            Input::Packet { from, packet } => self.node_packet(place, from, packet),
             Input::Claim(claim) => {
                 let heard = node.heard.entry(claim.partition).or_insert_with(|| claim.clone());
                 if heard.epoch < claim.epoch {
@@ -478,8 +510,20 @@ impl World {
         }
     }
 
-    /// Takes out of an engine what it has to say.
+    /// Takes out of a process what it has to say.
     fn drive(&mut self, place: Place) {
+        loop {
+            self.drive_engine(place);
+            // What the plane heard is the engine's to handle.
+            if !self.drive_plane(place) {
+                break;
+            }
+        }
+        self.spin_disk(place);
+        self.set_timer(place);
+    }
+
+    fn drive_engine(&mut self, place: Place) {
         loop {
             let Some(engine) = &mut self.nodes[place].engine else { return };
             if let Some(batch) = engine.poll_disk() {
@@ -494,8 +538,6 @@ impl World {
                 break;
             }
         }
-        self.spin_disk(place);
-        self.set_timer(place);
     }
 
     fn spin_disk(&mut self, place: Place) {
@@ -514,7 +556,9 @@ impl World {
     fn set_timer(&mut self, place: Place) {
         let late = self.rng.time(Duration::ZERO, self.options.timer_late_max);
         let node = &mut self.nodes[place];
-        let due = node.engine.as_ref().and_then(|engine| engine.poll_timeout());
+        let engine = node.engine.as_ref().and_then(|engine| engine.poll_timeout());
+        let plane = node.member.as_ref().and_then(|member| member.plane.poll_timeout());
+        let due = [engine, plane].into_iter().flatten().min();
         if node.timer.map(|(due, _)| due) != due || node.timer.is_some_and(|(_, at)| at <= self.now) {
             node.timer = due.map(|due| (due, (node.clock.when(due) + late).max(self.now)));
         }
@@ -570,6 +614,9 @@ impl World {
         match event {
             Event::Decided(claim) => {
                 self.checkers.decided(self.now, &claim);
+                if self.options.cluster.is_some() {
+                    return self.command(place, Command::Announce(claim));
+                }
                 let heard = self.nodes[place].heard.entry(claim.partition).or_insert_with(|| claim.clone());
                 if heard.epoch < claim.epoch {
                     *heard = claim;
@@ -604,126 +651,6 @@ impl World {
                 let what = format!("{} and {}", show_claim(&known), show_claim(&other));
                 self.checkers.violated(self.now, Rule::Alarm, what);
             }
-        }
-    }
-
-    // ---- copies
-
-    fn import(&mut self, joiner: Place, order: ImportOrder) {
-        self.tally.count("import");
-        let node = &mut self.nodes[joiner];
-        node.pulls.insert((order.partition, order.tag.clone()));
-        let life = node.generation;
-        let delay = self.rng.time(Duration::ZERO, self.options.import_delay_max);
-        self.after(delay, Happening::Pull(joiner, life, order));
-    }
-
-    /// The source reads its copy now; the joiner has it after a while, or only a part of it, or never hears of it again.
-    fn pull(&mut self, joiner: Place, life: u64, order: ImportOrder) {
-        let delay = self.rng.time(Duration::ZERO, self.options.import_delay_max);
-        if self.rng.chance(self.options.import_failure_ppm / 2) {
-            return self.tally.count("import stalls");
-        }
-        let source = place_of(&order.tag.source.node).filter(|place| *place < self.nodes.len());
-        let reachable = source.filter(|source| {
-            let node = &self.nodes[*source];
-            let linked = !self.network.is_cut(*source, joiner) && !self.network.is_cut(joiner, *source);
-            linked && node.is_awake() && node.owner == order.tag.source
-        });
-        let broken = self.rng.chance(self.options.import_failure_ppm / 2);
-        let aside = reachable.filter(|_| !broken);
-        let aside = aside.and_then(|source| self.nodes[source].disk.store().export(order.partition));
-        let running = CopyProgress::Running { bytes: 1 };
-        let half = Input::Copy { order: order.clone(), progress: running, aside: None };
-        self.after(delay / 2, Happening::Node(joiner, Some(life), half));
-        let progress = match &aside {
-            Some(aside) => CopyProgress::Done { base: aside.base, bytes: aside.state.bytes() },
-            None => CopyProgress::Failed { why: "the stream broke".to_owned() },
-        };
-        self.tally.count(if aside.is_some() { "import done" } else { "import fails" });
-        self.after(delay, Happening::Node(joiner, Some(life), Input::Copy { order, progress, aside }));
-    }
-
-    // ---- routers and gossip
-
-    /// No more clients come.
-    pub fn stop_workload(&mut self) {
-        self.options.operation_gap_max = Duration::ZERO;
-    }
-
-    fn begin(&mut self, place: Place) {
-        if self.options.operation_gap_max.is_zero() {
-            return;
-        }
-        let gap = self.rng.time(Duration::ZERO, self.options.operation_gap_max);
-        self.after(gap, Happening::Begin(place));
-        let partition = Partition(self.rng.below(self.options.partitions as usize) as u32);
-        let keys = self.options.keys;
-        let value = self.next_value();
-        let router = &mut self.routers[place - self.options.nodes];
-        if let Some(number) = router.begin(self.now, &mut self.rng, partition, keys, value) {
-            self.attempt(place, number);
-        }
-    }
-
-    /// A value that was never written.
-    pub fn next_value(&mut self) -> Value {
-        self.values += 1;
-        self.values
-    }
-
-    /// Sends the next attempt at an operation.
-    pub fn attempt(&mut self, place: Place, number: u64) {
-        let router = &mut self.routers[place - self.options.nodes];
-        let attempt = router.attempt(&mut self.rng, number);
-        let Some((claim, rank, ask)) = attempt else {
-            // Nobody is known yet.
-            return self.after(self.options.patience.pause_max, Happening::Attempt(place, number));
-        };
-        if let (Wanted::Write(action), 1) = (ask.wanted, ask.attempt) {
-            self.checkers.history(ask.partition, action.key).write_began(action.value, self.now);
-        }
-        let timeout = Happening::AttemptTimeout(place, (number, ask.attempt));
-        self.after(self.options.patience.attempt, timeout);
-        let Some(to) = claim.owners.get(rank).and_then(|owner| place_of(&owner.node)) else { return };
-        // Requests run over connections: lost or late, but not doubled.
-        if let Some(delay) = self.network.send(&mut self.rng, place, to)[0] {
-            self.after(delay, Happening::Node(to, None, Input::Ask(ask)));
-        }
-    }
-
-    fn answered(&mut self, place: Place, attempt: (u64, u32), answer: &Answer) {
-        let router = &mut self.routers[place - self.options.nodes];
-        let patience = &self.options.patience;
-        let next = router.answered(self.now, &mut self.rng, patience, &mut self.checkers, attempt, answer);
-        self.trace(|_| format!("router {place} hears of operation {}: {answer:?}", attempt.0));
-        self.go_on(place, attempt.0, next);
-    }
-
-    fn go_on(&mut self, place: Place, number: u64, next: Next) {
-        if let Next::Again(delay) = next {
-            self.after(delay, Happening::Attempt(place, number));
-        }
-    }
-
-    /// One random node tells another one, or a router, of every claim that it heard of.
-    fn gossip(&mut self) {
-        let gap = self.rng.time(Duration::ZERO, self.options.gossip_gap_max);
-        self.after(gap, Happening::Gossip);
-        let from = self.rng.below(self.nodes.len());
-        let to = self.rng.below(self.nodes.len() + self.routers.len());
-        if from == to || !self.nodes[from].is_awake() {
-            return;
-        }
-        let heard: Vec<Arc<Claim>> = self.nodes[from].heard.values().cloned().collect();
-        for claim in heard {
-            let Some(delay) = self.network.send(&mut self.rng, from, to)[0] else { continue };
-            let happening = if to < self.nodes.len() {
-                Happening::Node(to, None, Input::Claim(claim))
-            } else {
-                Happening::Learn(to, claim)
-            };
-            self.after(delay, happening);
         }
     }
 
