@@ -4,7 +4,7 @@
 use std::cell::Cell;
 use std::time::Duration;
 
-use http::{Request, Response};
+use http::{Request, Response, StatusCode};
 use ringway_route::{Access, Outcome, Pick, Question, Reason, Standing, Tried, Verdict, hold, pick, verdict};
 use ringway_topology::{Epoch, Health, Ownership, Partition};
 use tokio::time::Instant;
@@ -224,6 +224,9 @@ fn settle(
         Ok(Forwarded::Answered(answer)) => {
             node.metrics.answer(answer.status(), elapsed);
             core.nodes.report(node, || core.now(), !is_failure(answer.status()));
+            if exchange.facts.unsettled && says_nothing(answer.status()) {
+                return (Outcome::Unknown, None);
+            }
             if target.claimed && headers::served_epoch(answer.headers()) > Some(target.map_epoch) {
                 core.metrics.epoch_ahead();
             }
@@ -255,6 +258,11 @@ fn settle(
     );
     exchange.facts.unsettled |= open && sent && target.claimed && !exchange.safe;
     (outcome, None)
+}
+
+/// Whether an answer to a repeated write tells nothing of the copies before it: the node did not look.
+fn says_nothing(status: StatusCode) -> bool {
+    status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS
 }
 
 /// Learns from a 421, for this request and, through the queue of hints, for all.

@@ -246,6 +246,25 @@ fn a_hold_for_a_takeover_that_never_comes_ends_in_503_or_in_an_unknown_outcome()
 }
 
 #[test]
+fn an_overloaded_node_does_not_settle_a_write_that_was_sent_before() {
+    run(async {
+        let busy =
+            || reply("HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\ncontent-length: 0\r\n\r\n");
+        let full = reply("HTTP/1.1 507 Insufficient Storage\r\ncontent-length: 0\r\n\r\n");
+        let unmet = reply("HTTP/1.1 412 Precondition Failed\r\ncontent-length: 0\r\n\r\n");
+        let node = FakeNode::start([reset(), busy(), full, unmet]).await;
+        let router = Cluster::at_epoch_1(&[(node.addr, Alive)]).router(options());
+        assert_eq!(call(&router, put("v")).await.0, 412, "that is what became of it");
+        let sent = ids(&node);
+        assert!(sent.len() == 4 && sent.iter().all(|id| *id == sent[0]), "{sent:?}");
+
+        let node = FakeNode::start([vec![reset()], vec![busy(); 99]].concat()).await;
+        let router = Cluster::at_epoch_1(&[(node.addr, Alive)]).router(brief_hold());
+        assert_eq!(error(&router, put("v")).await, fails(504, Reason::OutcomeUnknown));
+    });
+}
+
+#[test]
 fn a_sent_write_that_finds_the_room_to_hold_full_ends_as_unknown() {
     run(async {
         let node = FakeNode::start([reset()]).await;
