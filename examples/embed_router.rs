@@ -8,7 +8,10 @@
 //! cargo run --release --example embed_router -- --cluster demo 127.0.0.1:PORT
 //! ```
 //!
-//! The arguments are settings that must agree with the cluster's; a mismatch is refused with both values.
+//! The options are settings that must agree with the cluster's; a mismatch is refused with both values. Their defaults are
+//! the demo's. In `claimed` ownership its writes are repeated under one request id when an owner dies, and it learns of
+//! moved partitions by the claims that come with refusals; in `derived` ownership (`--ownership derived`) there is
+//! neither, and nothing else to do differently here.
 
 #![expect(clippy::print_stdout, reason = "an example talks to the person who runs it")]
 
@@ -19,9 +22,9 @@ use anyhow::{Context, bail};
 use bytes::Bytes;
 use http::Request;
 use http_body_util::{BodyExt, Full};
-use ringway_member::{Goodbye, Member, MemberOptions, Readiness};
+use ringway_member::{ClaimHint, Goodbye, Member, MemberOptions, Readiness};
 use ringway_proxy::metrics::Metrics;
-use ringway_proxy::{ClaimHints, ClusterFeed, EmbeddedRouter, RouteOptions, RoutingOptions};
+use ringway_proxy::{Claim, ClaimHints, ClusterFeed, EmbeddedRouter, RouteOptions, RoutingOptions};
 use ringway_topology::settings::EPSILON_PPM_DEFAULT;
 use ringway_topology::{Algorithm, ClusterName, ClusterSettings, NodeId, Ownership, PartitionCount};
 use tower_service::Service;
@@ -33,23 +36,40 @@ struct Arguments {
     seed: String,
     cluster: String,
     partitions: u32,
+    replicas: u8,
+    ownership: Ownership,
 }
 
 fn arguments() -> anyhow::Result<Arguments> {
-    let mut found = Arguments { seed: String::new(), cluster: "demo".to_owned(), partitions: 16_384 };
+    let mut found = Arguments {
+        seed: String::new(),
+        cluster: "demo".to_owned(),
+        partitions: 16_384,
+        replicas: 3,
+        ownership: Ownership::Claimed,
+    };
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
         let mut value = || words.next().with_context(|| format!("{word} needs a value"));
         match word.as_str() {
             "--cluster" => found.cluster = value()?,
             "--partitions" => found.partitions = value()?.parse().context("--partitions needs a number")?,
+            "--replicas" => found.replicas = value()?.parse().context("--replicas needs a number")?,
+            "--ownership" => {
+                found.ownership = match value()?.as_str() {
+                    "claimed" => Ownership::Claimed,
+                    "derived" => Ownership::Derived,
+                    other => bail!("--ownership is claimed or derived, not {other}"),
+                }
+            }
             seed if !seed.starts_with('-') && found.seed.is_empty() => found.seed = seed.to_owned(),
             _ => bail!("unknown argument {word}"),
         }
     }
     if found.seed.is_empty() {
         bail!(
-            "usage: embed_router [--cluster NAME] [--partitions Q] HOST:PORT (any member's gossip address)"
+            "usage: embed_router [--cluster NAME] [--partitions Q] [--replicas R] \
+             [--ownership claimed|derived] HOST:PORT (any member's gossip address)"
         );
     }
     Ok(found)
@@ -59,11 +79,11 @@ fn settings(arguments: &Arguments) -> anyhow::Result<ClusterSettings> {
     Ok(ClusterSettings {
         name: ClusterName::new(&arguments.cluster)?,
         partitions: PartitionCount::new(arguments.partitions).context("Q is a power of two up to 2^20")?,
-        replicas: 1,
+        replicas: arguments.replicas,
         hash_seed: 0,
         epsilon_ppm: EPSILON_PPM_DEFAULT,
         algorithm: Algorithm::Balanced,
-        ownership: Ownership::Derived,
+        ownership: arguments.ownership,
     })
 }
 
@@ -89,12 +109,20 @@ async fn main() -> anyhow::Result<ExitCode> {
         member.snapshot().load().digest()
     );
 
-    // 2. Start a router on that map.
+    // 2. Start a router on that map. What it learns of moved partitions goes back to the member.
+    let hints = ClaimHints::default();
+    let (learned, handle) = (hints.clone(), member.handle());
+    let hinting = tokio::spawn(async move {
+        loop {
+            let Claim { partition, epoch, owners } = learned.next().await;
+            handle.hint(ClaimHint { partition, epoch, owners: owners.into() });
+        }
+    });
     let feed = ClusterFeed {
         snapshot: member.snapshot(),
         changed: member.map_changed(),
         ready: Arc::new(move || matches!(*readiness.borrow(), Readiness::Ready)),
-        hints: ClaimHints::default(),
+        hints,
     };
     let route = RouteOptions::path("/kv/{key}", "key").map_err(|error| anyhow::anyhow!(error))?;
     let metrics = Metrics::new(env!("CARGO_PKG_VERSION"), vec![route.name.clone()])?;
@@ -118,6 +146,7 @@ async fn main() -> anyhow::Result<ExitCode> {
         equal += usize::from(body == value);
     }
     println!("{equal} of {KEYS} values came back equal");
+    hinting.abort();
     member.shutdown(Goodbye::Leave).await;
     Ok(if equal == KEYS { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
