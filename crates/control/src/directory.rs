@@ -2,19 +2,25 @@
 
 use std::collections::BTreeMap;
 
-use ringway_topology::NodeId;
+use ringway_topology::{NodeId, Phase, Weight};
 
-use crate::records::{MEMBER_KEY_PREFIX, MemberRecord, NODE_KEY_PREFIX, NodeRecord, RecordProblem};
+use crate::records::{
+    BINDING_KEY_PREFIX, BindingRecord, MEMBER_KEY_PREFIX, MemberRecord, NODE_KEY_PREFIX, NodeRecord,
+    ORDER_KEY_PREFIX, Order, OrderPhase, PAUSE_KEY, Pause, RecordProblem,
+};
 
-/// Everything the records say, in ascending order of id.
+/// Everything the records say, in ascending order of id. Claims and the bootstrap record are kept elsewhere.
 #[derive(Debug)]
 pub(crate) struct Directory {
     nodes: Shelf<NodeId, NodeRecord>,
     members: Shelf<String, MemberRecord>,
+    bindings: Shelf<NodeId, BindingRecord>,
+    orders: Shelf<NodeId, Order>,
+    pause: Option<Pause>,
 }
 
 /// What a record changed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Change {
     /// Nothing this member acts on.
     Nothing,
@@ -22,6 +28,12 @@ pub(crate) enum Change {
     Nodes,
     /// What a member says of itself.
     Member,
+    /// What a node is bound to.
+    Binding,
+    /// An operator's word on a node.
+    Order(Order),
+    /// An operator's word on moves.
+    Pause(Pause),
 }
 
 /// Why a record was not absorbed.
@@ -40,21 +52,21 @@ impl From<RecordProblem> for Refusal {
 impl Directory {
     /// A directory of at most `nodes_max` nodes and `members_max` members.
     pub(crate) fn new(nodes_max: usize, members_max: usize) -> Self {
-        Self { nodes: Shelf::new(nodes_max), members: Shelf::new(members_max) }
+        Self {
+            nodes: Shelf::new(nodes_max),
+            members: Shelf::new(members_max),
+            bindings: Shelf::new(nodes_max),
+            orders: Shelf::new(nodes_max),
+            pause: None,
+        }
     }
 
-    /// Takes in one record. A key of neither kind changes nothing: newer members may gossip more than this one reads.
+    /// Takes in one record. A key of no kind changes nothing: newer members may gossip more than this one reads.
     pub(crate) fn absorb(&mut self, key: &str, value: &[u8]) -> Result<Change, Refusal> {
         if let Some(id) = key.strip_prefix(NODE_KEY_PREFIX) {
             let record = NodeRecord::decode(value)?;
-            if record.id.as_str() != id {
-                return Err(RecordProblem::WrongKey.into());
-            }
-            let id = record.id.clone();
-            return self
-                .nodes
-                .put(id, record)
-                .map(|changed| if changed { Change::Nodes } else { Change::Nothing });
+            let changed = self.nodes.put(same_id(&record.id, id)?, record)?;
+            return Ok(if changed { Change::Nodes } else { Change::Nothing });
         }
         if let Some(id) = key.strip_prefix(MEMBER_KEY_PREFIX) {
             let record = MemberRecord::decode(value)?;
@@ -65,7 +77,59 @@ impl Directory {
             let changed = self.members.put(id.to_owned(), record)?;
             return Ok(if changed { Change::Member } else { Change::Nothing });
         }
+        if let Some(id) = key.strip_prefix(BINDING_KEY_PREFIX) {
+            let record = BindingRecord::decode(value)?;
+            let changed = self.bindings.put(same_id(&record.binding.node, id)?, record)?;
+            return Ok(if changed { Change::Binding } else { Change::Nothing });
+        }
+        if let Some(id) = key.strip_prefix(ORDER_KEY_PREFIX) {
+            let order = Order::decode(value)?;
+            let changed = self.orders.put(same_id(&order.node, id)?, order.clone())?;
+            return Ok(if changed { Change::Order(order) } else { Change::Nothing });
+        }
+        if key == PAUSE_KEY {
+            let pause = Pause::decode(value)?;
+            let changed = self.pause.as_ref() != Some(&pause);
+            self.pause = Some(pause.clone());
+            return Ok(if changed { Change::Pause(pause) } else { Change::Nothing });
+        }
         Ok(Change::Nothing)
+    }
+
+    /// What a node told it is bound to.
+    pub(crate) fn binding(&self, id: &NodeId) -> Option<&BindingRecord> {
+        self.bindings.entries.get(id)
+    }
+
+    /// Every order, ascending by node.
+    pub(crate) fn orders(&self) -> impl Iterator<Item = &Order> {
+        self.orders.entries.values()
+    }
+
+    /// The order that stands about a node: one about the disk it has now.
+    pub(crate) fn order(&self, id: &NodeId) -> Option<&Order> {
+        let store = self.nodes.entries.get(id)?.store;
+        self.orders.entries.get(id).filter(|order| order.store == store)
+    }
+
+    /// A node's phase and weight: its record's, unless an order overrides them.
+    pub(crate) fn standing(&self, record: &NodeRecord) -> (Phase, Weight) {
+        let Some(order) = self.order(&record.id) else { return (record.phase, record.weight) };
+        let phase = match order.phase {
+            OrderPhase::Active => record.phase,
+            OrderPhase::Leaving | OrderPhase::Evicted => Phase::Leaving,
+        };
+        (phase, order.weight.unwrap_or(record.weight))
+    }
+
+    /// The last word on moves.
+    pub(crate) fn pause(&self) -> Option<&Pause> {
+        self.pause.as_ref()
+    }
+
+    /// One node's record.
+    pub(crate) fn node(&self, id: &NodeId) -> Option<&NodeRecord> {
+        self.nodes.entries.get(id)
     }
 
     /// Every node record, ascending by id.
@@ -80,13 +144,19 @@ impl Directory {
 
     /// Records that did not fit.
     pub(crate) fn turned_away(&self) -> u64 {
-        self.nodes.turned_away + self.members.turned_away
+        let nodes = self.nodes.turned_away + self.bindings.turned_away + self.orders.turned_away;
+        nodes + self.members.turned_away
     }
 
     /// What a member says of itself in its life `generation`; nothing from any other life.
     pub(crate) fn member(&self, id: &str, generation: u64) -> Option<&MemberRecord> {
         self.members.entries.get(id).filter(|record| record.generation == generation)
     }
+}
+
+/// The id inside a record, if it is the one of its key.
+fn same_id(id: &NodeId, key: &str) -> Result<NodeId, RecordProblem> {
+    if id.as_str() == key { Ok(id.clone()) } else { Err(RecordProblem::WrongKey) }
 }
 
 /// An ordered map of bounded size. Over the bound it keeps the smallest ids, so that members which met the same

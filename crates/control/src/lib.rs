@@ -3,15 +3,19 @@
 //! [`Plane`] is the control path, read top-down in [`plane`]: a datagram, a stream, a timer or a command goes
 //! through gossip; what changed there is absorbed into a directory of records; when the records stand still for
 //! a moment the placement runs and a new map is published. [`records`] says what members tell each other,
-//! [`readiness`] when a member may serve, [`health`] what is believed of a node, `owners` who owns what by the
+//! [`readiness`] when a member may serve, [`health`] what is believed of a node, `owners` who should own what by the
 //! records, and [`view`] what the outside sees of it all.
 //!
-//! [`ownership`] is the protocol of `claimed` ownership: how owners agree on who owns what and replicate its log.
+//! In `claimed` ownership [`bootstrap`] says how a cluster forms and what it starts from, `claims` what is known of
+//! who owns what, and [`desired`] what the owners are asked to bring about. [`ownership`] is the protocol of `claimed` ownership: how owners agree on who owns what and replicate its log.
 //!
 //! The shell in `ringway-member` drives a plane with sockets and a clock; a simulator can drive the same plane
 //! with neither.
 
+pub mod bootstrap;
+mod claims;
 mod debounce;
+pub mod desired;
 mod directory;
 pub mod health;
 mod own;

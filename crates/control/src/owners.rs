@@ -1,19 +1,18 @@
-//! Who owns what, by the records.
+//! Who should own what, by the records.
 //!
 //! In `derived` ownership committed = desired: the claims of a map are the placement of the active nodes, at
-//! [`Epoch::DERIVED`](ringway_topology::Epoch::DERIVED). Whoever decides claims some other way replaces what
-//! [`Owners::claims`] does and nothing else: the plane asks for the claims of the records it has and publishes them.
+//! [`Epoch::DERIVED`](ringway_topology::Epoch::DERIVED). In `claimed` ownership the placement is only what is desired,
+//! and the claims of the map come from [`crate::claims`].
 
 use std::sync::Arc;
 
 use ringway_topology::map::ClaimTable;
 use ringway_topology::{
-    ClusterSettings, Membership, NodeIndex, Partition, Phase, Placement, PlacementNode, PlacementParams,
+    ClusterSettings, Membership, NodeEntry, NodeId, NodeIndex, Partition, Phase, Placement, PlacementNode,
+    PlacementParams,
 };
 
-use crate::directory::Directory;
-
-/// Turns node records into claims, and keeps what the next time can build on.
+/// Turns the nodes of a map into desired owners, and keeps what the next time can build on.
 #[derive(Debug)]
 pub(crate) struct Owners {
     settings: Arc<ClusterSettings>,
@@ -41,24 +40,35 @@ impl Owners {
         self.placements
     }
 
-    /// The claims under these records, their node indexes being positions among [`Directory::nodes`].
+    /// The placement as it was made last.
+    pub(crate) fn placement(&self) -> Option<&Placement> {
+        self.placement.as_ref()
+    }
+
+    /// Brings the placement to the active nodes of a table, without those left `out`; whether it had to move.
     ///
     /// *Cost*: that of [`Placement::update`]; a comparison when nothing the placement reads has changed.
-    pub(crate) fn claims(&mut self, directory: &Directory) -> Arc<ClaimTable> {
-        let (positions, nodes): (Vec<NodeIndex>, Vec<PlacementNode>) = directory
-            .nodes()
+    pub(crate) fn want(&mut self, nodes: &[NodeEntry], out: impl Fn(&NodeId) -> bool) -> bool {
+        let (positions, nodes): (Vec<NodeIndex>, Vec<PlacementNode>) = nodes
+            .iter()
             .enumerate()
-            .filter(|(_, record)| record.phase == Phase::Active)
-            .map(|(at, record)| {
-                let node =
-                    PlacementNode { id: record.id.clone(), zone: record.zone.clone(), weight: record.weight };
-                // The directory holds at most NODES_MAX nodes.
-                (NodeIndex(at as u16), node)
+            .filter(|(_, node)| node.phase == Phase::Active && !out(&node.id))
+            .map(|(at, node)| {
+                let wanted =
+                    PlacementNode { id: node.id.clone(), zone: node.zone.clone(), weight: node.weight };
+                // The table holds at most NODES_MAX nodes.
+                (NodeIndex(at as u16), wanted)
             })
             .unzip();
         let moved = self.place(&Membership::new(nodes));
-        if moved || positions != self.positions {
-            self.positions = positions;
+        let changed = moved || positions != self.positions;
+        self.positions = positions;
+        changed
+    }
+
+    /// The claims of `derived` ownership on a table: what is wanted is committed.
+    pub(crate) fn derived(&mut self, nodes: &[NodeEntry]) -> Arc<ClaimTable> {
+        if self.want(nodes, |_| false) {
             self.claims = Arc::new(self.derive());
         }
         Arc::clone(&self.claims)

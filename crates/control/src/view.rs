@@ -9,6 +9,7 @@ use ringway_gossip::{DeadCause, State, Stats};
 
 use ringway_topology::{ClusterUuid, NodeId};
 
+use crate::plane::names;
 use crate::records::{MemberKind, Order, Pause, RecordProblem};
 
 /// Whether a member may serve.
@@ -154,6 +155,8 @@ pub struct PlaneStats {
     pub hints_lapsed: u64,
     /// Times the desired owners changed and stood still.
     pub desires: u64,
+    /// Rows of maps worked out from claims: all of them when the node table changes, else those that changed.
+    pub rows_resolved: u64,
 }
 
 /// Why this process must not go on.
@@ -181,6 +184,15 @@ pub enum FatalReason {
         ours: ClusterUuid,
         /// The cluster that was met.
         theirs: ClusterUuid,
+    },
+    /// The store accepted another bootstrap list than the cluster formed of.
+    BoundElsewhere {
+        /// The list it accepted.
+        accepted: Vec<NodeId>,
+        /// The nodes the cluster formed of.
+        formed: Vec<NodeId>,
+        /// The cluster.
+        cluster: ClusterUuid,
     },
     /// This program does not derive the claims that the cluster started with.
     ClaimsDiffer {
@@ -211,6 +223,13 @@ impl fmt::Display for FatalReason {
                 f,
                 "this data directory belongs to cluster {ours}, and the cluster that was met is {theirs}: they have \
                  one name and nothing else in common; correct gossip.seeds, or give this node an empty data_dir"
+            ),
+            Self::BoundElsewhere { accepted, formed, cluster } => write!(
+                f,
+                "this store accepted the bootstrap list {}, and cluster {cluster} formed of {}; to join that cluster, \
+                 take node.bootstrap out of the configuration and start with an empty data_dir",
+                names(accepted),
+                names(formed)
             ),
             Self::ClaimsDiffer { differences } => {
                 write!(f, "this program does not derive the owners that the cluster started with: ")?;

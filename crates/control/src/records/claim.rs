@@ -5,6 +5,8 @@
 //! count: u8, 1 to 7 · count × (node: u8 length, bytes · store: 16 bytes, big-endian)     primary first
 //! ```
 //!
+//! The claims of the first epoch are no records: everybody derives them from the bootstrap record.
+//!
 //! A claim of three owners with short names takes about 80 bytes with its key. Gossip holds
 //! [`RECORDS_BYTES_MAX`](ringway_gossip::RECORDS_BYTES_MAX) of records: 65,536 claims of up to 190 bytes each.
 
@@ -14,6 +16,7 @@ use ringway_topology::{Epoch, Owner, Partition, REPLICAS_MAX};
 
 use super::codec::{Reader, put_number, put_text};
 use super::{FORMAT, RecordProblem};
+use crate::bootstrap::FIRST_EPOCH;
 use crate::ownership::{Claim, Position};
 
 /// Keys of claims start with this.
@@ -56,8 +59,14 @@ pub fn decode(partition: Partition, epoch: Epoch, bytes: &[u8]) -> Result<Claim,
     let mut reader = Reader::open(bytes)?;
     let end = Position { epoch: Epoch(reader.number("end")?), seq: reader.number("end")? };
     let count = usize::from(reader.byte()?);
-    if epoch.0 == 0 || end.epoch >= epoch || !(1..=REPLICAS_MAX).contains(&count) {
-        return Err(RecordProblem::Field(if end.epoch >= epoch { "end" } else { "owners" }));
+    if epoch <= FIRST_EPOCH {
+        return Err(RecordProblem::Field("epoch"));
+    }
+    if end.epoch >= epoch {
+        return Err(RecordProblem::Field("end"));
+    }
+    if !(1..=REPLICAS_MAX).contains(&count) {
+        return Err(RecordProblem::Field("owners"));
     }
     let mut owners: Vec<Owner> = Vec::with_capacity(count);
     for _ in 0..count {
