@@ -1,222 +1,89 @@
 //! One node's part in every partition.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use ringway_topology::{Epoch, Owner, Partition};
 
 use super::disk::{DiskBatch, Recovered, Written};
-use super::message::{CopyProgress, Envelope};
-use super::options::{OwnershipOptions, Wishes};
-use super::types::{Claim, CopyTag, Position, RequestId};
-
-/// Names a write that waits for its outcome; given by the shell, returned in [`Reply`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Token(pub u64);
-
-/// A write as a router sent it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct WriteRequest {
-    /// Where its key lives.
-    pub partition: Partition,
-    /// The epoch the router follows.
-    pub epoch: Epoch,
-    /// Its name; `None` when it came without one, and then a repeat is not recognised.
-    pub request: Option<RequestId>,
-    /// What to do, in the store's own encoding.
-    pub payload: Arc<[u8]>,
-}
-
-/// What became of a write.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum WriteOutcome {
-    /// Committed and applied. A repeat of a known request has the first one's result.
-    Applied {
-        /// The epoch it was served at.
-        epoch: Epoch,
-        /// What [`super::Applied::result`] said.
-        result: Arc<[u8]>,
-    },
-    /// Not appended, and never will be: anything but [`Admission::Serve`].
-    NotServed(Admission),
-    /// Appended, and then this node lost its office: it may take effect, or not. To be repeated with the same id.
-    Unknown,
-}
-
-/// Whether a request may be served; if not, nothing was processed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Admission {
-    /// Now, at the epoch asked for.
-    Serve,
-    /// By somebody else, or at a higher epoch: here is the claim. 421.
-    Misdirected(Arc<Claim>),
-    /// The asker is ahead of this node. 425.
-    Behind,
-    /// Soon, by this node or another: taking office, fenced, or without a lease. 421 with the claim it already knows.
-    Wait(Option<Arc<Claim>>),
-    /// Too much is pending in this partition. 503.
-    Busy,
-    /// The disk is full. 507; reads go on.
-    DiskFull,
-}
-
-/// The outcome of a write that was taken in.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Reply {
-    /// Which write.
-    pub token: Token,
-    /// What became of it.
-    pub outcome: WriteOutcome,
-}
-
-/// A copy to be pulled and built aside. The shell answers with [`Ownership::handle_copy`].
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ImportOrder {
-    /// Whose data.
-    pub partition: Partition,
-    /// From whom, and which copy.
-    pub tag: CopyTag,
-}
-
-/// What happened.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Event {
-    /// A claim was decided, or learned of from an owner: to be spread by gossip.
-    Decided(Arc<Claim>),
-    /// Pull this copy.
-    Import(ImportOrder),
-    /// Stop pulling it and discard what was built aside.
-    CancelImport(ImportOrder),
-    /// This node serves the partition as its primary from now on.
-    Serving {
-        /// Which.
-        partition: Partition,
-        /// Its epoch.
-        epoch: Epoch,
-    },
-    /// This node is not the partition's primary any more.
-    Deposed {
-        /// Which.
-        partition: Partition,
-        /// The epoch that ended.
-        epoch: Epoch,
-    },
-    /// A move began, went on, ended or failed.
-    Move(MoveProgress),
-    /// A takeover was begun: the primary is gone.
-    Takeover {
-        /// Whose.
-        partition: Partition,
-        /// The epoch to be decided.
-        epoch: Epoch,
-    },
-    /// Two decided claims of one epoch differ. It must never happen; the data of this partition is in danger.
-    Alarm {
-        /// The one known before.
-        known: Arc<Claim>,
-        /// The other one.
-        other: Arc<Claim>,
-    },
-}
-
-/// Where a move stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum MovePhase {
-    /// Wanted, and waiting for a place or for its target to be ready.
-    Preparing,
-    /// The target pulls its copy, then follows the log.
-    Copying,
-    /// Nothing is admitted; what was appended is committed and brought to the target.
-    Fenced,
-    /// The new claim is proposed: there is no way back.
-    Proposed,
-    /// Decided.
-    Committed,
-    /// Given up before it was proposed; the partition is where it was.
-    Aborted,
-}
-
-/// A move as its source sees it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct MoveProgress {
-    /// Whose.
-    pub partition: Partition,
-    /// The epoch it starts from.
-    pub epoch: Epoch,
-    /// The owners it leads to.
-    pub to: Arc<[Owner]>,
-    /// Where it stands.
-    pub phase: MovePhase,
-    /// Bytes of keys and values the joiners have pulled.
-    pub bytes: u64,
-    /// When it entered its phase.
-    pub since: Duration,
-    /// Why it was given up.
-    pub why: Option<String>,
-}
-
-/// What this node is in a partition.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Role {
-    /// Serves.
-    Primary,
-    /// Was decided to be primary and commits its first entry.
-    TakingOffice,
-    /// Follows the primary.
-    Replica,
-    /// Promised or accepted for the next epoch, and waits for it.
-    Sealed,
-    /// Builds a copy and owns nothing yet.
-    Joiner,
-    /// Owned it once.
-    Former,
-}
-
-/// One partition as this node sees it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PartitionStatus {
-    /// Which.
-    pub partition: Partition,
-    /// The claim this node follows.
-    pub claim: Option<Arc<Claim>>,
-    /// What it is under that claim.
-    pub role: Role,
-    /// The end of its log.
-    pub last: Position,
-    /// How far it is committed.
-    pub commit: Position,
-    /// How far it is applied.
-    pub applied: Position,
-    /// The move under way, at the primary.
-    pub moving: Option<MoveProgress>,
-}
+use super::event::{Event, PartitionStatus};
+use super::following::Append;
+use super::lease::Grant;
+use super::message::{CopyProgress, Envelope, Message};
+use super::node::Node;
+use super::options::{Mutant, OwnershipOptions, Wishes};
+use super::replica::{Replica, Source};
+use super::request::{Admission, Reply, Token, WriteOutcome, WriteRequest};
+use super::stats::Stats;
+use super::timers::Timer;
+use super::types::{Claim, CopyTag};
 
 /// One node's part in every partition. See the [module](super) for how it is driven.
 #[derive(Debug)]
-pub struct Ownership {}
+pub struct Ownership {
+    node: Node,
+    replicas: BTreeMap<Partition, Replica>,
+}
 
-#[expect(unused_variables, clippy::needless_pass_by_value, reason = "the signatures come first")]
 impl Ownership {
     /// Starts with what the disk holds.
     ///
-    /// A process is never primary of a claim that was installed before its start, and promises nothing to anybody
-    /// for the time of one lease: an earlier life may have granted it.
+    /// A process is never primary of a claim that was installed before its start, and promises nothing to anybody but
+    /// a claim's own primary for the time of one lease: an earlier life may have granted it.
     #[must_use]
     pub fn new(options: OwnershipOptions, recovered: Recovered, now: Duration) -> Self {
-        Self {}
+        let mut node = Node::new(options, now);
+        if !node.breaks(Mutant::BallotReuse) {
+            node.note_round(recovered.round);
+        }
+        let mut replicas = BTreeMap::new();
+        for found in recovered.partitions {
+            let partition = found.partition;
+            replicas.insert(partition, Replica::recover(&mut node, found));
+        }
+        let mut ownership = Self { node, replicas };
+        ownership.settle();
+        ownership
     }
 
     /// Takes in a message. Any message is fine; one for another store is dropped.
-    pub fn handle_message(&mut self, now: Duration, envelope: Envelope) {}
+    pub fn handle_message(&mut self, now: Duration, envelope: Envelope) {
+        self.begin(now);
+        if self.node.is_same(self.node.me(), &envelope.to) {
+            self.route(envelope);
+        }
+        self.settle();
+    }
 
     /// The batch, and every one before it, is durable (or, when it was not to be synced, visible).
-    pub fn handle_written(&mut self, now: Duration, written: Written) {}
+    pub fn handle_written(&mut self, now: Duration, written: Written) {
+        self.begin(now);
+        for applied in written.applied {
+            if let Some(replica) = self.replicas.get_mut(&applied.partition) {
+                replica.entry_applied(&mut self.node, written.ticket, applied);
+                replica.check_invariants(&self.node);
+            }
+        }
+        self.node.written(written.ticket);
+        self.settle();
+    }
 
     /// Does what is due. Calling early is harmless.
-    pub fn handle_timeout(&mut self, now: Duration) {}
+    pub fn handle_timeout(&mut self, now: Duration) {
+        self.begin(now);
+        while let Some(timer) = self.node.timers.pop(self.node.now) {
+            self.fire(timer);
+        }
+        self.settle();
+    }
 
     /// A decided claim, heard from gossip or derived from the bootstrap record. Old news is harmless.
-    pub fn handle_claim(&mut self, now: Duration, claim: Arc<Claim>) {}
+    pub fn handle_claim(&mut self, now: Duration, claim: Arc<Claim>) {
+        self.begin(now);
+        self.learn(&claim, Source::Gossip);
+        self.settle();
+    }
 
     /// News of a copy this node was told to pull. `Done` means: built aside, whole, checked and durable; adopted
     /// only by the [`super::DiskOp::Adopt`] that follows.
@@ -227,17 +94,42 @@ impl Ownership {
         tag: &CopyTag,
         progress: CopyProgress,
     ) {
+        self.begin(now);
+        self.with(partition, |replica, node| replica.handle_import(node, tag, progress));
+        self.settle();
     }
 
     /// What is desired now.
-    pub fn handle_wishes(&mut self, now: Duration, wishes: Arc<Wishes>) {}
+    pub fn handle_wishes(&mut self, now: Duration, wishes: Arc<Wishes>) {
+        self.begin(now);
+        self.node.wishes = wishes;
+        let led: Vec<Partition> = self.node.led.iter().copied().collect();
+        for partition in led {
+            self.with(partition, |replica, node| replica.want(node));
+        }
+        self.settle();
+    }
 
     /// Whether the disk takes new data. While it does not, writes and appends are refused and copies fail; promises
     /// and claims go on.
-    pub fn handle_disk_full(&mut self, now: Duration, full: bool) {}
+    pub fn handle_disk_full(&mut self, now: Duration, full: bool) {
+        self.begin(now);
+        self.node.disk_full = full;
+        self.settle();
+    }
 
     /// Takes in a write; its outcome comes by [`Self::poll_reply`], sooner or later, exactly once.
-    pub fn write(&mut self, now: Duration, request: WriteRequest, token: Token) {}
+    pub fn write(&mut self, now: Duration, request: WriteRequest, token: Token) {
+        self.begin(now);
+        match self.replicas.get_mut(&request.partition) {
+            Some(replica) => {
+                replica.write(&mut self.node, request, token);
+                replica.check_invariants(&self.node);
+            }
+            None => self.node.reply(token, WriteOutcome::NotServed(Admission::Behind)),
+        }
+        self.settle();
+    }
 
     /// Whether a read that has arrived may be answered from the applied state, linearizably, at this moment. A shell
     /// that reads slowly asks again before it answers.
@@ -245,10 +137,12 @@ impl Ownership {
     /// *Cost*: two ordered lookups and one pass over the owners.
     #[must_use]
     pub fn admit_read(&self, now: Duration, partition: Partition, epoch: Epoch) -> Admission {
-        Admission::Behind
+        let replica = self.replicas.get(&partition);
+        replica.map_or(Admission::Behind, |replica| replica.admit_read_at(&self.node, now, epoch))
     }
 
-    /// Whether an `any` read may be answered from the applied state of this owner, and how stale it may be.
+    /// Whether an `any` read may be answered from the applied state of this owner, and how stale it may be: the time
+    /// since its primary last said how far the log is committed, once that was applied.
     ///
     /// # Errors
     /// Why not.
@@ -258,55 +152,259 @@ impl Ownership {
         partition: Partition,
         epoch: Epoch,
     ) -> Result<Duration, Admission> {
-        Err(Admission::Behind)
+        let replica = self.replicas.get(&partition).ok_or(Admission::Behind)?;
+        replica.admit_any_read(&self.node, now, epoch)
     }
 
     /// The next message to send. It rests on nothing that is not durable.
     pub fn poll_transmit(&mut self) -> Option<Envelope> {
-        None
+        self.node.transmit.pop_front()
     }
 
     /// The next batch to write. Several may be under way; they are written in this order.
     pub fn poll_disk(&mut self) -> Option<DiskBatch> {
-        None
+        self.node.poll_disk()
     }
 
     /// The next outcome of a write.
     pub fn poll_reply(&mut self) -> Option<Reply> {
-        None
+        self.node.replies.pop_front()
     }
 
     /// What happened since the last call, oldest first.
     pub fn poll_event(&mut self) -> Option<Event> {
-        None
+        self.node.events.pop_front()
     }
 
     /// When [`Self::handle_timeout`] is due, if ever.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Duration> {
-        None
+        self.node.timers.next()
     }
 
     /// How many partitions this node leads: zero ends a hand-over.
     #[must_use]
     pub fn led(&self) -> usize {
-        0
+        self.node.led.len()
     }
 
     /// How many partitions' claims name this node: zero ends a drain.
     #[must_use]
     pub fn owned(&self) -> usize {
-        0
+        self.node.owned.len()
     }
 
     /// The claim of a partition as this node knows it.
     #[must_use]
     pub fn claim(&self, partition: Partition) -> Option<&Arc<Claim>> {
-        None
+        self.replicas.get(&partition).and_then(Replica::claim)
     }
 
     /// Every partition this node has anything to do with, ascending.
     pub fn partitions(&self) -> impl Iterator<Item = PartitionStatus> + '_ {
-        std::iter::empty()
+        let concerned = self.replicas.values().filter(|replica| replica.concerns(&self.node));
+        concerned.map(|replica| replica.status(&self.node))
+    }
+
+    /// What was counted since the start.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        self.node.stats
+    }
+
+    fn begin(&mut self, now: Duration) {
+        self.node.now = self.node.now.max(now);
+        while let Some((request, token)) = self.node.admitted.pop_front() {
+            self.with(request.partition, |replica, node| replica.append(node, request, token));
+        }
+    }
+
+    /// Goes on with what this input made ready: what was durable already, and messages to oneself.
+    fn settle(&mut self) {
+        loop {
+            if let Some((partition, wait)) = self.node.ready.pop_front() {
+                self.with(partition, |replica, node| replica.resume_wait(node, wait));
+            } else if let Some(envelope) = self.node.loopback.pop_front() {
+                self.route(envelope);
+            } else {
+                return;
+            }
+        }
+    }
+
+    fn with(&mut self, partition: Partition, act: impl FnOnce(&mut Replica, &mut Node)) {
+        if let Some(replica) = self.replicas.get_mut(&partition) {
+            act(replica, &mut self.node);
+            replica.check_invariants(&self.node);
+        }
+    }
+
+    /// The same, for a partition that may be new here because of `claim`.
+    fn with_new(&mut self, partition: Partition, act: impl FnOnce(&mut Replica, &mut Node)) {
+        self.replicas.entry(partition).or_insert_with(|| Replica::new(partition));
+        self.with(partition, act);
+    }
+
+    /// A decided claim: of no interest where this node has no part and gets none.
+    fn learn(&mut self, claim: &Arc<Claim>, source: Source) {
+        let partition = claim.partition;
+        let learn = |replica: &mut Replica, node: &mut Node| {
+            replica.learn(node, claim, source);
+        };
+        if self.node.is_named(claim) {
+            self.with_new(partition, learn);
+        } else {
+            self.with(partition, learn);
+        }
+    }
+
+    fn route(&mut self, envelope: Envelope) {
+        let Envelope { from, message, .. } = envelope;
+        match message {
+            Message::Append { claim, copy, prev, entries, commit } => {
+                let append = Append { claim, copy, prev, entries, commit };
+                let partition = append.partition();
+                if self.node.is_named(&append.claim) && append.copy.is_none() {
+                    self.with_new(partition, |replica, node| replica.handle_append(node, &from, append));
+                } else {
+                    self.with(partition, |replica, node| replica.handle_append(node, &from, append));
+                }
+            }
+            Message::Copy { claim, tag } => {
+                self.with_new(claim.partition, |replica, node| {
+                    replica.handle_copy_order(node, &from, &claim, tag);
+                });
+            }
+            Message::Decided { claim } => self.learn(&claim, Source::Owner),
+            Message::LeaseAsk { asked_at, generation, grantor_generation, seen } => {
+                self.grant(&from, asked_at, generation, grantor_generation, seen);
+            }
+            Message::LeaseGrant { asked_at, generation, grantor_generation, base, through, excluded } => {
+                let grant = Grant { generation, base, through, excluded };
+                let now = self.node.now;
+                self.node.leases.granted(now, &from, asked_at, grantor_generation, grant);
+            }
+            message => self.route_vote(&from, message),
+        }
+    }
+
+    /// The rest: messages about a partition that is known here, or of no interest.
+    fn route_vote(&mut self, from: &Owner, message: Message) {
+        match message {
+            Message::AppendReply { partition, epoch, copy, result } => {
+                self.with(partition, |replica, node| {
+                    if replica.epoch() == epoch {
+                        replica.handle_append_reply(node, from, copy.as_ref(), result);
+                    }
+                });
+            }
+            Message::Prepare { partition, epoch, ballot } => {
+                self.with(partition, |replica, node| replica.handle_prepare(node, from, epoch, ballot));
+            }
+            Message::Promise { partition, epoch, ballot, last, accepted } => {
+                let promise = (last, accepted);
+                self.with(partition, |r, node| r.handle_promise(node, from, epoch, &ballot, promise));
+            }
+            Message::Accept { claim, ballot } => {
+                self.with(claim.partition, |replica, node| replica.handle_accept(node, from, &claim, ballot));
+            }
+            Message::Accepted { partition, epoch, ballot } => {
+                self.with(partition, |replica, node| replica.handle_accepted(node, from, epoch, &ballot));
+            }
+            Message::Refused { partition, epoch, ballot, promised } => {
+                self.with(partition, |r, node| r.handle_refused(node, from, epoch, &ballot, promised));
+            }
+            Message::Fetch { partition, epoch, ballot, have } => {
+                self.with(partition, |r, node| r.handle_fetch(node, from, epoch, ballot, &have));
+            }
+            Message::Fetched { partition, ballot, entries, .. } => {
+                self.with(partition, |replica, node| replica.handle_fetched(node, from, &ballot, entries));
+            }
+            Message::CopyState { partition, tag, state } => {
+                self.with(partition, |replica, node| replica.handle_copy_state(node, from, &tag, state));
+            }
+            Message::MayDrop { partition, epoch } => {
+                self.with(partition, |replica, node| replica.handle_may_drop(node, from, epoch));
+            }
+            Message::Drop { claim } => {
+                self.with(claim.partition, |replica, node| replica.handle_drop(node, from, &claim));
+            }
+            Message::Append { .. }
+            | Message::Copy { .. }
+            | Message::Decided { .. }
+            | Message::LeaseAsk { .. }
+            | Message::LeaseGrant { .. } => {}
+        }
+    }
+
+    fn fire(&mut self, timer: Timer) {
+        match timer {
+            Timer::Ask => self.ask_leases(),
+            Timer::GrantEnds(owner) => self.grant_ended(&owner),
+            Timer::Moves => self.begin_moves(),
+            Timer::Tend(partition) => self.with(partition, |replica, node| replica.tend(node)),
+            Timer::Want(partition) => self.with(partition, |replica, node| replica.want(node)),
+            Timer::Takeover(partition) => {
+                self.with(partition, |replica, node| replica.consider_takeover(node));
+            }
+            Timer::Candidacy(partition) => {
+                self.with(partition, |replica, node| replica.repeat_candidacy(node));
+            }
+            Timer::Tell(partition) => self.with(partition, |replica, node| replica.tell_again(node)),
+            Timer::Cleanup(partition) => self.with(partition, |replica, node| replica.clean_up(node)),
+        }
+    }
+
+    /// Asks every owner of a led partition for a lease (rule 7).
+    fn ask_leases(&mut self) {
+        let (asked_at, generation) = (self.node.now, self.node.generation());
+        let asks: Vec<_> = self.node.leases.asks().collect();
+        for (owner, grantor_generation, seen) in &asks {
+            let (grantor_generation, seen) = (*grantor_generation, *seen);
+            self.node.send(owner, Message::LeaseAsk { asked_at, generation, grantor_generation, seen });
+        }
+        if !asks.is_empty() {
+            let next = asked_at + self.node.timing().ask_period;
+            self.node.timers.set_by(Timer::Ask, next);
+        }
+    }
+
+    fn grant(
+        &mut self,
+        from: &Owner,
+        asked_at: Duration,
+        generation: u64,
+        grantor_generation: u64,
+        seen: u64,
+    ) {
+        let now = self.node.now;
+        let (grant, until) = self.node.leases.grant(now, from, generation, grantor_generation, seen);
+        self.node.timers.set(Timer::GrantEnds(from.clone()), until);
+        let grantor_generation = self.node.generation();
+        let Grant { generation, base, through, excluded } = grant;
+        self.node.send(
+            from,
+            Message::LeaseGrant { asked_at, generation, grantor_generation, base, through, excluded },
+        );
+    }
+
+    /// Nobody granted to `owner` any more: what it led is taken over, unless it comes back at once.
+    fn grant_ended(&mut self, owner: &Owner) {
+        let followed = self.node.followed.get(owner).cloned().unwrap_or_default();
+        for partition in followed {
+            self.with(partition, |replica, node| replica.grant_ended(node));
+        }
+    }
+
+    /// Begins the moves there is a place for.
+    fn begin_moves(&mut self) {
+        while self.node.copying.len() < self.node.timing().copies_max {
+            let Some(partition) = self.node.wanting_copies.pop_first() else { break };
+            self.with(partition, |replica, node| replica.begin_move(node));
+        }
+        while self.node.fenced.len() < self.node.timing().fences_max {
+            let Some(partition) = self.node.wanting_order.pop_first() else { break };
+            self.with(partition, |replica, node| replica.begin_move(node));
+        }
     }
 }

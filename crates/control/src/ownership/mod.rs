@@ -10,18 +10,35 @@
 //!
 //! *Invariant*: nothing is said that rests on a change not yet durable; see [`disk`].
 
+mod catch_up;
+mod cleanup;
+mod deciding;
 pub mod disk;
 mod engine;
+mod event;
+mod following;
+mod lease;
+mod log;
 pub mod message;
+mod moves;
+mod node;
 mod options;
+mod replica;
+mod replication;
+mod request;
+mod stats;
+mod takeover;
+#[cfg(test)]
+mod tests;
+mod timers;
 mod types;
 pub mod wire;
 
 pub use disk::{Applied, DiskBatch, DiskOp, Recovered, RecoveredPartition, Ticket, Written};
-pub use engine::{
-    Admission, Event, ImportOrder, MovePhase, MoveProgress, Ownership, PartitionStatus, Reply, Role, Token,
-    WriteOutcome, WriteRequest,
-};
+pub use engine::Ownership;
+pub use event::{Event, ImportOrder, MovePhase, MoveProgress, PartitionStatus, Role};
 pub use message::{AppendResult, CopyProgress, Envelope, Message};
 pub use options::{Mutant, OwnershipOptions, Timing, Wishes};
+pub use request::{Admission, Reply, Token, WriteOutcome, WriteRequest};
+pub use stats::Stats;
 pub use types::{Acceptor, Ballot, Claim, Copy, CopyTag, Entry, Op, Position, RequestId};
