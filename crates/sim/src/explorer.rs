@@ -9,10 +9,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use ringway_control::ownership::{Claim, Mutant, Role, Timing, Wishes};
+use ringway_control::ownership::{Mutant, Timing, Wishes};
 use ringway_topology::{Owner, Partition};
 
-use crate::checkers::{Rule, Violation, show};
+use crate::checkers::{Rule, Violation};
 use crate::network::{Place, Weather};
 use crate::node::{Input, NodeOptions};
 use crate::rng::Rng;
@@ -29,6 +29,8 @@ pub const CONVERGENCE_MAX: Duration = Duration::from_secs(30);
 const LOOK_GAP: Duration = ms(20);
 /// A node that was told to stop is stopped after this, whatever it still leads.
 const STOP_MAX: Duration = ms(400);
+/// Between two disks that are lost: longer than any message is late.
+const LOSS_GAP: Duration = ms(600);
 
 /// What to run.
 #[derive(Debug, Clone, Copy, Default)]
@@ -61,7 +63,11 @@ pub fn explore(options: ExploreOptions) -> Outcome {
         explorer.mend();
         explorer.converge();
     }
-    let mut world = explorer.world;
+    outcome(explorer.world)
+}
+
+/// Looks at the histories and closes the books.
+pub(crate) fn outcome(mut world: World) -> Outcome {
     world.checkers.finish(world.now);
     let (acknowledged, reads) = (world.checkers.acknowledged, world.checkers.reads);
     world.tally.counts.insert("write acknowledged", acknowledged);
@@ -135,6 +141,8 @@ struct Explorer {
     desired: BTreeMap<Partition, Arc<[Owner]>>,
     moves_held: bool,
     stopping: BTreeSet<Place>,
+    /// No other disk is lost before that.
+    lost_until: Duration,
 }
 
 impl Explorer {
@@ -151,6 +159,7 @@ impl Explorer {
             desired: BTreeMap::new(),
             moves_held: false,
             stopping: BTreeSet::new(),
+            lost_until: Duration::ZERO,
         };
         for place in 0..explorer.world.nodes.len() {
             explorer.world.start(place);
@@ -277,6 +286,7 @@ impl Explorer {
         if with_disk {
             self.world.tally.count("disk lost");
             self.world.nodes[place].replace_disk();
+            self.lost_until = self.world.now + LOSS_GAP;
         }
         if self.rng.chance(300_000) {
             self.world.reboot_clock(place);
@@ -316,7 +326,12 @@ impl Explorer {
 
     /// Whether the promises survive the loss of this disk: for every claim that anybody may still decide by or
     /// recover from, less than half of the disks are gone.
+    ///
+    /// What is under way counts as well: the loss before must be long ago, and the targets of moves survive.
     fn may_lose(&self, place: Place) -> bool {
+        if self.world.now < self.lost_until {
+            return false;
+        }
         let there: BTreeSet<&Owner> =
             self.world.nodes.iter().filter(|node| node.place != place).map(|node| &node.owner).collect();
         let survives = |owners: &[Owner]| {
@@ -330,7 +345,11 @@ impl Explorer {
             let mut claims = self.world.checkers.claims_of(partition).rev();
             // The newest, and the one before it: some may not have heard of the newest yet.
             let newest_survive = claims.by_ref().take(2).all(|claim| survives(&claim.owners));
-            proposed_survive && newest_survive
+            let statuses = self.world.nodes.iter().filter_map(|node| node.engine.as_ref()).flat_map(|engine| {
+                engine.partitions().filter(|status| status.partition == partition)
+            });
+            let mut targets = statuses.filter_map(|status| status.moving);
+            proposed_survive && newest_survive && targets.all(|moving| survives(&moving.to))
         })
     }
 
@@ -391,7 +410,7 @@ impl Explorer {
         self.wait_for(end, Self::unrest);
         self.world.stop_workload();
         let end = self.world.now + CONVERGENCE_MAX;
-        self.wait_for(end, Self::waiting);
+        self.wait_for(end, |explorer| explorer.world.waiting());
     }
 
     fn wait_for(&mut self, end: Duration, open: impl Fn(&Self) -> Option<(Rule, String)>) {
@@ -406,53 +425,10 @@ impl Explorer {
 
     /// What is not at rest yet.
     fn unrest(&self) -> Option<(Rule, String)> {
-        let unsettled = self.world.partitions().find_map(|partition| self.unsettled(partition));
-        let unheard = || {
-            let waiting = self.world.routers.iter().find(|router| router.acknowledged == 0)?;
-            Some(format!("no write of router {} was acknowledged", waiting.place))
-        };
-        Some((Rule::Convergence, unsettled.or_else(unheard)?))
-    }
-
-    fn unsettled(&self, partition: Partition) -> Option<String> {
-        let desired = self.desired.get(&partition)?;
-        let newest: &Arc<Claim> = self.world.checkers.claims_of(partition).next_back()?;
-        if newest.owners != *desired {
-            let wanted: Vec<String> = desired.iter().map(show).collect();
-            return Some(format!("{} in place of {wanted:?}", crate::checkers::show_claim(newest)));
-        }
-        for node in &self.world.nodes {
-            let who = show(&node.owner);
-            let engine = node.engine.as_ref()?;
-            let status = engine.partitions().find(|status| status.partition == partition);
-            let role = status.as_ref().map(|status| status.role);
-            let expected = match newest.owners.iter().position(|owner| *owner == node.owner) {
-                Some(0) => role == Some(Role::Primary),
-                Some(_) => role == Some(Role::Replica),
-                None => !node.disk.store().has_data(partition),
-            };
-            if !expected {
-                return Some(format!("{who} is {role:?} under {}", crate::checkers::show_claim(newest)));
-            }
-            let moving = status.and_then(|status| status.moving);
-            if newest.owners.contains(&node.owner) && engine.claim(partition) != Some(newest) {
-                return Some(format!("{who} does not know {}", crate::checkers::show_claim(newest)));
-            }
-            if let Some(moving) = moving {
-                return Some(format!("{who} moves still: {moving:?}"));
-            }
-        }
-        None
-    }
-
-    /// Who waits for an answer still.
-    fn waiting(&self) -> Option<(Rule, String)> {
-        if let Some(router) = self.world.routers.iter().find(|router| !router.is_idle()) {
-            return Some((Rule::Convergence, format!("router {} waits for answers", router.place)));
-        }
-        let node = self.world.nodes.iter().find(|node| !node.unanswered.is_empty())?;
-        let what = format!("{} has not answered {} writes", show(&node.owner), node.unanswered.len());
-        Some((Rule::EveryWriteAnswered, what))
+        let unsettled = self.desired.iter().find_map(|(partition, owners)| {
+            self.world.unled(*partition, owners).or_else(|| self.world.unsettled(*partition))
+        });
+        Some((Rule::Convergence, unsettled.or_else(|| self.world.unheard())?))
     }
 }
 

@@ -5,13 +5,16 @@
 //!
 //! - [`explorer`] runs one partition on a few nodes through a random schedule of everything that goes wrong, [`sweep`]
 //!   many schedules at once, [`mutants`] the same with one rule of the protocol taken out;
+//! - [`script`] plays a schedule written by hand, for what is too rare to be met by chance;
+//! - [`cluster`] runs whole clusters with their control planes;
 //! - [`world`] holds nodes, routers and network together and lets time go on;
-//! - [`node`] is a process on a disk and a clock, [`router`] a router with its clients;
+//! - [`node`] is a process on a disk and a clock, [`plane`] its control plane, [`router`] a router with its clients;
 //! - [`disk`], [`store`], [`network`], [`clock`] and [`rng`] are the models below;
 //! - [`checkers`] and [`history`] look at what came of it, and know nothing of how.
 
 pub mod checkers;
 pub mod clock;
+pub mod cluster;
 pub mod disk;
 pub mod explorer;
 pub mod history;
@@ -21,6 +24,7 @@ pub mod node;
 pub mod plane;
 pub mod rng;
 pub mod router;
+pub mod script;
 pub mod show;
 pub mod store;
 pub mod sweep;

@@ -1,6 +1,6 @@
 //! Runs schedules of the simulator from the command line.
 //!
-//! `explore` runs random schedules of one partition, `mutants` the guard checks. A violation is printed with the command
+//! `explore` runs random schedules of one partition, `cluster` whole clusters, `mutants` the guard checks. A violation is printed with the command
 //! that shows its schedule, and the exit code is 1.
 #![expect(clippy::print_stdout, reason = "a command line tool talks on stdout")]
 
@@ -11,11 +11,12 @@ use std::time::{Duration, Instant};
 
 use ringway_control::ownership::Mutant;
 use ringway_sim::explorer::{ExploreOptions, Outcome, explore};
-use ringway_sim::mutants;
+use ringway_sim::{cluster, mutants};
 use ringway_sim::sweep::{Swept, sweep};
 
 const USAGE: &str = "\
 ringway-sim explore --seeds FROM..TO    random schedules of one partition
+ringway-sim cluster --seeds FROM..TO    whole clusters with their control planes
 ringway-sim mutants                     every rule taken out once: who notices
   --mutant NAME    break a rule; needs --features mutants
   --trace          tell what happens, on stderr; for one seed
@@ -25,6 +26,8 @@ ringway-sim mutants                     every rule taken out once: who notices
 
 /// Seeds between two lines of progress, and between two notes in the file of `--resume`.
 const CHUNK: u64 = 2_000;
+/// The same for whole clusters, which take longer.
+const CLUSTER_CHUNK: u64 = 50;
 
 struct Arguments {
     command: String,
@@ -49,6 +52,9 @@ fn main() -> ExitCode {
     let clean = match arguments.command.as_str() {
         "explore" => run(&arguments, |seed| {
             explore(ExploreOptions { seed, mutant: arguments.mutant, trace: arguments.trace })
+        }),
+        "cluster" => run(&arguments, |seed| {
+            cluster::run(ExploreOptions { seed, mutant: arguments.mutant, trace: arguments.trace })
         }),
         "mutants" => all_mutants(&arguments),
         other => {
@@ -109,9 +115,10 @@ fn parse_mutant(text: &str) -> Result<Mutant, String> {
 fn run(arguments: &Arguments, one: impl Fn(u64) -> Outcome + Sync) -> bool {
     let started = Instant::now();
     let mut total = Swept::default();
+    let chunk = if arguments.command == "cluster" { CLUSTER_CHUNK } else { CHUNK };
     let mut next = arguments.resume.as_ref().map_or(arguments.seeds.start, |file| resumed(file, arguments));
     while next < arguments.seeds.end && (arguments.all || total.first.is_none()) {
-        let end = arguments.seeds.end.min(next + CHUNK);
+        let end = arguments.seeds.end.min(next + chunk);
         let jobs = if arguments.trace { 1 } else { arguments.jobs };
         total.join(sweep(next..end, jobs, !arguments.all, &one));
         next = end;

@@ -10,9 +10,10 @@
 
 mod copies;
 mod planes;
+mod rest;
 mod workload;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -144,12 +145,12 @@ pub struct World {
     pub checkers: Checkers,
     /// How often what happened.
     pub tally: Tally,
-    /// Messages of nodes are kept here and not sent: for schedules written by hand.
-    pub held: Option<Vec<Envelope>>,
-    /// Batches are done only when told so.
-    pub disks_held: bool,
-    /// Timers are looked at only when told so.
-    pub timers_held: bool,
+    /// Messages on these links are held back: for schedules written by hand.
+    pub held_links: BTreeSet<(Place, Place)>,
+    /// What is held back, oldest first.
+    pub held: Vec<Envelope>,
+    /// The disks of these nodes finish nothing.
+    pub held_disks: BTreeSet<Place>,
     queue: BTreeMap<(Duration, u64), Happening>,
     queued: u64,
     values: Value,
@@ -173,9 +174,9 @@ impl World {
             routers,
             checkers: Checkers::default(),
             tally: Tally::default(),
-            held: None,
-            disks_held: false,
-            timers_held: false,
+            held_links: BTreeSet::new(),
+            held: Vec::new(),
+            held_disks: BTreeSet::new(),
             queue: BTreeMap::new(),
             queued: 0,
             values: 0,
@@ -296,9 +297,6 @@ impl World {
     }
 
     fn next_timer(&self) -> Option<(Duration, Place)> {
-        if self.timers_held {
-            return None;
-        }
         let awake = self.nodes.iter().filter(|node| node.is_awake());
         let nodes = awake.filter_map(|node| Some((node.timer?.1, node.place)));
         nodes.chain(self.routers.iter().filter_map(|router| Some((router.timer?, router.place)))).min()
@@ -540,10 +538,10 @@ impl World {
         }
     }
 
-    fn spin_disk(&mut self, place: Place) {
+    pub(crate) fn spin_disk(&mut self, place: Place) {
         let node = &mut self.nodes[place];
         let waiting = node.disk.waiting();
-        if waiting == 0 || node.disk_busy || self.disks_held {
+        if waiting == 0 || node.disk_busy || self.held_disks.contains(&place) {
             return;
         }
         node.disk_busy = true;
@@ -568,10 +566,14 @@ impl World {
         self.trace(|_| format!("      {}", show_message(&envelope)));
         let Some(to) = place_of(&envelope.to.node).filter(|to| *to < self.nodes.len()) else { return };
         self.tally.count("message");
-        if let Some(held) = &mut self.held {
-            held.push(envelope);
-            return;
+        if self.held_links.contains(&(from, to)) {
+            return self.held.push(envelope);
         }
+        self.send(from, to, envelope);
+    }
+
+    /// Puts a message on its way.
+    pub fn send(&mut self, from: Place, to: Place, envelope: Envelope) {
         let [first, second] = self.network.send(&mut self.rng, from, to);
         if let Some(delay) = second {
             self.after(delay, Happening::Node(to, None, Input::Message(envelope.clone())));

@@ -54,6 +54,14 @@ impl World {
         }
     }
 
+    /// [`Self::command`] for a node, and what comes of it.
+    pub fn order(&mut self, place: Place, command: Command) {
+        if self.nodes[place].is_awake() {
+            self.command(place, command);
+            self.drive(place);
+        }
+    }
+
     /// A member's time and plane.
     fn member(&mut self, place: Place) -> (Duration, Option<&mut Member>) {
         match self.nodes.get_mut(place) {
