@@ -22,6 +22,21 @@ pub struct OwnershipOptions {
     pub mutant: Option<Mutant>,
 }
 
+impl OwnershipOptions {
+    /// Options that keep to every rule.
+    #[must_use]
+    pub fn new(me: Owner, generation: u64, seed: u64, timing: Timing) -> Self {
+        Self {
+            me,
+            generation,
+            seed,
+            timing,
+            #[cfg(feature = "mutants")]
+            mutant: None,
+        }
+    }
+}
+
 /// Timers and bounds of the protocol. [`Default`] is what the configuration reference documents.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Timing {
