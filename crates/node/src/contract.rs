@@ -1,7 +1,7 @@
-//! The part of the node contract that says who may be served: `Ringway-Partition`, `Ringway-Epoch` and the
-//! `Ringway-Claim` of a refusal.
+//! The headers of the node contract, and, in derived ownership, who may be served. docs/NODE_CONTRACT.md has them all.
 
 use http::{HeaderMap, HeaderName, Method};
+use ringway_control::ownership::RequestId;
 use ringway_proxy::Claim;
 use ringway_topology::map::Location;
 use ringway_topology::{Epoch, Map, Owner, Partition};
@@ -14,6 +14,15 @@ pub const RINGWAY_PARTITION: HeaderName = HeaderName::from_static("ringway-parti
 pub const RINGWAY_EPOCH: HeaderName = HeaderName::from_static("ringway-epoch");
 /// Node → router in a 421: the claim as the node knows it.
 pub const RINGWAY_CLAIM: HeaderName = HeaderName::from_static("ringway-claim");
+/// Router → node, writes: the write's name, by which a repeat of it is recognised.
+pub const RINGWAY_REQUEST_ID: HeaderName = HeaderName::from_static("ringway-request-id");
+/// Router → node, reads: `any` lets every owner answer.
+pub const RINGWAY_READS: HeaderName = HeaderName::from_static("ringway-reads");
+/// Node → router → client on `any` reads: how stale the answer may be, in milliseconds.
+pub const RINGWAY_STALENESS: HeaderName = HeaderName::from_static("ringway-staleness");
+/// Node → router, writes: `unknown` (503) when the write may take effect or not, `forgotten` (409) when its id is older
+/// than what is remembered.
+pub const RINGWAY_OUTCOME: HeaderName = HeaderName::from_static("ringway-outcome");
 
 /// What a router says about a request it sends to a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,7 +59,43 @@ fn number(headers: &HeaderMap, name: &HeaderName) -> Result<Option<u64>, Refusal
     }
 }
 
-/// What to do with a request.
+/// Whether a read may be answered by any owner.
+pub(crate) fn asks_for_any(headers: &HeaderMap) -> bool {
+    headers.get(RINGWAY_READS).is_some_and(|reads| reads.as_bytes().eq_ignore_ascii_case(b"any"))
+}
+
+/// Reads `<128 bits hex>;n=<counter>;open=<lowest counter still open>`; `None` when a write has no name.
+///
+/// *Errors*: the header comes twice, or is not that. A write whose name is not understood must not be made: a repeat of
+/// it would not be recognised.
+pub(crate) fn request_id(headers: &HeaderMap) -> Result<Option<RequestId>, Refusal> {
+    let mut lines = headers.get_all(&RINGWAY_REQUEST_ID).iter();
+    let Some(line) = lines.next() else { return Ok(None) };
+    let parsed = line.to_str().ok().and_then(parse_request_id).filter(|id| id.open <= id.counter);
+    match (parsed, lines.next()) {
+        (Some(id), None) => Ok(Some(id)),
+        _ => Err(Refusal::ContractMalformed),
+    }
+}
+
+fn parse_request_id(text: &str) -> Option<RequestId> {
+    let mut fields = text.split(';').map(str::trim);
+    let hex = fields.next().filter(|hex| hex.len() == 32 && hex.bytes().all(|b| b.is_ascii_hexdigit()))?;
+    let router = u128::from_str_radix(hex, 16).ok()?;
+    let (mut counter, mut open) = (None, None);
+    for field in fields {
+        let (name, value) = field.split_once('=')?;
+        let number = || value.bytes().all(|b| b.is_ascii_digit()).then(|| value.parse().ok()).flatten();
+        match name {
+            "n" => counter = Some(number()?),
+            "open" => open = Some(number()?),
+            _ => {}
+        }
+    }
+    Some(RequestId { router, counter: counter?, open: open? })
+}
+
+/// What to do with a request in derived ownership.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Admission {
     /// Serve it here.
@@ -137,5 +182,37 @@ mod tests {
         ] {
             assert_eq!(read(&bad), Err(Refusal::ContractMalformed), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn a_request_id_is_read_whole_or_refused() {
+        let read = |lines: &[&str]| {
+            let mut headers = HeaderMap::new();
+            for line in lines {
+                headers.append(RINGWAY_REQUEST_ID, HeaderValue::from_str(line).unwrap());
+            }
+            request_id(&headers)
+        };
+        let hex = "000000000000000000000000000000ab";
+        assert_eq!(read(&[]), Ok(None));
+        let id = RequestId { router: 0xab, counter: 17, open: 15 };
+        assert_eq!(read(&[&format!("{hex};n=17;open=15")]), Ok(Some(id)));
+        assert_eq!(read(&[&format!("{hex}; n=17; open=15; later=x")]), Ok(Some(id)));
+        let good = format!("{hex};n=17;open=15");
+        for bad in [
+            "",
+            hex,
+            &format!("{hex};n=17"),
+            &format!("{hex};open=17"),
+            &format!("{hex};n=1;open=2"),
+            &format!("{hex};n=-1;open=0"),
+            &format!("{hex};n=+1;open=1"),
+            &format!("{hex};n=18446744073709551616;open=1"),
+            &format!("{};n=17;open=15", &hex[1..]),
+            &format!("{};n=17;open=15", "g".repeat(32)),
+        ] {
+            assert_eq!(read(&[bad]), Err(Refusal::ContractMalformed), "{bad}");
+        }
+        assert_eq!(read(&[&good, &good]), Err(Refusal::ContractMalformed), "two names");
     }
 }

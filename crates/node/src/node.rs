@@ -6,16 +6,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use prometheus::core::Collector;
-use ringway_proxy::edge::{Drained, Edge, EdgeError, EdgeOptions, WorkerFailure};
+use ringway_proxy::edge::{Drained, Edge, EdgeError, EdgeOptions, WorkerFailure, WorkerId};
 use ringway_proxy::metrics::{Metrics, RegisterError};
 use ringway_proxy::{
     ClusterFeed, KeyPart, KeySource, Reads, RouteMatch, RouteOptions, RouterError, Routers, RoutingOptions,
 };
 use ringway_topology::Owner;
 use thiserror::Error;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
-use crate::service::{NodeService, Readiness};
+use crate::claimed::ClaimedService;
+use crate::front::{Front, Readiness};
+use crate::owner::{OwnerError, OwnerHandle, OwnerOptions, OwnerParts, OwnerThreads};
+use crate::replica::ReplicaStore;
+use crate::service::NodeService;
 use crate::store::PartitionStore;
 
 /// The path of a key.
@@ -71,40 +75,61 @@ pub enum NodeError {
     /// The store's metrics clash with others.
     #[error(transparent)]
     Metrics(#[from] RegisterError),
+    /// The node cannot take part in claimed ownership.
+    #[error(transparent)]
+    Owner(#[from] OwnerError),
 }
 
 /// A running node. Dropping it cuts connections off; [`Node::shutdown`] lets requests finish.
 #[derive(Debug)]
 pub struct Node {
     edge: Edge,
+    owner: Option<OwnerThreads>,
 }
 
 impl Node {
-    /// Opens the data listener and serves.
+    /// Opens the data listener and serves in derived ownership.
     ///
     /// # Errors
     /// [`NodeError`]; nothing is left behind.
     pub fn start<S: PartitionStore>(options: NodeOptions, parts: NodeParts<S>) -> Result<Self, NodeError> {
-        let NodeOptions { edge, mut routing, part, ready_wait } = options;
         let NodeParts { store, me, feed, metrics } = parts;
-        routing.routes = vec![route(part)];
-        let routes = routing.routes.clone();
-        let routers = Routers::new(routing, feed.clone())?;
         register(&metrics, store.collectors())?;
-        let counters = metrics.clone();
-        let edge = Edge::start(edge, &metrics, move |worker| {
-            let metrics = counters.worker(worker.0);
-            NodeService {
-                store: Arc::clone(&store),
-                me: me.clone(),
-                map: RefCell::new(feed.snapshot.reader()),
-                routes: routes.clone(),
-                router: routers.make(metrics.clone()),
-                ready: Readiness { check: Arc::clone(&feed.ready), seen: Cell::new(false), wait: ready_wait },
-                metrics,
-            }
+        let (edge, fronts) = Fronts::new(options, me, feed, &metrics)?;
+        let edge = Edge::start(edge, &metrics, move |worker| NodeService {
+            store: Arc::clone(&store),
+            front: fronts.make(worker),
         })?;
-        Ok(Self { edge })
+        Ok(Self { edge, owner: None })
+    }
+
+    /// Reads the store, opens both listeners and serves in claimed ownership: as soon as claims are learned, and for as
+    /// long as wishes and claims keep coming; see [`OwnerHandle::connect`]. Blocks while the store is read.
+    ///
+    /// # Errors
+    /// [`NodeError`]; nothing is left behind.
+    pub fn start_claimed<S: ReplicaStore>(
+        options: NodeOptions,
+        owner: OwnerOptions,
+        parts: NodeParts<S>,
+        owner_parts: OwnerParts,
+    ) -> Result<Self, NodeError> {
+        let NodeParts { store, me, feed, metrics } = parts;
+        register(&metrics, store.collectors())?;
+        let snapshot = feed.snapshot.clone();
+        let (edge, fronts) = Fronts::new(options, me.clone(), feed, &metrics)?;
+        let threads = OwnerThreads::start(&owner, owner_parts, Arc::clone(&store), me, snapshot, &metrics)?;
+        let handle = threads.handle.clone();
+        let room = Arc::new(Semaphore::new((owner.write_bytes_max / 1_024).min(Semaphore::MAX_PERMITS)));
+        let edge = Edge::start(edge, &metrics, move |worker| ClaimedService {
+            store: Arc::clone(&store),
+            front: fronts.make(worker),
+            owner: handle.clone(),
+            write_timeout: owner.write_timeout,
+            room: Arc::clone(&room),
+        })?;
+        threads.watch(edge.failure());
+        Ok(Self { edge, owner: Some(threads) })
     }
 
     /// The bound address of the data listener.
@@ -113,16 +138,65 @@ impl Node {
         self.edge.addr()
     }
 
-    /// Becomes `Some` when a worker dies.
+    /// The owner of the node's partitions; `None` in derived ownership.
     #[must_use]
-    pub fn failure(&self) -> watch::Receiver<Option<WorkerFailure>> {
-        self.edge.failure()
+    pub fn owner(&self) -> Option<&OwnerHandle> {
+        self.owner.as_ref().map(|owner| &owner.handle)
     }
 
-    /// Stops accepting and lets requests under way finish for at most `drain`. The store stays open: close it
-    /// afterwards.
+    /// Becomes `Some` when a worker dies, or the node can take part in ownership no more: the process must end.
+    #[must_use]
+    pub fn failure(&self) -> watch::Receiver<Option<WorkerFailure>> {
+        self.owner.as_ref().map_or_else(|| self.edge.failure(), |owner| owner.failure.subscribe())
+    }
+
+    /// Stops accepting and lets requests under way finish for at most `drain`; then the peer listener and the engine
+    /// stop. The store stays open: close it afterwards.
     pub async fn shutdown(self, drain: Duration) -> Drained {
-        self.edge.shutdown(drain).await
+        let drained = self.edge.shutdown(drain).await;
+        if let Some(owner) = self.owner {
+            owner.shutdown().await;
+        }
+        drained
+    }
+}
+
+/// Makes what every worker meets requests with.
+#[derive(Clone)]
+struct Fronts {
+    me: Owner,
+    feed: ClusterFeed,
+    routes: Vec<RouteOptions>,
+    routers: Routers,
+    ready_wait: Duration,
+    metrics: Metrics,
+}
+
+impl Fronts {
+    fn new(
+        options: NodeOptions,
+        me: Owner,
+        feed: ClusterFeed,
+        metrics: &Metrics,
+    ) -> Result<(EdgeOptions, Self), NodeError> {
+        let NodeOptions { edge, mut routing, part, ready_wait } = options;
+        routing.routes = vec![route(part)];
+        let routes = routing.routes.clone();
+        let routers = Routers::new(routing, feed.clone())?;
+        Ok((edge, Self { me, feed, routes, routers, ready_wait, metrics: metrics.clone() }))
+    }
+
+    fn make(&self, worker: WorkerId) -> Front {
+        let metrics = self.metrics.worker(worker.0);
+        let check = Arc::clone(&self.feed.ready);
+        Front {
+            me: self.me.clone(),
+            map: RefCell::new(self.feed.snapshot.reader()),
+            routes: self.routes.clone(),
+            router: self.routers.make(metrics.clone()),
+            ready: Readiness { check, seen: Cell::new(false), wait: self.ready_wait },
+            metrics,
+        }
     }
 }
 

@@ -34,12 +34,20 @@ pub enum Refusal {
     ContentCoding,
     /// A part of a value.
     PartialPut,
-    /// `Ringway-Partition` or `Ringway-Epoch` is missing, repeated or no number.
+    /// `Ringway-Partition` or `Ringway-Epoch` is missing, repeated or no number, or `Ringway-Request-Id` is malformed.
     ContractMalformed,
     /// The key is not in the partition that `Ringway-Partition` names.
     PartitionMismatch,
     /// This node is not the partition's owner at this epoch.
     WrongOwner,
+    /// The router's epoch is above what this node knows of.
+    ClaimBehind,
+    /// Too much is pending in the partition, or in the node.
+    PartitionBusy,
+    /// The write was appended, and whether it takes effect is not known.
+    WriteUnknown,
+    /// The write's id is older than what is remembered of its router.
+    RequestForgotten,
     /// The stored bytes do not match their checksum.
     Corrupt,
     /// The storage engine failed.
@@ -53,7 +61,7 @@ pub enum Refusal {
 impl Refusal {
     /// Every refusal that is the node's own, once.
     #[cfg(test)]
-    pub(crate) const OWN: [Self; 15] = [
+    pub(crate) const OWN: [Self; 19] = [
         Self::NoSuchKey,
         Self::Method,
         Self::LengthRequired,
@@ -65,6 +73,10 @@ impl Refusal {
         Self::ContractMalformed,
         Self::PartitionMismatch,
         Self::WrongOwner,
+        Self::ClaimBehind,
+        Self::PartitionBusy,
+        Self::WriteUnknown,
+        Self::RequestForgotten,
         Self::Corrupt,
         Self::StoreFailed,
         Self::StoreBusy,
@@ -90,9 +102,16 @@ impl Refusal {
             Self::ContentCoding => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::WrongOwner => StatusCode::MISDIRECTED_REQUEST,
             Self::Corrupt | Self::StoreFailed => StatusCode::INTERNAL_SERVER_ERROR,
-            Self::StoreBusy => StatusCode::SERVICE_UNAVAILABLE,
+            Self::ClaimBehind => StatusCode::TOO_EARLY,
+            Self::RequestForgotten => StatusCode::CONFLICT,
+            Self::StoreBusy | Self::PartitionBusy | Self::WriteUnknown => StatusCode::SERVICE_UNAVAILABLE,
             Self::DiskFull => StatusCode::INSUFFICIENT_STORAGE,
         }
+    }
+
+    /// Whether it is what an owner finds when it looks at its data, and so as good an answer as any.
+    pub(crate) fn is_served(self) -> bool {
+        matches!(self, Self::NoSuchKey | Self::ConditionFailed)
     }
 
     /// The stable name: `reason` of the problem document and metric label.
@@ -111,6 +130,10 @@ impl Refusal {
             Self::ContractMalformed => "contract_malformed",
             Self::PartitionMismatch => "partition_mismatch",
             Self::WrongOwner => "wrong_owner",
+            Self::ClaimBehind => "claim_behind",
+            Self::PartitionBusy => "partition_busy",
+            Self::WriteUnknown => "write_unknown",
+            Self::RequestForgotten => "request_forgotten",
             Self::Corrupt => "corrupt_value",
             Self::StoreFailed => "store_failed",
             Self::StoreBusy => "store_busy",
@@ -131,9 +154,15 @@ impl Refusal {
             Self::ContentType => "The content type is too long or malformed",
             Self::ContentCoding => "Values are stored without a content coding",
             Self::PartialPut => "A value is stored whole or not at all",
-            Self::ContractMalformed => "Ringway-Partition and Ringway-Epoch must both be one number",
+            Self::ContractMalformed => {
+                "Ringway-Partition and Ringway-Epoch must both be one number, and Ringway-Request-Id an id"
+            }
             Self::PartitionMismatch => "The key is not in the partition that Ringway-Partition names",
             Self::WrongOwner => "This node is not the owner of the partition at this epoch",
+            Self::ClaimBehind => "This node does not know of that epoch yet",
+            Self::PartitionBusy => "Too much is pending; try again",
+            Self::WriteUnknown => "The write may take effect or not; repeat it with the same request id",
+            Self::RequestForgotten => "The request id is older than what is remembered",
             Self::Corrupt => "The stored value is damaged and is not served",
             Self::StoreFailed => "The storage engine failed",
             Self::StoreBusy => "Too many writes wait for the disk",
@@ -169,7 +198,9 @@ impl Refusal {
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         match self {
             Self::Method => drop(headers.insert(header::ALLOW, HeaderValue::from_static(ALLOW))),
-            Self::StoreBusy => drop(headers.insert(header::RETRY_AFTER, HeaderValue::from(1))),
+            Self::StoreBusy | Self::PartitionBusy => {
+                headers.insert(header::RETRY_AFTER, HeaderValue::from(1));
+            }
             Self::ConditionFailed => {
                 headers.extend(detail.current.and_then(|etag| Some((header::ETAG, etag_value(&etag)?))));
             }

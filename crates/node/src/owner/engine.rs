@@ -1,0 +1,397 @@
+//! The thread that owns the protocol: everything that happens to a node's partitions happens here, one thing at a time.
+//!
+//! One turn: say everything the state machine has to say, wait for anything to happen, take in all that has arrived, and
+//! only then run the timers. The clock is read anew for everything taken in: a process that was stopped and goes on
+//! finds its leases run out before it answers anything.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ringway_control::ownership::{
+    Admission, CopyProgress, Envelope, Event, MovePhase, Ownership, Reply, Role, Token, Wishes, WriteOutcome,
+    WriteRequest, Written,
+};
+use ringway_member::clock::Clock;
+use ringway_topology::{Epoch, Owner, Partition, SnapshotCell};
+use tokio::runtime::Handle;
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
+
+use super::mailbox::Mailbox;
+use super::stats::{Counters, Gauges, Unsent};
+use crate::peer::import::{CopyNews, Imports};
+use crate::peer::link::{Link, Outbox};
+use crate::peer::listener::Inbound;
+use crate::peer::seal::Sealer;
+use crate::replica::ReplicaStore;
+use crate::store::StoreError;
+
+/// Most requests of data workers and operators that wait for the engine; more are refused with 503.
+pub(crate) const REQUESTS_WAITING_MAX: usize = 8_192;
+/// Most batches of peers that wait for the engine; more wait at their connections, and then are refused.
+pub(crate) const INBOUND_WAITING_MAX: usize = 256;
+/// Most batches handed to the store and not finished; further changes gather in the next one.
+const BATCHES_UNDER_WAY_MAX: usize = 64;
+/// Most things of one kind taken in per turn.
+const TAKEN_PER_TURN_MAX: usize = 512;
+/// Between two looks at the disk's room, at idle links, and at what the metrics show.
+const TICK: Duration = Duration::from_secs(1);
+/// A link without messages for so many ticks is closed.
+const IDLE_TICKS_MAX: u32 = 60;
+
+/// What somebody wants of the engine.
+pub(crate) enum Request {
+    Write {
+        request: WriteRequest,
+        reply: oneshot::Sender<WriteOutcome>,
+    },
+    AdmitRead {
+        partition: Partition,
+        epoch: Epoch,
+        reply: oneshot::Sender<Admission>,
+    },
+    AdmitAnyRead {
+        partition: Partition,
+        epoch: Epoch,
+        reply: oneshot::Sender<Result<Duration, Admission>>,
+    },
+    /// Anything else: looked up at the state machine as it is.
+    Ask(Box<dyn FnOnce(&Ownership, Duration) + Send>),
+    /// Hand over what is led, whatever is wished.
+    HandOver,
+}
+
+/// What the engine hears.
+pub(crate) struct Inputs {
+    pub(crate) requests: mpsc::Receiver<Request>,
+    pub(crate) inbound: mpsc::Receiver<Inbound>,
+    /// As many as batches under way: never more than [`BATCHES_UNDER_WAY_MAX`].
+    pub(crate) written: mpsc::UnboundedReceiver<Result<Written, StoreError>>,
+    /// A few per second and copy under way.
+    pub(crate) news: mpsc::UnboundedReceiver<CopyNews>,
+    pub(crate) claims: Arc<Mailbox>,
+    pub(crate) wishes: watch::Receiver<Arc<Wishes>>,
+    pub(crate) stop: watch::Receiver<bool>,
+}
+
+/// Whom the engine tells.
+pub(crate) struct Outputs {
+    pub(crate) written: mpsc::UnboundedSender<Result<Written, StoreError>>,
+    pub(crate) decided: Arc<Mailbox>,
+    pub(crate) events: broadcast::Sender<Event>,
+    pub(crate) counters: Arc<Counters>,
+}
+
+/// What ended the wait of a turn.
+enum Input {
+    Request(Request),
+    Inbound(Inbound),
+    Written(Result<Written, StoreError>),
+    News(CopyNews),
+    Claims,
+    Wishes,
+    Stop,
+    Time,
+}
+
+pub(crate) struct Engine<S> {
+    pub(crate) ownership: Ownership,
+    pub(crate) me: Owner,
+    pub(crate) store: Arc<S>,
+    pub(crate) inputs: Inputs,
+    pub(crate) outputs: Outputs,
+    pub(crate) links: Links,
+    pub(crate) imports: Imports<S>,
+    pub(crate) waiting: BTreeMap<Token, oneshot::Sender<WriteOutcome>>,
+    pub(crate) tokens: u64,
+    pub(crate) batches_under_way: usize,
+    pub(crate) stopping: bool,
+    pub(crate) full: bool,
+    pub(crate) tick_at: Duration,
+}
+
+impl<S: ReplicaStore> Engine<S> {
+    /// Runs until it is told to stop.
+    ///
+    /// *Errors*: the disk failed. What it holds is unknown, nothing more is said, and the process must end.
+    pub(crate) async fn run(mut self) -> Result<(), StoreError> {
+        loop {
+            self.flush();
+            match self.wait().await {
+                Input::Stop => return Ok(()),
+                input => self.take(input)?,
+            }
+            self.drain()?;
+            let now = Clock::now();
+            if self.ownership.poll_timeout().is_some_and(|due| due <= now) {
+                self.ownership.handle_timeout(now);
+            }
+            if self.tick_at <= now {
+                self.tick_at = now + TICK;
+                self.tick(now);
+            }
+        }
+    }
+
+    /// Waits for whatever comes first. Every branch may be dropped half-way without losing anything.
+    async fn wait(&mut self) -> Input {
+        let now = Clock::now();
+        let due = self.ownership.poll_timeout().map_or(self.tick_at, |due| due.min(self.tick_at));
+        let inputs = &mut self.inputs;
+        tokio::select! {
+            _ = inputs.stop.wait_for(|stop| *stop) => Input::Stop,
+            Some(written) = inputs.written.recv() => Input::Written(written),
+            Some(inbound) = inputs.inbound.recv() => Input::Inbound(inbound),
+            Some(request) = inputs.requests.recv() => Input::Request(request),
+            Some(news) = inputs.news.recv() => Input::News(news),
+            () = inputs.claims.filled() => Input::Claims,
+            Ok(()) = inputs.wishes.changed() => Input::Wishes,
+            () = tokio::time::sleep(due.saturating_sub(now)) => Input::Time,
+        }
+    }
+
+    fn take(&mut self, input: Input) -> Result<(), StoreError> {
+        match input {
+            Input::Request(request) => self.take_request(request),
+            Input::Inbound(inbound) => self.take_inbound(inbound),
+            Input::Written(written) => self.take_written(written)?,
+            Input::News(news) => self.take_news(news),
+            Input::Claims => {
+                for claim in self.inputs.claims.take() {
+                    self.ownership.handle_claim(Clock::now(), claim);
+                }
+            }
+            Input::Wishes => self.take_wishes(),
+            Input::Stop | Input::Time => {}
+        }
+        Ok(())
+    }
+
+    /// Takes in everything else that has arrived. What the disk has done comes first: everything rests on it.
+    fn drain(&mut self) -> Result<(), StoreError> {
+        for _ in 0..TAKEN_PER_TURN_MAX {
+            let Ok(written) = self.inputs.written.try_recv() else { break };
+            self.take_written(written)?;
+        }
+        for _ in 0..TAKEN_PER_TURN_MAX {
+            let Ok(inbound) = self.inputs.inbound.try_recv() else { break };
+            self.take_inbound(inbound);
+        }
+        for _ in 0..TAKEN_PER_TURN_MAX {
+            let Ok(request) = self.inputs.requests.try_recv() else { break };
+            self.take_request(request);
+        }
+        Ok(())
+    }
+
+    fn take_request(&mut self, request: Request) {
+        let now = Clock::now();
+        // Whoever asked may have given up: then nobody hears the answer.
+        match request {
+            Request::Write { request, reply } => {
+                self.tokens += 1;
+                let token = Token(self.tokens);
+                self.waiting.insert(token, reply);
+                self.ownership.write(now, request, token);
+            }
+            Request::AdmitRead { partition, epoch, reply } => {
+                let _ = reply.send(self.ownership.admit_read(now, partition, epoch));
+            }
+            Request::AdmitAnyRead { partition, epoch, reply } => {
+                let _ = reply.send(self.ownership.admit_any_read(now, partition, epoch));
+            }
+            Request::Ask(ask) => ask(&self.ownership, now),
+            Request::HandOver => {
+                self.stopping = true;
+                self.take_wishes();
+            }
+        }
+    }
+
+    fn take_inbound(&mut self, inbound: Inbound) {
+        let Inbound { from, messages } = inbound;
+        for message in messages {
+            self.outputs.counters.received(&message);
+            let envelope = Envelope { from: from.clone(), to: self.me.clone(), message };
+            self.ownership.handle_message(Clock::now(), envelope);
+        }
+    }
+
+    fn take_written(&mut self, written: Result<Written, StoreError>) -> Result<(), StoreError> {
+        self.batches_under_way = self.batches_under_way.saturating_sub(1);
+        self.ownership.handle_written(Clock::now(), written?);
+        Ok(())
+    }
+
+    fn take_news(&mut self, news: CopyNews) {
+        let CopyNews { partition, tag, progress } = news;
+        if !self.imports.is_current(partition, &tag) {
+            return;
+        }
+        if !matches!(progress, CopyProgress::Running { .. }) {
+            self.imports.under_way.remove(&partition);
+        }
+        self.ownership.handle_copy(Clock::now(), partition, &tag, progress);
+    }
+
+    fn take_wishes(&mut self) {
+        let mut wishes = Arc::clone(&self.inputs.wishes.borrow_and_update());
+        if self.stopping && !wishes.stopping {
+            wishes = Arc::new(Wishes { stopping: true, ..(*wishes).clone() });
+        }
+        self.ownership.handle_wishes(Clock::now(), wishes);
+    }
+
+    /// Does everything the state machine wants done.
+    fn flush(&mut self) {
+        while self.batches_under_way < BATCHES_UNDER_WAY_MAX
+            && let Some(batch) = self.ownership.poll_disk()
+        {
+            self.batches_under_way += 1;
+            self.outputs.counters.disk_batches.add(1);
+            let written = self.outputs.written.clone();
+            // A stopped engine needs no word.
+            self.store.write(batch, Box::new(move |outcome| drop(written.send(outcome))));
+        }
+        while let Some(Reply { token, outcome }) = self.ownership.poll_reply() {
+            if let Some(reply) = self.waiting.remove(&token) {
+                let _ = reply.send(outcome);
+            }
+        }
+        while let Some(envelope) = self.ownership.poll_transmit() {
+            self.links.send(envelope);
+        }
+        while let Some(event) = self.ownership.poll_event() {
+            self.take_event(event);
+        }
+    }
+
+    fn take_event(&mut self, event: Event) {
+        self.outputs.counters.event(&event);
+        log(&event);
+        match event {
+            Event::Decided(claim) => self.outputs.decided.put([claim]),
+            Event::Import(order) => self.imports.start(order),
+            Event::CancelImport(order) => self.imports.cancel(order),
+            // Nobody may be listening.
+            event => drop(self.outputs.events.send(event)),
+        }
+    }
+
+    fn tick(&mut self, now: Duration) {
+        let full = !self.store.has_room();
+        if full != self.full {
+            self.full = full;
+            self.ownership.handle_disk_full(now, full);
+        }
+        self.links.sweep();
+        self.outputs.counters.show(self.gauges(now));
+    }
+
+    fn gauges(&self, now: Duration) -> Gauges {
+        let mut gauges = Gauges {
+            led: self.ownership.led() as u64,
+            writes_waiting: self.waiting.len() as u64,
+            messages_queued: self.links.queued() as u64,
+            batches_under_way: self.batches_under_way as u64,
+            ..Gauges::default()
+        };
+        for status in self.ownership.partitions() {
+            gauges.count_role(status.role);
+            if let Some(moving) = &status.moving {
+                gauges.count_move(moving.phase);
+            }
+            if let (Role::Primary, Some(claim)) = (status.role, &status.claim) {
+                let fenced = status.moving.as_ref().is_some_and(|moving| moving.phase >= MovePhase::Fenced);
+                let admitted = self.ownership.admit_read(now, status.partition, claim.epoch);
+                gauges.led_without_lease += u64::from(!fenced && matches!(admitted, Admission::Wait(_)));
+            }
+        }
+        gauges
+    }
+}
+
+/// What an operator wants to read about, without being asked.
+fn log(event: &Event) {
+    match event {
+        Event::Alarm { known, other } => {
+            tracing::error!(
+                ?known,
+                ?other,
+                "two decided claims of one epoch differ: this partition's data is in danger"
+            );
+        }
+        Event::Takeover { partition, epoch } => {
+            tracing::info!(%partition, %epoch, "taking a partition over: its primary is gone");
+        }
+        Event::Move(progress) if progress.phase == MovePhase::Aborted => {
+            let why = progress.why.as_deref().unwrap_or("no reason given");
+            tracing::warn!(partition = %progress.partition, epoch = %progress.epoch, why, "a move was given up");
+        }
+        Event::Serving { partition, epoch } => tracing::debug!(%partition, %epoch, "serving"),
+        Event::Deposed { partition, epoch } => tracing::debug!(%partition, %epoch, "serving no more"),
+        _ => {}
+    }
+}
+
+/// The queues to the peers, one per owner this node speaks to.
+pub(crate) struct Links {
+    pub(crate) sealer: Sealer,
+    pub(crate) snapshot: SnapshotCell,
+    pub(crate) counters: Arc<Counters>,
+    /// Where the links run.
+    pub(crate) runtime: Handle,
+    pub(crate) open: BTreeMap<Owner, OpenLink>,
+}
+
+/// A link and for how many ticks nothing was said on it.
+pub(crate) struct OpenLink {
+    outbox: Arc<Outbox>,
+    idle: u32,
+}
+
+impl Links {
+    fn send(&mut self, envelope: Envelope) {
+        let Envelope { to, message, .. } = envelope;
+        if !self.open.contains_key(&to) {
+            let outbox = self.connect(to.clone());
+            self.open.insert(to.clone(), OpenLink { outbox, idle: 0 });
+        }
+        if let Some(link) = self.open.get_mut(&to) {
+            link.idle = 0;
+            let dropped = link.outbox.push(message);
+            if dropped > 0 {
+                self.counters.unsent(Unsent::QueueFull, dropped);
+            }
+        }
+    }
+
+    fn connect(&self, to: Owner) -> Arc<Outbox> {
+        let outbox = Arc::new(Outbox::default());
+        let link = Link {
+            to,
+            outbox: Arc::clone(&outbox),
+            sealer: self.sealer.clone(),
+            snapshot: self.snapshot.clone(),
+            counters: Arc::clone(&self.counters),
+        };
+        self.runtime.spawn(link.run());
+        outbox
+    }
+
+    /// Closes links on which nothing was said for long.
+    fn sweep(&mut self) {
+        self.open.retain(|_, link| {
+            link.idle += 1;
+            let keep = link.idle <= IDLE_TICKS_MAX;
+            if !keep {
+                link.outbox.close();
+            }
+            keep
+        });
+    }
+
+    fn queued(&self) -> usize {
+        self.open.values().map(|link| link.outbox.len()).sum()
+    }
+}
