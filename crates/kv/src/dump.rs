@@ -1,23 +1,31 @@
-//! What a stopped node holds, as JSON lines: proof of where data is, and a backup.
+//! What a node holds, as JSON lines: proof of where data is, and a backup.
 
 use std::io::{self, Write};
+use std::ops::Bound;
 use std::path::Path;
 use std::sync::Arc;
 
-use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable};
-use ringway_node::IdentityError;
+use bytes::Bytes;
+use redb::{Database, ReadTransaction, ReadableDatabase, TableDefinition};
 use ringway_node::identity::{DirectoryLock, read_owner};
+use ringway_node::{IdentityError, StoreError};
+use ringway_topology::Partition;
 use serde_json::{Map, Value, json};
 use thiserror::Error;
 
 use crate::disk::Disk;
 use crate::engine::{
-    CHUNKS, DATABASE_FILE, GaveUp, HEADS, OpenError, check_marker, open_database, read_meta, unless_it_panics,
+    DATABASE_FILE, Engine, EngineError, GaveUp, HEADS, OpenError, check_marker, open_database, read_meta,
+    unless_it_panics,
 };
-use crate::record::{Content, Head, chunk_len, decode_chunk, split_head_key};
+use crate::record::{Head, split_head_key};
+use crate::replica::{Generation, REPLICA_HEADS, STATES, State, read_value, table};
+use crate::snapshot::Snapshot;
 
 /// Page cache of a dump, in bytes: it reads everything once.
 const CACHE_BYTES: usize = 16 << 20;
+/// Lines are read until they are this many bytes.
+const READ_BYTES: usize = 256 << 10;
 
 /// What a dump wrote.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -67,99 +75,216 @@ pub(crate) fn dump(dir: &Path, out: &mut impl Write) -> Result<Dumped, DumpError
     if unless_it_panics(|| read_meta(&database, &path, Some(store))).map_err(gave_up)??.is_none() {
         return Ok(Dumped::default());
     }
-    let dumped = unless_it_panics(|| write_all(&database, out))
-        .map_err(gave_up)?
-        .map_err(|error| error.into_dump_error(&path.display().to_string()))?;
+    let dumped = unless_it_panics(|| write_all(&database, out)).map_err(gave_up)?;
+    let dumped = dumped.map_err(|failure| match failure {
+        Failure::Engine(why) => DumpError::Read { path: path.display().to_string(), why },
+        Failure::Write(error) => DumpError::Write(error),
+    })?;
     out.flush()?;
     Ok(dumped)
 }
 
 enum Failure {
-    Engine(redb::Error),
+    Engine(String),
     Write(io::Error),
 }
 
-impl Failure {
-    fn into_dump_error(self, path: &str) -> DumpError {
-        match self {
-            Self::Engine(error) => DumpError::Read { path: path.to_owned(), why: error.to_string() },
-            Self::Write(error) => DumpError::Write(error),
+fn write_all(database: &Database, out: &mut impl Write) -> Result<Dumped, Failure> {
+    let engine = |error: EngineError| match error {
+        EngineError::Failed(why) => Failure::Engine(why),
+        other => Failure::Engine(format!("{other:?}")),
+    };
+    let txn = database.begin_read().map_err(|error| engine(error.into()))?;
+    let mut cursor = Cursor::default();
+    while let Some(lines) = cursor.read(&txn).map_err(engine)? {
+        out.write_all(&lines).map_err(Failure::Write)?;
+    }
+    Ok(cursor.dumped)
+}
+
+/// What a running store holds, as the lines of a dump: one snapshot, some lines at a time.
+///
+/// *Cost*: until it is dropped, space freed in the store is not used again. A reader that stalls is to be cut off.
+#[derive(Debug)]
+pub struct LiveDump {
+    snapshot: Snapshot,
+    cursor: Cursor,
+}
+
+impl LiveDump {
+    pub(crate) async fn start(engine: Arc<Engine>) -> Result<Self, StoreError> {
+        Ok(Self { snapshot: Snapshot::take(engine).await?, cursor: Cursor::default() })
+    }
+
+    /// The next lines, whole ones; `None` after the last.
+    ///
+    /// # Errors
+    /// The store is closed or failed; the dump can only be given up. Corrupt values are lines, not errors.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, StoreError> {
+        let mut cursor = self.cursor.clone();
+        let read = self.snapshot.read(move |txn| {
+            let lines = cursor.read(txn)?;
+            Ok((cursor, lines))
+        });
+        let (cursor, lines) = read.await?;
+        self.cursor = cursor;
+        Ok(lines.map(Bytes::from))
+    }
+
+    /// What was written so far.
+    #[must_use]
+    pub fn dumped(&self) -> Dumped {
+        self.cursor.dumped
+    }
+}
+
+/// How far a dump has come.
+#[derive(Debug, Clone, Default)]
+struct Cursor {
+    stage: Stage,
+    dumped: Dumped,
+}
+
+/// What comes next.
+#[derive(Debug, Clone)]
+enum Stage {
+    /// Values of derived ownership behind this table key.
+    Derived(Vec<u8>),
+    /// The first partition of claimed ownership from this number on.
+    Partition(u32),
+    /// Values of one behind this table key.
+    Values(Generation, Vec<u8>),
+    Done,
+}
+
+impl Default for Stage {
+    fn default() -> Self {
+        Self::Derived(Vec::new())
+    }
+}
+
+impl Cursor {
+    /// The next lines, about [`READ_BYTES`] of them; `None` after the last.
+    fn read(&mut self, txn: &ReadTransaction) -> Result<Option<Vec<u8>>, EngineError> {
+        let mut lines = Vec::new();
+        while lines.len() < READ_BYTES {
+            self.stage = match std::mem::replace(&mut self.stage, Stage::Done) {
+                Stage::Derived(after) => match self.values(txn, HEADS, &after, None, &mut lines)? {
+                    Some(after) => Stage::Derived(after),
+                    None => Stage::Partition(0),
+                },
+                Stage::Partition(from) => self.partition(txn, from, &mut lines)?,
+                Stage::Values(generation, after) => {
+                    let end = generation.head_end();
+                    match self.values(txn, REPLICA_HEADS, &after, Some(&end), &mut lines)? {
+                        Some(after) => Stage::Values(generation, after),
+                        None => generation.partition.0.checked_add(1).map_or(Stage::Done, Stage::Partition),
+                    }
+                }
+                Stage::Done => break,
+            };
+        }
+        Ok(if lines.is_empty() { None } else { Some(lines) })
+    }
+
+    /// The line of a partition: where its data stands.
+    fn partition(
+        &mut self,
+        txn: &ReadTransaction,
+        from: u32,
+        lines: &mut Vec<u8>,
+    ) -> Result<Stage, EngineError> {
+        let Some(states) = table(txn, STATES)? else { return Ok(Stage::Done) };
+        let Some(row) = states.range(from..)?.next() else { return Ok(Stage::Done) };
+        let (number, record) = row?;
+        let partition = Partition(number.value());
+        let mut line = Map::new();
+        line.insert("partition".to_owned(), json!(partition.0));
+        match State::decode(partition, record.value()) {
+            Ok(State { applied, stats, generation, .. }) => {
+                line.insert("epoch".to_owned(), json!(applied.epoch.0));
+                line.insert("seq".to_owned(), json!(applied.seq));
+                line.insert("keys".to_owned(), json!(stats.keys));
+                line.insert("value_bytes".to_owned(), json!(stats.value_bytes));
+                put_line(lines, line);
+                let generation = Generation { partition, number: generation };
+                Ok(Stage::Values(generation, generation.head_key(&[])))
+            }
+            Err(why) => {
+                line.insert("corrupt".to_owned(), json!(format!("its state: {why}")));
+                self.dumped.corrupt += 1;
+                put_line(lines, line);
+                Ok(partition.0.checked_add(1).map_or(Stage::Done, Stage::Partition))
+            }
         }
     }
-}
 
-impl<E: Into<redb::Error>> From<E> for Failure {
-    fn from(error: E) -> Self {
-        Self::Engine(error.into())
+    /// Lines of the values behind `after` and before `end`; the last key when there may be more.
+    fn values(
+        &mut self,
+        txn: &ReadTransaction,
+        heads: TableDefinition<'_, &'static [u8], &'static [u8]>,
+        after: &[u8],
+        end: Option<&[u8]>,
+        lines: &mut Vec<u8>,
+    ) -> Result<Option<Vec<u8>>, EngineError> {
+        let replicated = end.is_some();
+        let Some(heads) = table(txn, heads)? else { return Ok(None) };
+        let end = end.map_or(Bound::Unbounded, Bound::Excluded);
+        for row in heads.range::<&[u8]>((Bound::Excluded(after), end))? {
+            let (head_key, record) = row?;
+            let head_key = head_key.value();
+            put_line(lines, self.value(txn, head_key, record.value(), replicated)?);
+            if lines.len() >= READ_BYTES {
+                return Ok(Some(head_key.to_vec()));
+            }
+        }
+        Ok(None)
     }
-}
 
-fn write_all(database: &Database, out: &mut impl Write) -> Result<Dumped, Failure> {
-    let txn = database.begin_read()?;
-    let mut dumped = Dumped::default();
-    for entry in txn.open_table(HEADS)?.iter()? {
-        let (head_key, record) = entry?;
-        let (head_key, record) = (head_key.value(), record.value());
+    fn value(
+        &mut self,
+        txn: &ReadTransaction,
+        head_key: &[u8],
+        record: &[u8],
+        replicated: bool,
+    ) -> Result<Map<String, Value>, EngineError> {
         let mut line = Map::new();
-        if let Some((partition, key)) = split_head_key(head_key) {
+        let place = match replicated {
+            true => crate::replica::split_head_key(head_key).map(|(of, key)| (of.partition, key)),
+            false => split_head_key(head_key),
+        };
+        if let Some((partition, key)) = place {
             line.insert("partition".to_owned(), json!(partition.0));
             text_or_base64(&mut line, "key", key);
         } else {
             text_or_base64(&mut line, "key", head_key);
         }
-        match read_value(&txn, head_key, record)? {
+        let value = match Head::decode(head_key, record) {
+            Ok(head) => read_value(txn, &head)?.map(|value| (head, value)),
+            Err(why) => Err(why.to_owned()),
+        };
+        match value {
             Ok((head, value)) => {
                 let content_type = String::from_utf8_lossy(head.content_type);
                 text_or_base64(&mut line, "value", &value);
                 line.insert("bytes".to_owned(), json!(head.bytes));
                 line.insert("etag".to_owned(), json!(head.etag.to_string()));
                 line.insert("content_type".to_owned(), json!(content_type));
-                dumped.values += 1;
+                self.dumped.values += 1;
             }
             Err(why) => {
                 line.insert("corrupt".to_owned(), json!(why));
-                dumped.corrupt += 1;
+                self.dumped.corrupt += 1;
             }
         }
-        let mut text = Value::Object(line).to_string();
-        text.push('\n');
-        out.write_all(text.as_bytes()).map_err(Failure::Write)?;
+        Ok(line)
     }
-    Ok(dumped)
 }
 
-type ReadValue<'a> = Result<(Head<'a>, Vec<u8>), String>;
-
-fn read_value<'a>(
-    txn: &ReadTransaction,
-    head_key: &[u8],
-    record: &'a [u8],
-) -> Result<ReadValue<'a>, Failure> {
-    let head = match Head::decode(head_key, record) {
-        Ok(head) => head,
-        Err(why) => return Ok(Err(why.to_owned())),
-    };
-    let id = match head.content {
-        Content::Inline(bytes) => return Ok(Ok((head, bytes.to_vec()))),
-        Content::Chunks(id) => id,
-    };
-    let chunks = txn.open_table(CHUNKS)?;
-    let mut value = Vec::new();
-    let mut number = 0;
-    while (value.len() as u64) < head.bytes {
-        let Some(record) = chunks.get((id, number))? else {
-            return Ok(Err(format!("chunk {number} is missing")));
-        };
-        match decode_chunk(id, number, record.value()) {
-            Ok(chunk) if chunk.len() as u64 == chunk_len(head.bytes, number) => {
-                value.extend_from_slice(chunk)
-            }
-            Ok(_) => return Ok(Err(format!("chunk {number} has another length"))),
-            Err(why) => return Ok(Err(format!("chunk {number}: {why}"))),
-        }
-        number += 1;
-    }
-    Ok(Ok((head, value)))
+fn put_line(lines: &mut Vec<u8>, line: Map<String, Value>) {
+    lines.extend_from_slice(Value::Object(line).to_string().as_bytes());
+    lines.push(b'\n');
 }
 
 /// `name` as text, or `name_base64` when it is not UTF-8.

@@ -4,15 +4,19 @@ use std::fs;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
-use redb::{Builder, Database, ReadTransaction, ReadableDatabase, TableDefinition, WriteTransaction};
+use redb::{
+    Builder, Database, ReadTransaction, ReadableDatabase, ReadableTableMetadata, TableDefinition,
+    WriteTransaction,
+};
 use ringway_topology::StoreId;
 use thiserror::Error;
 
 use crate::disk::{Disk, DiskFile, is_full};
 use crate::record::{FORMAT, Totals};
+use crate::replica::{ACCEPTORS, table};
 
 /// The database file inside the data directory.
 pub(crate) const DATABASE_FILE: &str = "kv.redb";
@@ -85,6 +89,21 @@ pub enum OpenError {
         /// The store the directory's identity names.
         expected: StoreId,
     },
+    /// It holds the data of the other kind of ownership.
+    #[error(
+        "{path}: the database holds data of `{found}` ownership and this node runs in `{wanted}` ownership, \
+         which would not serve it. Nothing was changed. Run the node in `{found}` ownership (`ringway kv dump` \
+         reads the data out), or move the whole data directory away and start this node as a new one",
+        path = .path.display()
+    )]
+    Ownership {
+        /// The file.
+        path: PathBuf,
+        /// The ownership it was used in.
+        found: &'static str,
+        /// The ownership asked for.
+        wanted: &'static str,
+    },
     /// The file could not be opened, read or written.
     #[error("{path}: {source}", path = .path.display())]
     Io {
@@ -105,6 +124,17 @@ pub(crate) struct Engine {
     database: RwLock<Option<Database>>,
     /// Grows each time the database is opened anew.
     life: AtomicU64,
+    /// See [`Self::hold_reads`].
+    held: AtomicBool,
+}
+
+/// What a database is used for. One is never used for both.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Use {
+    /// Values of derived ownership.
+    Derived,
+    /// Partitions of claimed ownership.
+    Claimed,
 }
 
 /// Why an engine operation failed.
@@ -116,6 +146,8 @@ pub(crate) enum EngineError {
     Stopped,
     /// The store is closed.
     Closed,
+    /// Reads are held.
+    Behind,
     /// Anything else.
     Failed(String),
 }
@@ -146,9 +178,32 @@ impl Engine {
         let totals = unless_it_panics(|| read_or_create_meta(&database, &path, store))
             .map_err(|GaveUp| OpenError::Corrupt { path: path.clone(), why: GaveUp.to_string() })??;
         write_marker(dir)?;
-        let engine =
-            Self { path, cache_bytes, disk, database: RwLock::new(Some(database)), life: AtomicU64::new(0) };
-        Ok((engine, totals))
+        let database = RwLock::new(Some(database));
+        let (life, held) = (AtomicU64::new(0), AtomicBool::new(false));
+        Ok((Self { path, cache_bytes, disk, database, life, held }, totals))
+    }
+
+    /// Refuses a database that was used in another way.
+    pub(crate) fn check_use(&self, wanted: Use) -> Result<(), OpenError> {
+        let corrupt = |why: String| OpenError::Corrupt { path: self.path.clone(), why };
+        let other = unless_it_panics(|| {
+            self.read(|txn| match wanted {
+                Use::Derived => Ok(table(txn, ACCEPTORS)?.map_or(Ok(true), |table| table.is_empty())?),
+                Use::Claimed => Ok(txn.open_table(HEADS)?.is_empty()?),
+            })
+        });
+        let is_free = other
+            .map_err(|gave_up| corrupt(gave_up.to_string()))?
+            .map_err(|error| corrupt(format!("{error:?}")))?;
+        match wanted {
+            _ if is_free => Ok(()),
+            Use::Derived => self.refuse_use("claimed", "derived"),
+            Use::Claimed => self.refuse_use("derived", "claimed"),
+        }
+    }
+
+    fn refuse_use(&self, found: &'static str, wanted: &'static str) -> Result<(), OpenError> {
+        Err(OpenError::Ownership { path: self.path.clone(), found, wanted })
     }
 
     /// Runs `read` on a snapshot of what is committed.
@@ -158,7 +213,51 @@ impl Engine {
     ) -> Result<T, EngineError> {
         let guard = self.database.read().unwrap_or_else(PoisonError::into_inner);
         let database = guard.as_ref().ok_or(EngineError::Closed)?;
+        self.check_held()?;
         read(&database.begin_read()?)
+    }
+
+    /// As [`Self::read`], even while reads are held.
+    pub(crate) fn read_held<T>(
+        &self,
+        read: impl FnOnce(&ReadTransaction) -> Result<T, EngineError>,
+    ) -> Result<T, EngineError> {
+        let guard = self.database.read().unwrap_or_else(PoisonError::into_inner);
+        let database = guard.as_ref().ok_or(EngineError::Closed)?;
+        read(&database.begin_read()?)
+    }
+
+    /// A snapshot to be read piece by piece, and the engine's life it belongs to.
+    pub(crate) fn snapshot(&self) -> Result<(u64, ReadTransaction), EngineError> {
+        let guard = self.database.read().unwrap_or_else(PoisonError::into_inner);
+        let database = guard.as_ref().ok_or(EngineError::Closed)?;
+        self.check_held()?;
+        Ok((self.life(), database.begin_read()?))
+    }
+
+    /// Runs `read`, which uses a snapshot of `life`, unless the engine was opened anew since: its pages may then be
+    /// something else.
+    pub(crate) fn during<T>(
+        &self,
+        life: u64,
+        read: impl FnOnce() -> Result<T, EngineError>,
+    ) -> Result<T, EngineError> {
+        let guard = self.database.read().unwrap_or_else(PoisonError::into_inner);
+        guard.as_ref().ok_or(EngineError::Closed)?;
+        if self.life() != life {
+            return Err(EngineError::Stopped);
+        }
+        read()
+    }
+
+    /// Turns reads away, or admits them again. For the time in which commits that were visible and went with the
+    /// engine's earlier life are made again: a read would go back behind what was read before.
+    pub(crate) fn hold_reads(&self, held: bool) {
+        self.held.store(held, Ordering::Release);
+    }
+
+    fn check_held(&self) -> Result<(), EngineError> {
+        if self.held.load(Ordering::Acquire) { Err(EngineError::Behind) } else { Ok(()) }
     }
 
     /// Runs `write` in a transaction. `write` consumes it: by committing, or by dropping it.

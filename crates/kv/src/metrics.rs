@@ -4,6 +4,8 @@ use prometheus::core::Collector;
 use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts};
 use ringway_node::StoreError;
 
+use crate::disk::Room;
+
 /// The store's series. Names follow docs/STORE.md; all are per store, none per key or partition.
 #[derive(Debug, Clone)]
 pub(crate) struct StoreMetrics {
@@ -73,6 +75,24 @@ impl StoreMetrics {
 
     pub(crate) fn reject(&self, error: &StoreError) {
         self.rejected.with_label_values(&[reason(error)]).inc();
+    }
+
+    /// Notes what the disk has room for, and says so when that changes.
+    pub(crate) fn note_room(&self, room: Room, free_bytes: u64) {
+        let full = i64::from(room != Room::Values);
+        if full != self.full.get() {
+            match room {
+                Room::Values => tracing::info!(free_bytes, "there is disk space again: values are accepted"),
+                Room::Deletes => {
+                    tracing::error!(free_bytes, "the disk is full: values are refused, reads go on")
+                }
+                Room::Nothing => {
+                    tracing::error!(free_bytes, "the disk is full: writes are refused, reads go on")
+                }
+            }
+        }
+        self.full.set(full);
+        self.free_bytes.set(i64::try_from(free_bytes).unwrap_or(i64::MAX));
     }
 
     #[cfg(test)]

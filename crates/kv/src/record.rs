@@ -13,7 +13,7 @@ const INLINE: u8 = 0;
 const CHUNKED: u8 = 1;
 /// kind, version, content checksum, length, chunk id, length of the content type.
 const HEAD_FIXED_BYTES: usize = 1 + 8 + 8 + 8 + 8 + 2;
-const CHECKSUM_BYTES: usize = 8;
+pub(crate) const CHECKSUM_BYTES: usize = 8;
 
 /// A key of the `heads` table: the partition first, so that a partition is one range.
 pub(crate) fn head_key(partition: Partition, key: &[u8]) -> Vec<u8> {
@@ -168,10 +168,10 @@ impl Totals {
 }
 
 /// Reads fields off the front.
-struct Fields<'a>(&'a [u8]);
+pub(crate) struct Fields<'a>(pub(crate) &'a [u8]);
 
 impl<'a> Fields<'a> {
-    fn take(&mut self, count: usize) -> Result<&'a [u8], &'static str> {
+    pub(crate) fn take(&mut self, count: usize) -> Result<&'a [u8], &'static str> {
         let (taken, rest) = self.0.split_at_checked(count).ok_or("the record is cut short")?;
         self.0 = rest;
         Ok(taken)
@@ -183,16 +183,28 @@ impl<'a> Fields<'a> {
         Ok(*taken)
     }
 
-    fn u8(&mut self) -> Result<u8, &'static str> {
+    pub(crate) fn u8(&mut self) -> Result<u8, &'static str> {
         self.array::<1>().map(|[b]| b)
     }
 
-    fn u16(&mut self) -> Result<u16, &'static str> {
+    pub(crate) fn u16(&mut self) -> Result<u16, &'static str> {
         self.array().map(u16::from_le_bytes)
     }
 
-    fn u64(&mut self) -> Result<u64, &'static str> {
+    pub(crate) fn u32(&mut self) -> Result<u32, &'static str> {
+        self.array().map(u32::from_le_bytes)
+    }
+
+    pub(crate) fn u64(&mut self) -> Result<u64, &'static str> {
         self.array().map(u64::from_le_bytes)
+    }
+
+    pub(crate) fn u128(&mut self) -> Result<u128, &'static str> {
+        self.array().map(u128::from_le_bytes)
+    }
+
+    pub(crate) fn end(self) -> Result<(), &'static str> {
+        if self.0.is_empty() { Ok(()) } else { Err("the record is too long") }
     }
 }
 

@@ -16,8 +16,8 @@ use tokio::sync::{Semaphore, TryAcquireError, oneshot};
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::disk::{Disk, FatalHook, Room};
-use crate::dump::{self, DumpError, Dumped};
-use crate::engine::{Engine, EngineError, HEADS, OpenError, unless_it_panics};
+use crate::dump::{self, DumpError, Dumped, LiveDump};
+use crate::engine::{Engine, EngineError, HEADS, OpenError, Use, unless_it_panics};
 use crate::metrics::StoreMetrics;
 use crate::options::{CHUNK_BYTES, KvOptions};
 use crate::pins::{Pin, Pins};
@@ -42,7 +42,7 @@ pub struct KvStore {
 /// What the writer, uploads and readers share.
 pub(crate) struct Shared {
     pub(crate) options: KvOptions,
-    pub(crate) engine: Engine,
+    pub(crate) engine: Arc<Engine>,
     pub(crate) disk: Arc<Disk>,
     pub(crate) metrics: StoreMetrics,
     pub(crate) pins: Arc<Pins>,
@@ -85,6 +85,7 @@ impl KvStore {
     ) -> Result<Self, OpenError> {
         let disk = Arc::new(Disk::new(dir, options.free_bytes_min, options.ballast_bytes, on_fatal));
         let (engine, totals) = Engine::open(dir, store, options.cache_bytes, Arc::clone(&disk))?;
+        engine.check_use(Use::Derived)?;
         let refuse = |why: String| OpenError::Corrupt { path: dir.join(crate::engine::DATABASE_FILE), why };
         let doomed = unless_it_panics(|| engine.read(read_doomed))
             .map_err(|gave_up| refuse(gave_up.to_string()))?
@@ -92,7 +93,7 @@ impl KvStore {
         let metrics = StoreMetrics::new().map_err(|error| refuse(error.to_string()))?;
         let (jobs, queue) = mpsc::channel();
         let shared = Arc::new(Shared {
-            engine,
+            engine: Arc::new(engine),
             disk,
             metrics,
             pins: Arc::new(Pins::new(jobs.clone())),
@@ -120,6 +121,14 @@ impl KvStore {
     /// The directory is in use by a running node, or is damaged, or `out` fails.
     pub fn dump(dir: &Path, out: &mut impl Write) -> Result<Dumped, DumpError> {
         dump::dump(dir, out)
+    }
+
+    /// Starts to write what the store holds at this moment, as [`Self::dump`] does for a stopped node's.
+    ///
+    /// # Errors
+    /// The store is closed or failed.
+    pub async fn dump_live(&self) -> Result<LiveDump, StoreError> {
+        LiveDump::start(Arc::clone(&self.shared.engine)).await
     }
 
     /// Commits what is queued, closes the engine, and waits for that.
@@ -391,6 +400,7 @@ impl Shared {
                 }
                 Err(EngineError::Stopped | EngineError::Full) => self.have_reopened(life).await?,
                 Err(EngineError::Closed) => return Err(StoreError::Closed),
+                Err(EngineError::Behind) => return Err(StoreError::Busy),
                 Err(EngineError::Failed(why)) => return Err(StoreError::Failed(why)),
             }
         }
@@ -408,21 +418,7 @@ impl Shared {
     /// Looks at the disk: what may be written.
     pub(crate) fn look_at_disk(&self) -> Room {
         let room = self.disk.admit();
-        let free_bytes = self.disk.free_bytes();
-        let full = i64::from(room != Room::Values);
-        if full != self.metrics.full.get() {
-            match room {
-                Room::Values => tracing::info!(free_bytes, "there is disk space again: values are accepted"),
-                Room::Deletes => {
-                    tracing::error!(free_bytes, "the disk is full: values are refused, reads go on")
-                }
-                Room::Nothing => {
-                    tracing::error!(free_bytes, "the disk is full: writes are refused, reads go on")
-                }
-            }
-        }
-        self.metrics.full.set(full);
-        self.metrics.free_bytes.set(i64::try_from(free_bytes).unwrap_or(i64::MAX));
+        self.metrics.note_room(room, self.disk.free_bytes());
         room
     }
 
