@@ -366,3 +366,148 @@ fn claim(partition: Partition, rest: &mut Fields<'_>) -> Result<Claim, Wrong> {
     let owners = (0..count).map(|_| owner(rest)).collect::<Result<Arc<[Owner]>, _>>()?;
     Ok(Claim { partition, epoch, owners, end: position(rest)? })
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::vec;
+    use proptest::option;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const G: Generation = Generation { partition: Partition(7), number: 12 };
+
+    fn position() -> impl Strategy<Value = Position> {
+        (any::<u64>(), any::<u64>()).prop_map(|(epoch, seq)| Position { epoch: Epoch(epoch), seq })
+    }
+
+    fn owner() -> impl Strategy<Value = Owner> {
+        ("[a-z][a-z0-9.-]{0,20}[a-z0-9]", any::<u128>())
+            .prop_map(|(node, store)| Owner { node: NodeId::new(&node).unwrap(), store: StoreId(store) })
+    }
+
+    fn ballot() -> impl Strategy<Value = Ballot> {
+        (any::<u64>(), owner()).prop_map(|(round, proposer)| Ballot { round, proposer })
+    }
+
+    fn claim() -> impl Strategy<Value = Arc<Claim>> {
+        (any::<u64>(), vec(owner(), 0..=REPLICAS_MAX), position()).prop_map(|(epoch, owners, end)| {
+            Arc::new(Claim { partition: G.partition, epoch: Epoch(epoch), owners: owners.into(), end })
+        })
+    }
+
+    fn acceptor() -> impl Strategy<Value = Acceptor> {
+        let joining = (any::<u64>(), owner(), any::<u64>()).prop_map(|(epoch, source, import)| {
+            Copy::Joining(CopyTag { epoch: Epoch(epoch), source, import })
+        });
+        let copy = prop_oneof![Just(Copy::None), Just(Copy::Owned), joining];
+        (option::of(claim()), option::of(ballot()), option::of((ballot(), claim())), copy)
+            .prop_map(|(claim, promised, accepted, copy)| Acceptor { claim, promised, accepted, copy })
+    }
+
+    fn entry() -> impl Strategy<Value = Entry> {
+        let request = (any::<u128>(), any::<u64>(), any::<u64>())
+            .prop_map(|(router, counter, open)| RequestId { router, counter, open });
+        let write = (option::of(request), vec(any::<u8>(), 0..200))
+            .prop_map(|(request, payload)| Op::Write { request, payload: payload.into() });
+        (position(), prop_oneof![Just(Op::Empty), write]).prop_map(|(position, op)| Entry { position, op })
+    }
+
+    fn router() -> impl Strategy<Value = Router> {
+        let result = (any::<u64>(), any::<u64>(), vec(any::<u8>(), 0..32))
+            .prop_map(|(counter, stamp, result)| Remembered { counter, stamp, result: result.into() });
+        (any::<u64>(), any::<u64>(), vec(result, 0..20)).prop_map(|(floor, seen, results)| Router {
+            floor,
+            seen,
+            results,
+        })
+    }
+
+    fn state() -> impl Strategy<Value = State> {
+        let numbers = [any::<u64>(); 6];
+        (numbers, position(), position(), any::<u64>()).prop_map(|(numbers, one, other, last)| {
+            let [generation, clock, routers, keys, key_bytes, value_bytes] = numbers;
+            let (trimmed, applied) = (one.min(other), one.max(other));
+            let stats = PartitionStats { keys, key_bytes, value_bytes };
+            State { generation, applied, trimmed, last: last.max(applied.seq), clock, routers, stats }
+        })
+    }
+
+    /// A record is read back in its own place, and noticed when it is cut, changed, or anywhere else.
+    fn check<T: PartialEq + std::fmt::Debug>(
+        value: &T,
+        record: &[u8],
+        at: usize,
+        read: impl Fn(&[u8]) -> Result<T, Wrong>,
+    ) {
+        assert_eq!(read(record).as_ref(), Ok(value));
+        let mut changed = record.to_vec();
+        let at = at % record.len();
+        changed[at] ^= 1;
+        assert!(read(&changed).is_err(), "byte {at}");
+        assert!(read(&record[..at]).is_err(), "cut at {at}");
+    }
+
+    proptest! {
+        #[test]
+        fn records_come_back_as_they_went(
+            acceptor in acceptor(), state in state(), router in router(), round: u64, at: usize
+        ) {
+            let other = Partition(8);
+            let record = encode_acceptor(G.partition, &acceptor);
+            check(&acceptor, &record, at, |record| decode_acceptor(G.partition, record));
+            prop_assert!(decode_acceptor(other, &record).is_err());
+            let record = state.encode(G.partition);
+            check(&state, &record, at, |record| State::decode(G.partition, record));
+            prop_assert!(State::decode(other, &record).is_err());
+            prop_assert!(decode_acceptor(G.partition, &record).is_err(), "a record of another kind");
+            let record = encode_router(G, 9, &router);
+            check(&router, &record, at, |record| decode_router(G, 9, record));
+            prop_assert!(decode_router(G, 8, &record).is_err());
+            let newer = Generation { number: 13, ..G };
+            prop_assert!(decode_router(newer, 9, &record).is_err());
+            check(&round, &encode_round(round), at, decode_round);
+        }
+
+        #[test]
+        fn entries_come_back_as_they_went(entry in entry()) {
+            let bytes = encode_entry(&entry);
+            for cut in 0..bytes.len() {
+                prop_assert!(decode_entry(&bytes[..cut]).is_err(), "cut at {}", cut);
+            }
+            prop_assert_eq!(decode_entry(&bytes), Ok(entry));
+        }
+
+        #[test]
+        fn no_bytes_make_a_reader_panic(bytes in vec(any::<u8>(), 0..300)) {
+            let _ = decode_entry(&bytes);
+            let sealed = |kind, key: &[u64]| seal(bytes.clone(), kind, key);
+            let _ = decode_acceptor(G.partition, &sealed(ACCEPTOR, &[7]));
+            let _ = State::decode(G.partition, &sealed(STATE, &[7]));
+            let _ = decode_router(G, 9, &sealed(ROUTER, &router_key(G, 9)));
+            let _ = split_head_key(&bytes);
+        }
+    }
+
+    #[test]
+    fn a_piece_is_believed_in_its_own_place_only() {
+        let bytes = vec![3; 2 * CHUNK_BYTES + 1];
+        let cut: Vec<_> = pieces(G, 5, &bytes).collect();
+        assert_eq!(cut.iter().map(|(number, _)| *number).collect::<Vec<_>>(), [0, 1, 2]);
+        let joined: Vec<u8> =
+            cut.iter().flat_map(|(number, record)| piece(G, 5, *number, record).unwrap().to_vec()).collect();
+        assert_eq!(joined, bytes);
+        assert!(piece(G, 6, 0, &cut[0].1).is_err());
+        assert!(piece(G, 5, 1, &cut[0].1).is_err());
+        assert!(piece(Generation { number: 13, ..G }, 5, 0, &cut[0].1).is_err());
+        assert!(piece(Generation { partition: Partition(8), ..G }, 5, 0, &cut[0].1).is_err());
+    }
+
+    #[test]
+    fn a_generation_is_one_range_of_keys() {
+        let key = G.head_key(b"k");
+        assert_eq!(split_head_key(&key), Some((G, b"k".as_slice())));
+        assert!(G.head_key(&[]) < key && G.head_key(&[0xff; 9]) < G.head_end());
+        assert_eq!(split_head_key(&key[..11]), None);
+    }
+}

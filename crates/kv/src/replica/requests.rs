@@ -115,3 +115,89 @@ pub(super) fn idle_routers(mut routers: Vec<(u64, u128)>, clock: u64) -> Vec<u12
     routers.truncate(idle.max(excess));
     routers.into_iter().map(|(_, router)| router).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(counter: u64, open: u64) -> RequestId {
+        RequestId { router: 1, counter, open }
+    }
+
+    /// Applies a request as the store does: what it was known as.
+    fn apply(router: &mut Router, request: RequestId, clock: u64) -> Known {
+        let known = router.know(&request);
+        if known == Known::New {
+            router.remember(&request, clock, [request.counter as u8].as_slice().into());
+        }
+        router.age(&request, clock);
+        known
+    }
+
+    fn repeat(counter: u64) -> Known {
+        Known::Repeat([counter as u8].as_slice().into())
+    }
+
+    #[test]
+    fn a_request_is_new_once() {
+        let mut router = Router::default();
+        assert_eq!(apply(&mut router, request(5, 5), 0), Known::New);
+        assert_eq!(apply(&mut router, request(5, 5), 1), repeat(5));
+        assert_eq!(apply(&mut router, request(6, 5), 1), Known::New);
+        assert_eq!(apply(&mut router, request(4, 4), 2), Known::TooOld, "the router said 5 was its lowest");
+        assert_eq!(apply(&mut router, request(5, 5), 2), repeat(5));
+        assert_eq!(apply(&mut router, request(7, 7), 3), Known::New);
+        assert_eq!(apply(&mut router, request(6, 6), 4), Known::TooOld, "and now 7 is");
+        assert_eq!(router.seen, 4);
+    }
+
+    #[test]
+    fn results_that_may_be_asked_for_are_kept_ten_minutes() {
+        let mut router = Router::default();
+        apply(&mut router, request(9, 5), 1_000);
+        apply(&mut router, request(8, 5), 2_000);
+        let late = 1_000 + RESULT_AGE_MAX;
+        assert_eq!(apply(&mut router, request(9, 5), late), repeat(9));
+        assert_eq!(apply(&mut router, request(10, 5), late + 1), Known::New);
+        assert_eq!(apply(&mut router, request(9, 5), late + 1), Known::TooOld);
+        assert_eq!(
+            apply(&mut router, request(8, 5), late + 1),
+            repeat(8),
+            "a lower one that is younger stays"
+        );
+        assert_eq!(apply(&mut router, request(7, 5), late + 1), Known::TooOld, "nobody knows any more");
+    }
+
+    #[test]
+    fn a_router_has_no_more_results_than_the_bound() {
+        let mut router = Router::default();
+        let count = ROUTER_RESULTS_MAX as u64 + 10;
+        for counter in 1..=count {
+            assert_eq!(apply(&mut router, request(counter, 1), 0), Known::New);
+        }
+        assert_eq!(router.results.len(), ROUTER_RESULTS_MAX);
+        assert_eq!(apply(&mut router, request(10, 1), 0), Known::TooOld);
+        assert_eq!(apply(&mut router, request(11, 1), 0), repeat(11));
+        let (id, again) = Router::import(router.export(3));
+        assert_eq!((id, again), (3, router));
+    }
+
+    #[test]
+    fn a_request_below_what_its_router_has_open_is_new_all_the_same() {
+        let mut router = Router::default();
+        assert_eq!(apply(&mut router, request(5, u64::MAX), 0), Known::New);
+        assert_eq!(apply(&mut router, request(5, u64::MAX), 0), repeat(5));
+    }
+
+    #[test]
+    fn the_idle_are_forgotten_first_and_a_day_is_granted_to_all_but_the_excess() {
+        let clock = 2 * ROUTER_IDLE_MAX;
+        let day_ago = clock - ROUTER_IDLE_MAX;
+        assert_eq!(idle_routers(vec![(day_ago - 1, 4), (day_ago, 3), (clock, 2)], clock), [4]);
+        let many: Vec<_> = (0..ROUTERS_MAX).map(|n| (clock - n, u128::from(n))).collect();
+        assert_eq!(idle_routers(many[1..].to_vec(), clock), []);
+        let forgotten = idle_routers(many, clock);
+        assert_eq!(forgotten.len() as u64, ROUTERS_CHECK);
+        assert!(forgotten.contains(&u128::from(ROUTERS_MAX - 1)) && !forgotten.contains(&0));
+    }
+}

@@ -12,6 +12,8 @@
 mod codec;
 mod frame;
 mod op;
+#[cfg(test)]
+mod tests;
 
 use std::future::Future;
 

@@ -48,7 +48,7 @@ fn entries(count: u64) -> Vec<Arc<Entry>> {
             _ => Precondition::NONE,
         };
         let op = match seq % 4 {
-            0 if seq % 16 == 0 => WriteOp::Delete {
+            0 if seq.is_multiple_of(16) => WriteOp::Delete {
                 key: Bytes::from_static(b"never there"),
                 condition: Precondition::NONE,
                 stamp,
@@ -58,7 +58,7 @@ fn entries(count: u64) -> Vec<Arc<Entry>> {
         };
         let request = match seq % 3 {
             0 => None,
-            _ if seq % 11 == 0 => request(u128::from(seq % 7), seq % 4, 0),
+            _ if seq.is_multiple_of(11) => request(u128::from(seq % 7), seq % 4, 0),
             _ => request(u128::from(seq % 7), seq / 9, (seq / 9).saturating_sub(2)),
         };
         (request, op)

@@ -20,6 +20,7 @@ use crate::record::content_checksum;
 
 mod copies;
 mod faults;
+mod model;
 
 pub(super) const STORE: StoreId = StoreId(0x3f9c);
 pub(super) const P: Partition = Partition(7);
