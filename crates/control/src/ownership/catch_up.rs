@@ -23,8 +23,10 @@ pub(super) const COPY_LOG_BYTES_MAX: usize = 64 << 20;
 #[derive(Debug)]
 pub(super) struct Pull {
     pub(super) tag: CopyTag,
-    /// The last word of it.
+    /// When it last grew, or waited for its turn.
     news: Duration,
+    /// The one who pulls it has said something.
+    heard: bool,
     bytes: u64,
 }
 
@@ -56,6 +58,7 @@ impl Replica {
             let room =
                 node.copying.contains(&self.partition) || node.copying.len() < node.timing().copies_max;
             if progress.copy.is_some() || !room {
+                progress.due = node.now + node.timing().move_retry;
                 return;
             }
             self.begin_copy(node, claim, progress);
@@ -64,6 +67,9 @@ impl Replica {
         let silent = node.now >= pull.news + node.timing().copy_timeout;
         if silent || self.log.bytes() > COPY_LOG_BYTES_MAX {
             return self.give_up_copy(node, progress);
+        }
+        if pull.heard {
+            progress.due = node.now + retry * 10;
         }
         node.send(to, Message::Copy { claim: claim.clone(), tag: pull.tag.clone() });
     }
@@ -74,7 +80,7 @@ impl Replica {
         node.stats.copies_begun += 1;
         node.copying.insert(self.partition);
         progress.pin = Some(self.applied.seq);
-        progress.state = State::Pulls(Pull { tag, news: node.now, bytes: 0 });
+        progress.state = State::Pulls(Pull { tag, news: node.now, heard: false, bytes: 0 });
     }
 
     fn give_up_copy(&self, node: &mut Node, progress: &mut Progress) {
@@ -109,9 +115,14 @@ impl Replica {
         if pull.tag != *tag {
             return;
         }
-        pull.news = now;
+        pull.heard = true;
         match news {
-            CopyProgress::Running { bytes } => pull.bytes = bytes,
+            CopyProgress::Running { bytes } => {
+                if bytes == 0 || bytes > pull.bytes {
+                    pull.news = now;
+                    pull.bytes = bytes;
+                }
+            }
             CopyProgress::Done { base, bytes } if self.log.has(base) => {
                 pull.bytes = bytes;
                 progress.copy = joins.then(|| tag.clone());

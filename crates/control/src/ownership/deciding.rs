@@ -38,7 +38,7 @@ impl Replica {
             self.tell_claim(node, from);
             return false;
         }
-        claim.epoch.0 + 1 == epoch.0 && node.is_named(&claim) && claim.names(from)
+        claim.next_epoch() == epoch && node.is_named(&claim) && claim.names(from)
     }
 
     /// A candidate asks for a promise.
@@ -206,7 +206,7 @@ impl Replica {
     /// An owner accepted: a majority of them decides.
     pub(super) fn handle_accepted(&mut self, node: &mut Node, from: &Owner, epoch: Epoch, ballot: &Ballot) {
         let Some(known) = self.claim().cloned() else { return };
-        if known.epoch.0 + 1 != epoch.0 || !known.names(from) {
+        if known.next_epoch() != epoch || !known.names(from) {
             return;
         }
         let Some(proposal) = self.proposal(ballot) else { return };
@@ -240,7 +240,7 @@ impl Replica {
         promised: Option<Ballot>,
     ) {
         let Some(known) = self.claim().cloned() else { return };
-        if known.epoch.0 + 1 != epoch.0 || !known.names(from) {
+        if known.next_epoch() != epoch || !known.names(from) {
             return;
         }
         let Some(higher) = promised else { return }; // It is asked again by and by.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use ringway_topology::{Owner, Partition};
+use ringway_topology::{Epoch, Owner, Partition};
 
 use super::disk::DiskOp;
 use super::message::{AppendResult, Message};
@@ -32,17 +32,21 @@ impl Append {
         self.entries.last().map_or(self.prev, |entry| entry.position)
     }
 
-    /// Gap-free behind `prev`, in order, nothing from the future: bytes from outside are not trusted to be.
     fn is_well_formed(&self) -> bool {
-        let mut last = self.prev;
-        let ordered = self.entries.iter().all(|entry| {
-            let position = entry.position;
-            let follows = position.seq == last.seq.saturating_add(1) && position.epoch >= last.epoch;
-            last = position;
-            follows
-        });
-        ordered && last.epoch <= self.claim.epoch
+        follows(self.prev, &self.entries, self.claim.epoch)
     }
+}
+
+/// Whether entries follow `prev` gap-free and in order, none later than `epoch`: bytes from outside are not trusted to.
+pub(super) fn follows(prev: Position, entries: &[Arc<Entry>], epoch: Epoch) -> bool {
+    let mut last = prev;
+    let ordered = entries.iter().all(|entry| {
+        let position = entry.position;
+        let follows = position.seq == last.seq.saturating_add(1) && position.epoch >= last.epoch;
+        last = position;
+        follows
+    });
+    ordered && last.epoch <= epoch
 }
 
 impl Replica {

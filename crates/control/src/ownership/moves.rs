@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use ringway_topology::{Epoch, Owner, Partition};
+use ringway_topology::{Owner, Partition};
 
 use super::deciding::Proposal;
 use super::event::{Event, MovePhase, MoveProgress};
@@ -224,7 +224,7 @@ impl Replica {
         let end = self.log.last();
         let Some(office) = &mut self.office else { return };
         let Some(moving) = &mut office.moving else { return };
-        let epoch = Epoch(office.claim.epoch.0 + 1);
+        let epoch = office.claim.next_epoch();
         let claim = Arc::new(Claim { partition: self.partition, epoch, owners: moving.to.clone(), end });
         let ballot = Ballot { round: 0, proposer: node.me().clone() };
         moving.proposal = Some(Proposal::new(ballot.clone(), claim.clone()));
@@ -249,7 +249,7 @@ impl Replica {
             MovePhase::Preparing if now >= moving.since + fence => {
                 self.abort_move(node, "the target lags behind");
             }
-            MovePhase::Copying if now >= self.last_news(moving, office) + copy => {
+            MovePhase::Copying if now >= Self::last_news(now, moving, office) + copy => {
                 self.abort_move(node, "the target does not answer");
             }
             MovePhase::Fenced if now >= moving.since + fence => {
@@ -270,18 +270,11 @@ impl Replica {
         }
     }
 
-    /// When a copying move last came closer.
-    fn last_news(&self, moving: &Moving, office: &Office) -> Duration {
-        // A joiner that follows is heard through its acknowledgements; one that stops is noticed by its silence.
-        let follows = |owner: &Owner| {
-            office
-                .progress
-                .get(owner)
-                .is_some_and(|p| p.follows() && p.matched + FENCE_LAG_MAX >= self.commit)
-        };
-        let joiners = moving.to.iter().filter(|owner| !office.claim.names(owner));
-        let all_follow = joiners.into_iter().all(follows);
-        if all_follow { moving.news.max(moving.since) } else { moving.news }
+    /// When a copying move last came closer. Joiners that follow the log wait for their turn, not the move for them.
+    fn last_news(now: Duration, moving: &Moving, office: &Office) -> Duration {
+        let mut joiners = moving.to.iter().filter(|owner| !office.claim.names(owner));
+        let all_follow = joiners.all(|joiner| office.progress.get(joiner).is_some_and(Progress::follows));
+        if all_follow { now } else { moving.news }
     }
 
     /// Gives the move up: nothing was proposed, so the partition stays where it is.

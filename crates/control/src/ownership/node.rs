@@ -274,7 +274,7 @@ impl Node {
 
     /// A ballot that was never used by this store: durable with the batch that is gathered.
     pub(super) fn next_ballot(&mut self) -> Ballot {
-        self.round += 1;
+        self.round = self.round.saturating_add(1);
         if !self.breaks(Mutant::BallotReuse) {
             self.disk.keep_round(self.round);
         }

@@ -149,6 +149,11 @@ impl Replica {
         self.claim().map_or(Epoch(0), |claim| claim.epoch)
     }
 
+    /// The epoch to be decided.
+    pub(super) fn next_epoch(&self) -> Epoch {
+        Epoch(self.epoch().0.saturating_add(1))
+    }
+
     /// Whether the claim names this store.
     pub(super) fn is_owner(&self, node: &Node) -> bool {
         self.claim().is_some_and(|claim| node.is_named(claim))

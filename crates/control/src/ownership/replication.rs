@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use ringway_topology::{Epoch, Owner};
 
-use super::catch_up::Pull;
+use super::catch_up::{COPY_LOG_BYTES_MAX, Pull};
 use super::disk::DiskOp;
 use super::event::Event;
 use super::message::{APPEND_BYTES_MAX, APPEND_ENTRIES_MAX, AppendResult, Message};
@@ -344,6 +344,11 @@ impl Replica {
     /// Sends to one owner what it has not been sent, or what is due.
     fn feed(&self, node: &mut Node, claim: &Arc<Claim>, to: &Owner, progress: &mut Progress) {
         let last = self.log.last().seq;
+        if progress.pin.is_some() && self.log.bytes() > COPY_LOG_BYTES_MAX {
+            node.stats.copies_aborted += 1;
+            progress.pin = None;
+            return self.lack(node, progress);
+        }
         let due = progress.due <= node.now;
         if due && progress.quiet > 0 && progress.matched < last {
             // What was sent is lost, or its answer: one append at a time from what is known to match.

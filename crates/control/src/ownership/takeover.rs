@@ -8,6 +8,7 @@ use ringway_topology::{Epoch, Owner};
 
 use super::deciding::Proposal;
 use super::event::Event;
+use super::following::follows;
 use super::message::{APPEND_BYTES_MAX, APPEND_ENTRIES_MAX, Message};
 use super::node::{Node, Wait};
 use super::options::Mutant;
@@ -80,8 +81,11 @@ impl Replica {
     /// Takes over if the primary is still gone.
     pub(super) fn consider_takeover(&mut self, node: &mut Node) {
         let Some(claim) = self.claim().cloned() else { return };
-        if self.office.is_some() || self.candidacy.is_some() || !self.is_owner(node) || node.wishes.stopping {
+        if self.office.is_some() || self.candidacy.is_some() || !self.is_owner(node) {
             return;
+        }
+        if node.wishes.stopping {
+            return self.arm_takeover(node); // Others can lead it for longer.
         }
         if !self.acceptor.is_sealed() {
             let gone = claim.primary().is_none_or(|primary| !node.leases.is_granted(node.now, primary));
@@ -101,7 +105,7 @@ impl Replica {
         if !self.may_promise(node, &me) {
             return self.arm_takeover(node);
         }
-        let epoch = Epoch(claim.epoch.0 + 1);
+        let epoch = claim.next_epoch();
         let ballot = self.own_ballot(node);
         node.stats.takeovers += 1;
         if self.attempts == 0 {
@@ -138,7 +142,7 @@ impl Replica {
             return;
         };
         let Some(claim) = self.claim() else { return };
-        let epoch = Epoch(claim.epoch.0 + 1);
+        let epoch = claim.next_epoch();
         for owner in claim.owners.iter() {
             if owner == node.me() || candidacy.promises.contains_key(owner) {
                 continue;
@@ -160,7 +164,7 @@ impl Replica {
         promise: Promise,
     ) {
         let Some(claim) = self.claim().cloned() else { return };
-        if claim.epoch.0 + 1 != epoch.0 || !claim.names(from) {
+        if claim.next_epoch() != epoch || !claim.names(from) {
             return;
         }
         let Some(candidacy) = self.candidacy.as_mut().filter(|candidacy| candidacy.ballot == *ballot) else {
@@ -204,7 +208,7 @@ impl Replica {
         let Some((owner, _)) = &candidacy.fetching else { return };
         let message = Message::Fetch {
             partition: self.partition,
-            epoch: Epoch(self.epoch().0 + 1),
+            epoch: self.next_epoch(),
             ballot: candidacy.ballot.clone(),
             have: self.log.samples(),
         };
@@ -221,7 +225,7 @@ impl Replica {
         ballot: Ballot,
         have: &[Position],
     ) {
-        if self.epoch().0 + 1 != epoch.0 {
+        if self.next_epoch() != epoch {
             if self.epoch() >= epoch {
                 self.tell_claim(node, from);
             }
@@ -252,8 +256,7 @@ impl Replica {
         };
         let Some((_, until)) = candidacy.fetching.clone().filter(|(owner, _)| owner == from) else { return };
         let Some((matched, entries)) = entries else { return self.yield_candidacy(node) };
-        let gapless = entries.iter().zip(matched.seq + 1..).all(|(entry, seq)| entry.position.seq == seq);
-        if !gapless || !self.log.has(matched) {
+        if !self.log.has(matched) || !follows(matched, &entries, claim.epoch) {
             node.stats.malformed += 1;
             return;
         }
@@ -273,7 +276,7 @@ impl Replica {
         let others = claim.owners.iter().filter(|owner| **owner != me).cloned();
         let owners: Arc<[Owner]> = [me.clone()].into_iter().chain(others).collect();
         let end = self.log.last();
-        let epoch = Epoch(claim.epoch.0 + 1);
+        let epoch = claim.next_epoch();
         self.put_to_vote(node, Arc::new(Claim { partition: self.partition, epoch, owners, end }));
     }
 

@@ -50,6 +50,12 @@ impl Claim {
         self.owners.first()
     }
 
+    /// The epoch that follows: the one its owners decide about.
+    #[must_use]
+    pub fn next_epoch(&self) -> Epoch {
+        Epoch(self.epoch.0.saturating_add(1))
+    }
+
     /// Whether `owner` is one of the owners: the same node with the same disk.
     #[must_use]
     pub fn names(&self, owner: &Owner) -> bool {
