@@ -179,6 +179,32 @@ impl Identity {
     pub fn cluster_uuid(&self) -> Option<ClusterUuid> {
         self.record.cluster_uuid.as_deref().and_then(|uuid| uuid.parse().ok())
     }
+
+    /// Keeps the cluster that this directory belongs to from now on. Does nothing when it is known already.
+    ///
+    /// # Errors
+    /// The directory belongs to another cluster of the same name, or the identity cannot be written; it is as before.
+    pub fn belong_to(&mut self, cluster: ClusterUuid) -> Result<(), IdentityError> {
+        let path = self.data_dir().join(IDENTITY_FILE);
+        match self.cluster_uuid() {
+            Some(known) if known == cluster => return Ok(()),
+            Some(known) => {
+                return Err(IdentityError::Foreign {
+                    path,
+                    field: "cluster",
+                    setting: "gossip.seeds",
+                    found: known.to_string(),
+                    expected: cluster.to_string(),
+                });
+            }
+            None => {}
+        }
+        let record = IdentityRecord { cluster_uuid: Some(cluster.to_string()), ..self.record.clone() };
+        let written = on_ballast_if_full(self.data_dir(), || record.write(self.data_dir()));
+        written.map_err(|source| IdentityError::Io { path, source })?;
+        self.record = record;
+        Ok(())
+    }
 }
 
 /// The lock of a data directory, released when this is dropped or the process ends.

@@ -57,6 +57,21 @@ fn a_new_directory_is_claimed_and_each_start_is_counted() {
 }
 
 #[test]
+fn a_directory_belongs_to_one_cluster_for_good() {
+    let dir = TempDir::new().unwrap();
+    let (ours, theirs) = (ClusterUuid(7), ClusterUuid(8));
+    let mut identity = Identity::open(dir.path(), &cluster(), &node()).unwrap();
+    identity.belong_to(ours).unwrap();
+    identity.belong_to(ours).unwrap();
+    drop(identity);
+    let mut identity = Identity::open(dir.path(), &cluster(), &node()).unwrap();
+    assert_eq!(identity.cluster_uuid(), Some(ours));
+    let refused = identity.belong_to(theirs).unwrap_err().to_string();
+    assert!(refused.contains(&ours.to_string()) && refused.contains(&theirs.to_string()), "{refused}");
+    assert_eq!(identity.cluster_uuid(), Some(ours));
+}
+
+#[test]
 fn two_new_directories_are_two_stores() {
     let (a, b) = (TempDir::new().unwrap(), TempDir::new().unwrap());
     let a = Identity::open(a.path(), &cluster(), &node()).unwrap();
