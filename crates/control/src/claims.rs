@@ -4,7 +4,7 @@
 //! bootstrap record ─┐
 //! gossip ───────────┼─▶ known: the highest epoch per partition ──▶ the engine (what it did not say itself)
 //! own engine ───────┘          │
-//! a refusal ──▶ hint           ▼  primary known with its store? else the claim before it stays in view
+//! a refusal ──▶ hint           ▼  primary's node known? else the claim before it stays in view
 //!                 └───────▶ the row of the map
 //! ```
 //!
@@ -86,7 +86,7 @@ pub(crate) struct ClaimBook {
 struct Place {
     /// Its latest claim.
     known: Option<Arc<Claim>>,
-    /// Its latest claim whose primary is known with its store.
+    /// Its latest claim whose primary's node is known.
     shown: Option<Arc<Claim>>,
 }
 
@@ -288,10 +288,9 @@ impl ClaimBook {
         }
         let unowned = Row { partition, epoch: Epoch(0), owners: Vec::new() };
         let Some(place) = self.places.get_mut(partition.0 as usize) else { return unowned };
-        let is_current = |claim: &Arc<Claim>| {
-            claim.primary().is_some_and(|primary| find(nodes, primary).is_some_and(|found| found.stored))
-        };
-        if place.known.as_ref().is_some_and(is_current) {
+        let is_reachable =
+            |claim: &Arc<Claim>| claim.primary().is_some_and(|primary| find(nodes, primary).is_some());
+        if place.known.as_ref().is_some_and(is_reachable) {
             place.shown.clone_from(&place.known);
         }
         if place.known.is_some() && place.shown != place.known {
@@ -322,8 +321,8 @@ fn reachable(nodes: &[NodeEntry], owners: &[Owner]) -> Vec<NodeIndex> {
     found.filter(|found| found.stored).map(|found| found.at).collect()
 }
 
-/// The row of a claim that was shown before: its primary keeps its place even when it came back with another disk, as
-/// no other owner may take it for one; it refuses by itself. Nobody when it is not known at all any more.
+/// The row of a claim. Its primary keeps its place even when it came back with another disk, as no other owner may be
+/// taken for one; it refuses by itself. Nobody when it is not known at all.
 fn standing(nodes: &[NodeEntry], owners: &[Owner]) -> Vec<NodeIndex> {
     let Some((primary, others)) = owners.split_first() else { return Vec::new() };
     let Some(primary) = find(nodes, primary) else { return Vec::new() };

@@ -10,7 +10,7 @@ impl Plane {
         if let Some(claimed) = &mut self.claimed {
             claimed.claims.lapse(now);
             if claimed.absence_due.take_if(|due| *due <= now).is_some() {
-                self.rebuild.note(now);
+                self.follow_absences(now);
             }
         }
         if self.rebuild.take(now) {
@@ -86,6 +86,7 @@ impl Plane {
         let health = self.health.look(now, &self.gossip, self.map.nodes().iter().map(|node| &node.id));
         let map = self.map.with_health(|node| health.get(&node.id).copied().unwrap_or(node.health));
         self.note_absences(now, &health);
+        self.follow_absences(now);
         self.health_refreshed(now);
         self.offer(map);
     }
@@ -116,12 +117,18 @@ impl Plane {
 impl Plane {
     /// Takes note of who is away, and of when somebody will have been for too long.
     fn note_absences(&mut self, now: Duration, health: &BTreeMap<NodeId, Health>) {
-        let Some(Claimed { absences, absence_due, replaced, .. }) = &mut self.claimed else { return };
-        absences.look(now, health);
-        *absence_due = absences.due(now);
-        let back =
-            replaced.iter().any(|id| matches!(health.get(id), None | Some(Health::Alive | Health::Suspect)));
-        if back {
+        if let Some(Claimed { absences, absence_due, .. }) = &mut self.claimed {
+            absences.look(now, health);
+            *absence_due = absences.due(now);
+        }
+    }
+
+    /// Has the placement run again when others are to be left out of it: somebody is back, or away for too long.
+    fn follow_absences(&mut self, now: Duration) {
+        let Some(Claimed { absences, replaced, .. }) = &self.claimed else { return };
+        let overdue =
+            absences.overdue(now, taking_part(self.map.nodes()), usize::from(self.settings.replicas));
+        if overdue != *replaced {
             self.rebuild.note(now);
         }
     }
@@ -129,8 +136,7 @@ impl Plane {
     /// Places the nodes that are to take part.
     fn want(&mut self, now: Duration, nodes: &[NodeEntry]) {
         let Some(Claimed { absences, replaced, wishes, .. }) = &mut self.claimed else { return };
-        let active = nodes.iter().filter(|node| node.phase == Phase::Active).map(|node| &node.id);
-        let overdue = absences.overdue(now, active, usize::from(self.settings.replicas));
+        let overdue = absences.overdue(now, taking_part(nodes), usize::from(self.settings.replicas));
         self.owners.want(nodes, |id| overdue.contains(id));
         if let (Some(wishes), Some(placement)) = (wishes, self.owners.placement()) {
             let store = |id: &NodeId| self.directory.node(id).map(|record| record.store);
@@ -167,6 +173,10 @@ impl Plane {
             self.view_changed = true;
         }
     }
+}
+
+fn taking_part(nodes: &[NodeEntry]) -> impl Iterator<Item = &NodeId> {
+    nodes.iter().filter(|node| node.phase == Phase::Active).map(|node| &node.id)
 }
 
 /// The owners that can be asked to take part: alive, ready in the life that is alive, and known with their disk.

@@ -5,9 +5,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ringway_control::ownership::{Claim, Wishes};
 use ringway_control::plane::REPLACE_AFTER_DEFAULT;
 use ringway_control::{Command, MemberKind, NodeRecord, Plane, PlaneEvent, PlaneOptions};
-use ringway_gossip::{Config, Identity, Keyring, Via};
+use ringway_gossip::{Config, Gossip, Identity, Keyring, Via};
 use ringway_topology::settings::EPSILON_PPM_DEFAULT;
 use ringway_topology::{
     Algorithm, ClusterName, ClusterSettings, Map, NodeId, Ownership, PartitionCount, Phase, StoreId, Weight,
@@ -98,11 +99,19 @@ pub(crate) struct Member {
     pub(crate) plane: Plane,
     pub(crate) maps: Vec<(Duration, Arc<Map>)>,
     pub(crate) events: Vec<(Duration, PlaneEvent)>,
+    /// Claims given to the engine, in order.
+    pub(crate) claims: Vec<Arc<Claim>>,
+    pub(crate) wishes: Vec<(Duration, Arc<Wishes>)>,
 }
 
 impl Member {
     pub(crate) fn map(&self) -> &Map {
         self.plane.map()
+    }
+
+    /// The wishes as they are now.
+    pub(crate) fn wishes(&self) -> Arc<Wishes> {
+        self.wishes.last().map(|(_, wishes)| Arc::clone(wishes)).unwrap_or_default()
     }
 
     pub(crate) fn is_ready(&self) -> bool {
@@ -141,7 +150,10 @@ impl World {
     pub(crate) fn start(&mut self, options: PlaneOptions) -> SocketAddr {
         let address = options.identity.addr;
         let plane = Plane::new(options, self.now).unwrap();
-        self.members.insert(address, Member { plane, maps: Vec::new(), events: Vec::new() });
+        self.members.insert(
+            address,
+            Member { plane, maps: Vec::new(), events: Vec::new(), claims: Vec::new(), wishes: Vec::new() },
+        );
         self.collect(address);
         address
     }
@@ -161,6 +173,41 @@ impl World {
 
     pub(crate) fn join(&mut self, at: SocketAddr, seed: SocketAddr) {
         self.command(at, Command::Join(vec![seed]));
+    }
+
+    /// The member at `at` meets a stranger that gossips one record, and whatever it learns itself, and is gone again.
+    pub(crate) fn meet_record(
+        &mut self,
+        at: SocketAddr,
+        settings: &ClusterSettings,
+        key: &str,
+        version: u64,
+        value: Vec<u8>,
+    ) {
+        let stranger = address(200);
+        let identity = Identity { id: "stranger".into(), generation: 1, addr: stranger };
+        let terms = settings.terms().into_bytes();
+        let name = settings.name.as_str();
+        let mut gossip = Gossip::new(Config::default(), name, terms, identity, Keyring::none(), 7, self.now);
+        gossip.set_record(self.now, key, version, value).unwrap();
+        gossip.join(self.now, &[at]);
+        for _ in 0..20 {
+            while let Some(transmit) = gossip.poll_transmit() {
+                let plane = &mut self.members.get_mut(&at).unwrap().plane;
+                match transmit.via {
+                    Via::Datagram => plane.handle_datagram(self.now, stranger, &transmit.bytes),
+                    Via::Stream => {
+                        let from = SocketAddr::new(stranger.ip(), 55_555);
+                        if let Some(reply) = plane.handle_stream_request(self.now, from, &transmit.bytes) {
+                            gossip.handle_stream_response(self.now, at, &reply);
+                        }
+                    }
+                }
+                self.collect(at);
+            }
+            self.run(ms(100));
+            gossip.handle_timeout(self.now);
+        }
     }
 
     /// Runs for a while.
@@ -244,6 +291,12 @@ impl World {
         }
         while let Some(event) = member.plane.poll_event() {
             member.events.push((now, event));
+        }
+        while let Some(claim) = member.plane.poll_claim() {
+            member.claims.push(claim);
+        }
+        while let Some(wishes) = member.plane.poll_wishes() {
+            member.wishes.push((now, wishes));
         }
         for transmit in sent {
             let packet = match transmit.via {
