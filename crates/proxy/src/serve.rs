@@ -307,7 +307,11 @@ fn judge(core: &Core, exchange: &mut Exchange, target: &Target, outcome: Outcome
         misdirected: exchange.misdirected,
     };
     let verdict = verdict::verdict(outcome, &standing);
-    exchange.facts.body_gone = matches!(verdict, Verdict::Fail(_)) && !standing.replayable;
+    if matches!(verdict, Verdict::Fail(_)) && !standing.replayable {
+        // Whether it would have gone on with its body.
+        let whole = verdict::verdict(outcome, &Standing { replayable: true, ..standing });
+        exchange.facts.body_gone = !matches!(whole, Verdict::Fail(_));
+    }
     verdict
 }
 

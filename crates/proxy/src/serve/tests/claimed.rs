@@ -14,6 +14,9 @@ fn ids(node: &FakeNode) -> Vec<String> {
     node.heads().iter().filter_map(|head| sent_header(head, "ringway-request-id")).collect()
 }
 
+/// What [`options`] keep of a body.
+const REPLAY_BYTES: usize = 64 << 10;
+
 /// No retry is paid for.
 fn without_budget() -> RoutingOptions {
     let budget = BudgetOptions { percent: 0, per_second: 0, ..BudgetOptions::default() };
@@ -212,6 +215,9 @@ fn a_write_that_cannot_be_repeated_ends_as_unknown_and_never_as_failed() {
         brief.upstream.total_timeout = Duration::from_millis(60);
         let router = Cluster::at_epoch_1(&[(node.addr, Alive)]).router(brief);
         assert_eq!(error(&router, put("v")).await, told, "its time is over");
+        node.seen.lock().unwrap().script.push_front(Act::Hang);
+        let (_, body) = call(&router, put(vec![7; REPLAY_BYTES + 1])).await;
+        assert!(body.contains("its answer never came") && !body.contains("longer than"), "{body}");
         assert_eq!(error(&router, get()).await, fails(504, Reason::Deadline), "a read is only late");
     });
 }
