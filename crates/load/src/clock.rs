@@ -18,7 +18,10 @@ pub(crate) struct Clock {
 }
 
 impl Clock {
-    #[expect(clippy::disallowed_methods, reason = "places the cluster's events on the run's time axis; decides nothing")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "places the cluster's events on the run's time axis; decides nothing"
+    )]
     pub(crate) fn start() -> Self {
         let wall = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
         let origin_unix_ms = wall.map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX));

@@ -385,7 +385,14 @@ impl Engine {
     }
 
     /// Tells the audit; gives what a read saw.
-    fn record(&self, line: &Line, job: &Job, invoked: u64, answered: u64, outcome: &Outcome) -> Option<Content> {
+    fn record(
+        &self,
+        line: &Line,
+        job: &Job,
+        invoked: u64,
+        answered: u64,
+        outcome: &Outcome,
+    ) -> Option<Content> {
         let body = line.wire.as_ref().map_or(&[][..], Wire::body);
         let mut recorder = self.recorder.borrow_mut();
         let Some(recorder) = recorder.as_mut() else {
@@ -406,7 +413,8 @@ impl Engine {
         }
         let op = |action| Op { action, invoked, answered };
         let unanswered = |action| Op { action, invoked, answered: UNANSWERED };
-        let write = Action::Write { value: job.number, expects: job.condition.as_ref().map(|(content, _)| *content) };
+        let write =
+            Action::Write { value: job.number, expects: job.condition.as_ref().map(|(content, _)| *content) };
         let last = job.phase == Phase::FinalReads;
         let mut content = None;
         let says: &[Op] = match (job.method, outcome) {
@@ -427,7 +435,9 @@ impl Engine {
             (Method::Write | Method::ConditionalWrite, Outcome::Failed { unknown: false, .. }) => {
                 &[op(Action::Refused(job.number))]
             }
-            (Method::Write | Method::ConditionalWrite, Outcome::Failed { unknown: true, .. }) => &[unanswered(write)],
+            (Method::Write | Method::ConditionalWrite, Outcome::Failed { unknown: true, .. }) => {
+                &[unanswered(write)]
+            }
             (Method::Delete, Outcome::Failed { unknown: false, .. }) => &[],
             (Method::Delete, Outcome::Failed { unknown: true, .. }) => &[unanswered(Action::Delete)],
             (Method::Delete, _) => &[op(Action::Delete)],

@@ -185,7 +185,8 @@ impl Heard {
             // From before the run.
             return;
         }
-        let believed = event.at_ms <= now_ms && (since <= TOLD_WITHIN_MS || event.at_ms < clock.origin_unix_ms);
+        let believed =
+            event.at_ms <= now_ms && (since <= TOLD_WITHIN_MS || event.at_ms < clock.origin_unix_ms);
         let at_ms = if believed { event.at_ms } else { now_ms };
         let at_ms = i64::try_from(at_ms).unwrap_or(i64::MAX);
         let origin = i64::try_from(clock.origin_unix_ms).unwrap_or(i64::MAX);
@@ -202,8 +203,11 @@ impl Sample {
             let Ok(value) = value.parse::<f64>() else { continue };
             let (name, labels) = series.split_once('{').unwrap_or((series, ""));
             // A handoff that is committed has moved its partition: it is not under way any more.
-            let over = ["committed", "cleanup"].iter().any(|phase| labels.contains(&format!("phase=\"{phase}\"")));
-            if matches!(name, "ringway_held_requests" | "ringway_map_epochs") || name == "ringway_handoffs" && !over {
+            let over =
+                ["committed", "cleanup"].iter().any(|phase| labels.contains(&format!("phase=\"{phase}\"")));
+            if matches!(name, "ringway_held_requests" | "ringway_map_epochs")
+                || name == "ringway_handoffs" && !over
+            {
                 *found.entry(name).or_default() += value;
             }
         }

@@ -28,7 +28,8 @@ pub use engine::IN_FLIGHT_MAX;
 pub use follow::Event;
 pub use histogram::{Histogram, Percentiles};
 pub use options::{
-    CONNECTIONS_MAX, DURATION_MAX, KEYS_MAX, Objectives, Options, OptionsError, RATE_MAX, Target, VALUE_BYTES_MAX,
+    CONNECTIONS_MAX, DURATION_MAX, KEYS_MAX, Objectives, Options, OptionsError, RATE_MAX, Target,
+    VALUE_BYTES_MAX,
 };
 pub use progress::Tick;
 pub use run::{LoadError, run};

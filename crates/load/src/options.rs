@@ -84,16 +84,24 @@ impl Options {
             return refuse("no target; give at least one --target URL".to_owned());
         }
         if !(self.rate > 0.0 && self.rate <= RATE_MAX) {
-            return refuse(format!("a rate of {} per second; more than 0 and at most {RATE_MAX} is accepted", self.rate));
+            return refuse(format!(
+                "a rate of {} per second; more than 0 and at most {RATE_MAX} is accepted",
+                self.rate
+            ));
         }
         if self.duration.is_zero() || self.duration.saturating_add(self.warmup) > DURATION_MAX {
-            return refuse(format!("warm-up and duration must be more than 0 and at most {DURATION_MAX:?} together"));
+            return refuse(format!(
+                "warm-up and duration must be more than 0 and at most {DURATION_MAX:?} together"
+            ));
         }
         if self.keys == 0 || self.keys > KEYS_MAX {
             return refuse(format!("{} keys; 1 to {KEYS_MAX} are accepted", self.keys));
         }
         if self.value_bytes > VALUE_BYTES_MAX {
-            return refuse(format!("values of {} bytes; at most {VALUE_BYTES_MAX} are accepted", self.value_bytes));
+            return refuse(format!(
+                "values of {} bytes; at most {VALUE_BYTES_MAX} are accepted",
+                self.value_bytes
+            ));
         }
         if self.audit && self.value_bytes < VALUE_BYTES_MIN {
             return refuse(format!(
@@ -117,7 +125,8 @@ impl Options {
     fn check_shares(&self) -> Result<(), OptionsError> {
         let Mix { reads, deletes, inserts, scans, updates } = self.mix;
         let shares = [reads, deletes, inserts, scans, updates];
-        if shares.iter().any(|share| !(0.0..=1.0).contains(share)) || shares.iter().sum::<f64>() > 1.0 + 1e-9 {
+        if shares.iter().any(|share| !(0.0..=1.0).contains(share)) || shares.iter().sum::<f64>() > 1.0 + 1e-9
+        {
             return Err(OptionsError("ratios must be 0 to 1, and at most 1 together".to_owned()));
         }
         if self.objectives.error_rate_max.is_some_and(|rate| !(0.0..=1.0).contains(&rate)) {
@@ -186,7 +195,9 @@ impl FromStr for Target {
         let (authority, path) = split(url)?;
         let path = if matches!(path.as_str(), "" | "/") { PATH_DEFAULT.to_owned() } else { path };
         let Some((before, after)) = path.split_once(KEY_MARK) else {
-            return Err(OptionsError(format!("{url}: a path must say where the key goes, as {PATH_DEFAULT} does")));
+            return Err(OptionsError(format!(
+                "{url}: a path must say where the key goes, as {PATH_DEFAULT} does"
+            )));
         };
         Ok(Self { authority, before_key: before.to_owned(), after_key: after.to_owned() })
     }
@@ -223,7 +234,9 @@ impl FromStr for Distribution {
         match (name, theta) {
             ("uniform", Ok(_)) if text == name => Ok(Self::Uniform),
             ("zipf", Ok(theta)) if theta > 0.0 && theta < 1.0 => Ok(Self::Zipf(theta)),
-            _ => Err(OptionsError(format!("{text}: `uniform`, `zipf` and `zipf:THETA` (0 < THETA < 1) are understood"))),
+            _ => Err(OptionsError(format!(
+                "{text}: `uniform`, `zipf` and `zipf:THETA` (0 < THETA < 1) are understood"
+            ))),
         }
     }
 }

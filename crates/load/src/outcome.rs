@@ -66,9 +66,8 @@ pub(crate) fn of_reply(method: Method, reply: &Reply, body: &[u8]) -> Outcome {
     };
     match (reply.status, method) {
         _ if reply.outcome_unknown => failed(true),
-        (200, Method::Read) | (200 | 201 | 204, Method::Write | Method::ConditionalWrite | Method::Delete) => {
-            Outcome::Done
-        }
+        (200, Method::Read)
+        | (200 | 201 | 204, Method::Write | Method::ConditionalWrite | Method::Delete) => Outcome::Done,
         (404, Method::Read) if no_such_key => Outcome::Absent,
         (404, Method::Delete) if no_such_key => Outcome::Done,
         (412, Method::ConditionalWrite) => Outcome::Unmet,
@@ -142,9 +141,16 @@ mod tests {
         assert_eq!(unknown(Write, 412, "condition_failed"), Some(false));
         assert_eq!(unknown(Write, 413, "body_too_large"), Some(false));
         assert_eq!(unknown(Write, 503, "overloaded"), Some(false));
-        for (status, reason) in
-            [(503, "hold_expired"), (503, ""), (503, "<b>"), (500, "internal"), (502, "upstream_reset"), (504, "deadline"), (507, "disk_full"), (302, "")]
-        {
+        for (status, reason) in [
+            (503, "hold_expired"),
+            (503, ""),
+            (503, "<b>"),
+            (500, "internal"),
+            (502, "upstream_reset"),
+            (504, "deadline"),
+            (507, "disk_full"),
+            (302, ""),
+        ] {
             assert_eq!(unknown(Write, status, reason), Some(true), "{status} {reason}");
         }
         let reply = Reply { status: 409, outcome_unknown: true, ..Reply::default() };
@@ -166,6 +172,9 @@ mod tests {
             assert_eq!(kind(odd), "503 without a readable reason");
         }
         let refused = Fault::Connect(io::ErrorKind::ConnectionRefused.into());
-        assert_eq!(of_fault(&refused), Outcome::Failed { kind: "connect: refused".to_owned(), unknown: false });
+        assert_eq!(
+            of_fault(&refused),
+            Outcome::Failed { kind: "connect: refused".to_owned(), unknown: false }
+        );
     }
 }

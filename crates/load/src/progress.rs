@@ -90,9 +90,10 @@ impl Pulse {
             p99: recent.quantile(0.99),
             unknown: stats.unknown,
             in_flight: engine.in_flight.get(),
-            audit: self.live.as_ref().map(|live| {
-                (live.violated.load(Ordering::Relaxed), live.undecided.load(Ordering::Relaxed))
-            }),
+            audit: self
+                .live
+                .as_ref()
+                .map(|live| (live.violated.load(Ordering::Relaxed), live.undecided.load(Ordering::Relaxed))),
         };
         (self.requests, self.at) = (all, now);
         tick

@@ -161,7 +161,11 @@ impl Summary {
             phantom: audit.as_ref().map(|audit| audit.phantom),
             condition: audit.as_ref().map(|audit| audit.condition),
             latency_ms: load.latency.percentiles(),
-            by_method: stats.methods.iter().map(|(method, tally)| (method.label(), Part::of(tally))).collect(),
+            by_method: stats
+                .methods
+                .iter()
+                .map(|(method, tally)| (method.label(), Part::of(tally)))
+                .collect(),
             by_phase: phases(&stats, &series, options),
             partitions_moved: series.iter().rev().find_map(|second| second.moved).map(|moved| moved as u64),
             events: events(&stats, heard),
@@ -199,7 +203,10 @@ impl Summary {
         if let Some(max) = max
             && (self.latency_ms.p99 > max || self.ok == 0)
         {
-            failures.push(format!("a p99 of {} ms of {} good answers, above {max} ms", self.latency_ms.p99, self.ok));
+            failures.push(format!(
+                "a p99 of {} ms of {} good answers, above {max} ms",
+                self.latency_ms.p99, self.ok
+            ));
         }
         failures
     }

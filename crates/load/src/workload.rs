@@ -196,7 +196,8 @@ impl Workload {
         let key = match (self.distribution, &self.zipf) {
             (Distribution::Zipf(_), Some(zipf)) => mix(zipf.draw(&mut self.random)) % u64::from(self.keys),
             (Distribution::Latest(_), Some(zipf)) => {
-                let newest = u64::from(self.keys) + u64::from(self.inserted.saturating_sub(1) % self.room.max(1));
+                let newest =
+                    u64::from(self.keys) + u64::from(self.inserted.saturating_sub(1) % self.room.max(1));
                 let newest = if self.inserted == 0 { u64::from(self.keys) - 1 } else { newest };
                 (newest + existing - zipf.draw(&mut self.random)) % existing
             }
@@ -239,8 +240,11 @@ mod tests {
             let found = counts[rank] as f64;
             assert!((found / expected - 1.0).abs() < 0.03, "rank {rank}: {found}, not {expected}");
         }
-        let share = |range: std::ops::Range<usize>| counts[range].iter().sum::<u64>() as f64 / f64::from(draws);
-        let exact = |range: std::ops::Range<usize>| range.map(|rank| (rank as f64 + 1.0).powf(-THETA)).sum::<f64>() / zeta;
+        let share =
+            |range: std::ops::Range<usize>| counts[range].iter().sum::<u64>() as f64 / f64::from(draws);
+        let exact = |range: std::ops::Range<usize>| {
+            range.map(|rank| (rank as f64 + 1.0).powf(-THETA)).sum::<f64>() / zeta
+        };
         for range in [0..10, 10..100, 100..1_000] {
             let (found, expected) = (share(range.clone()), exact(range.clone()));
             assert!((found - expected).abs() < 0.03, "{range:?}: {found}, not {expected}");
@@ -260,8 +264,7 @@ mod tests {
     #[test]
     fn mixes_add_up() {
         let count = |preset| {
-            let mut workload =
-                Workload::new(Mix::preset(preset), Distribution::Uniform, 100, 1_000, 3);
+            let mut workload = Workload::new(Mix::preset(preset), Distribution::Uniform, 100, 1_000, 3);
             let mut counts = [0_u32; 5];
             for _ in 0..10_000 {
                 counts[match workload.ask() {
@@ -290,8 +293,7 @@ mod tests {
 
     #[test]
     fn latest_reads_what_was_inserted_last() {
-        let mut workload =
-            Workload::new(Mix::preset(Preset::D), Distribution::Latest(THETA), 100, 1_000, 3);
+        let mut workload = Workload::new(Mix::preset(Preset::D), Distribution::Latest(THETA), 100, 1_000, 3);
         for _ in 0..500 {
             workload.insert();
         }

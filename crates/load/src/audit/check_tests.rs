@@ -83,10 +83,7 @@ fn deletes_make_absence_and_only_they() {
     // Two deletes at once with a write serve two absences around it; one does not.
     let around = [write(1, 1, 20), absent(3, 4), read(1, 5, 6), absent(7, 8)];
     assert_eq!(ends(&[&around[..], &[delete(1, 20)]].concat()), None);
-    assert_eq!(
-        ends(&[&around[..], &[delete(1, 20), delete(1, 20)]].concat()),
-        Some(vec![Content::Absent])
-    );
+    assert_eq!(ends(&[&around[..], &[delete(1, 20), delete(1, 20)]].concat()), Some(vec![Content::Absent]));
 }
 
 #[test]
@@ -95,7 +92,10 @@ fn an_unknown_delete_happens_once_at_most_and_only_if_needed() {
     let used = |content, deletes_used| Possible { content, deletes_used };
     let check = |ops: &[Op]| check(&from(V0), ops, &deletes);
     assert_eq!(check(&[absent(3, 4)]), Verdict::Linearizable(vec![used(Content::Absent, 1)]));
-    assert_eq!(check(&[write(1, 3, 4), read(1, 5, 6)]), Verdict::Linearizable(vec![used(Content::Value(1), 0)]));
+    assert_eq!(
+        check(&[write(1, 3, 4), read(1, 5, 6)]),
+        Verdict::Linearizable(vec![used(Content::Value(1), 0)])
+    );
     assert_eq!(check(&[absent(3, 4), write(1, 5, 6), absent(7, 8)]), Verdict::Violated);
     // Not before it was sent.
     assert_eq!(super::check(&from(V0), &[absent(3, 4)], &[5]), Verdict::Violated);
@@ -139,8 +139,7 @@ fn several_starts_narrow_down() {
 /// Tries every order of every choice of optional deletes: slow, and obviously right.
 fn by_brute_force(start: Content, ops: &[Op], deletes: &[u64]) -> BTreeMap<Content, u32> {
     let mut ends = BTreeMap::new();
-    let optional: Vec<Op> =
-        deletes.iter().map(|invoked| delete(*invoked, UNANSWERED)).collect();
+    let optional: Vec<Op> = deletes.iter().map(|invoked| delete(*invoked, UNANSWERED)).collect();
     for used in 0..=optional.len() {
         let all = [ops, &optional[..used]].concat();
         permute(&mut Vec::new(), &all, start, &mut |end| {
@@ -226,7 +225,9 @@ fn random_histories_agree_with_every_order_tried() {
         // A delete that is not needed yet is left for later, so an order that ends with it is not told.
         let needed: BTreeMap<Content, u32> = expected
             .iter()
-            .filter(|(content, used)| found.contains_key(content) || **content != Content::Absent || **used == 0)
+            .filter(|(content, used)| {
+                found.contains_key(content) || **content != Content::Absent || **used == 0
+            })
             .map(|(content, used)| (*content, *used))
             .collect();
         assert_eq!(found, needed, "from {start}, unknown deletes {deletes:?}: {ops:#?}");

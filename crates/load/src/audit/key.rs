@@ -155,8 +155,7 @@ impl Key {
         let mut seen: Vec<Content> = answered.iter().filter_map(|op| needed(op.action)).collect();
         let mut happened: Vec<Op> = Vec::new();
         while let Some(content) = seen.pop() {
-            let writes =
-                |op: &&Op| matches!(op.action, Action::Write { value, .. } if Content::Value(value) == content);
+            let writes = |op: &&Op| matches!(op.action, Action::Write { value, .. } if Content::Value(value) == content);
             if let Some(op) = self.unanswered.iter().find(writes)
                 && !happened.contains(op)
             {

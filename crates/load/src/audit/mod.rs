@@ -125,7 +125,8 @@ impl Auditor {
         let (messages, inbox) = mpsc::channel();
         let live = Arc::new(Live::default());
         let judge = Judge { keys: BTreeMap::new(), report: AuditReport::default(), live: live.clone() };
-        let thread = thread::Builder::new().name("ringway-audit".to_owned()).spawn(move || judge.run(&inbox))?;
+        let thread =
+            thread::Builder::new().name("ringway-audit".to_owned()).spawn(move || judge.run(&inbox))?;
         Ok(Self { messages, live, thread, unchecked: 0 })
     }
 

@@ -28,7 +28,10 @@ pub(crate) fn ends(start: Possible, ops: &[Op], deletes: &[u64]) -> Found {
         for used in start.deletes_used as usize..=used_max {
             match window.search(start, last, used) {
                 Some(true) => {
-                    ends.push(Possible { content: last, deletes_used: u32::try_from(used).unwrap_or(u32::MAX) });
+                    ends.push(Possible {
+                        content: last,
+                        deletes_used: u32::try_from(used).unwrap_or(u32::MAX),
+                    });
                     break;
                 }
                 Some(false) => {}
@@ -212,7 +215,9 @@ impl<'a> Window<'a> {
         for index in self.remaining(left) {
             match self.ops[index].action {
                 Action::Unmet(content) => refusing.push(content),
-                Action::Read(content) | Action::Write { expects: Some(content), .. } => drop(seen.insert(content)),
+                Action::Read(content) | Action::Write { expects: Some(content), .. } => {
+                    drop(seen.insert(content))
+                }
                 _ => {}
             }
         }
