@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::commands::load::LoadArgs;
 use crate::log::LogFormat;
 
 /// A partition-aware request-routing proxy: sends every request to the replica that owns its key.
@@ -33,6 +34,8 @@ pub(crate) enum Command {
     /// Run a reference storage node from a YAML file, or look into a stopped one's directory.
     #[command(args_conflicts_with_subcommands = true)]
     Kv(KvArgs),
+    /// Drive load on a fixed schedule, audit what comes back, and report.
+    Load(Box<LoadArgs>),
     /// Check configuration files and report every problem with its place.
     Check(CheckArgs),
     /// Show whether the cluster is ready and whole.

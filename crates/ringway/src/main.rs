@@ -35,6 +35,7 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
             Some(KvCommand::Dump(dump)) => commands::kv::dump(&dump),
             None => commands::kv::run(&args.run),
         },
+        Command::Load(args) => commands::load::run(*args),
         Command::Check(args) => commands::check::run(&args),
         Command::Status(args) => commands::runtime()?.block_on(commands::status::run(&args)),
         Command::Members(args) => commands::runtime()?.block_on(commands::members::run(&args)),

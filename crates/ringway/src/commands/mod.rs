@@ -3,6 +3,7 @@
 pub(crate) mod check;
 pub(crate) mod explain;
 pub(crate) mod kv;
+pub(crate) mod load;
 pub(crate) mod members;
 pub(crate) mod plan;
 pub(crate) mod proxy;
