@@ -12,7 +12,7 @@ pub fn show_message(envelope: &Envelope) -> String {
 
 fn words(message: &Message) -> String {
     match message {
-        Message::Append { claim, copy, prev, entries, commit } => {
+        Message::Append { claim, copy, prev, entries, commit, .. } => {
             let last = entries.last().map_or(*prev, |entry| entry.position);
             let (prev, commit, last) = (at_position(*prev), at_position(*commit), at_position(last));
             let copy = copy.as_ref().map(tag).unwrap_or_default();

@@ -141,8 +141,9 @@ impl Ownership {
         replica.map_or(Admission::Behind, |replica| replica.admit_read_at(&self.node, now, epoch))
     }
 
-    /// Whether an `any` read may be answered from the applied state of this owner, and how stale it may be: the time
-    /// since its primary last said how far the log is committed, once that was applied.
+    /// Whether an `any` read may be answered from the applied state of this owner, and how stale it may be: everything
+    /// acknowledged longer ago than that is in it. Counted from this owner's last word that the primary, under its leases,
+    /// answered with its commit position; so it holds whatever the network delays.
     ///
     /// # Errors
     /// Why not.
@@ -261,8 +262,8 @@ impl Ownership {
     fn route(&mut self, envelope: Envelope) {
         let Envelope { from, message, .. } = envelope;
         match message {
-            Message::Append { claim, copy, prev, entries, commit } => {
-                let append = Append { claim, copy, prev, entries, commit };
+            Message::Append { claim, copy, prev, entries, commit, heard } => {
+                let append = Append { claim, copy, prev, entries, commit, heard };
                 let partition = append.partition();
                 if self.node.is_named(&append.claim) && append.copy.is_none() {
                     self.with_new(partition, |replica, node| replica.handle_append(node, &from, append));
@@ -291,9 +292,10 @@ impl Ownership {
     /// The rest: messages about a partition that is known here, or of no interest.
     fn route_vote(&mut self, from: &Owner, message: Message) {
         match message {
-            Message::AppendReply { partition, epoch, copy, result } => {
+            Message::AppendReply { partition, epoch, copy, result, at } => {
                 self.with(partition, |replica, node| {
                     if replica.epoch() == epoch {
+                        replica.note_heard(node, from, at);
                         replica.handle_append_reply(node, from, copy.as_ref(), result);
                     }
                 });

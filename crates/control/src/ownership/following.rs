@@ -1,6 +1,7 @@
 //! The owner's and the joiner's side of replication: taking in appends (rules 1–3).
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use ringway_topology::{Epoch, Owner, Partition};
 
@@ -20,6 +21,7 @@ pub(super) struct Append {
     pub(super) prev: Position,
     pub(super) entries: Vec<Arc<Entry>>,
     pub(super) commit: Position,
+    pub(super) heard: Duration,
 }
 
 impl Append {
@@ -147,11 +149,13 @@ impl Replica {
             self.commit = commit;
             self.apply_committed(node);
         }
-        if self.commit >= append.commit.seq {
+        // A clock value from before this machine's start says nothing.
+        let known = append.heard > Duration::ZERO && append.heard <= node.now;
+        if known && self.commit >= append.commit.seq {
             if self.applied.seq >= append.commit.seq {
-                self.news = Some(node.now);
+                self.news = self.news.max(Some(append.heard));
             } else {
-                self.news_pending = Some((node.now, append.commit.seq));
+                self.news_pending = Some((append.heard, append.commit.seq));
             }
         }
         let wait = Wait::Ack { to: from.clone(), claim: append.claim, copy: append.copy, through };
@@ -187,7 +191,7 @@ impl Replica {
         copy: Option<CopyTag>,
         result: AppendResult,
     ) {
-        let partition = self.partition;
-        node.send(to, Message::AppendReply { partition, epoch: claim.epoch, copy, result });
+        let (partition, at) = (self.partition, node.now);
+        node.send(to, Message::AppendReply { partition, epoch: claim.epoch, copy, result, at });
     }
 }

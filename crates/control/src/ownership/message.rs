@@ -42,6 +42,9 @@ pub enum Message {
         entries: Vec<Arc<Entry>>,
         /// The last committed entry.
         commit: Position,
+        /// The latest [`Message::AppendReply`]'s `at` of the receiver: all that anybody acknowledged before then is
+        /// committed here. Zero when there is none, or while the primary has no lease and so cannot know.
+        heard: Duration,
     },
     /// Owner or joiner → primary.
     AppendReply {
@@ -53,6 +56,8 @@ pub enum Message {
         copy: Option<CopyTag>,
         /// What became of it.
         result: AppendResult,
+        /// The answerer's clock.
+        at: Duration,
     },
     /// "Will you leave me your partitions for the time of a lease?" One for all partitions of a pair of nodes.
     LeaseAsk {

@@ -49,8 +49,8 @@ pub struct Timing {
     pub ask_period: Duration,
     /// Between two repeats of what was not answered. Default 100 ms.
     pub retry_period: Duration,
-    /// Longest time between two appends to an owner of an idle partition: bounds how stale an `any` read may
-    /// call itself. Default 5 s.
+    /// Longest time between two appends to an owner of an idle partition: an `any` read of one may call itself
+    /// twice as stale. Default 5 s.
     pub heartbeat_max: Duration,
     /// A commit that no append carried is told after this. Default 20 ms.
     pub commit_tell_delay: Duration,

@@ -54,7 +54,7 @@ pub(super) struct Replica {
     pub(super) import: Option<Import>,
     /// Writes appended here that wait for their entry to be applied.
     pub(super) waiting: BTreeMap<u64, Vec<Token>>,
-    /// When the applied state was all that the primary had committed.
+    /// All that was acknowledged before then, by this node's clock, is applied.
     pub(super) news: Option<Duration>,
     /// The same, once this much is applied.
     pub(super) news_pending: Option<(Duration, u64)>,
@@ -356,7 +356,7 @@ impl Replica {
             node.reply(token, WriteOutcome::Applied { epoch: position.epoch, result });
         }
         if let Some((at, _)) = self.news_pending.filter(|(_, commit)| *commit <= applied.seq) {
-            self.news = Some(at);
+            self.news = self.news.max(Some(at));
             self.news_pending = None;
         }
         self.forget_request(applied.seq);

@@ -59,6 +59,8 @@ pub(super) struct Progress {
     pub(super) due: Duration,
     /// Repeats, or idle heartbeats, in a row.
     quiet: u32,
+    /// The latest clock value it sent.
+    heard: Duration,
     /// It said that it is sealed.
     pub(super) sealed: bool,
     /// Entries behind this one are kept for it.
@@ -88,6 +90,7 @@ impl Progress {
             told: 0,
             due: now,
             quiet: 0,
+            heard: Duration::ZERO,
             sealed: false,
             pin: None,
         }
@@ -319,6 +322,7 @@ impl Replica {
 
     /// A primary's duties: sends what there is to send, repeats what was not answered, looks after copies and its move.
     pub(super) fn tend(&mut self, node: &mut Node) {
+        let fresh = self.admit_read(node, node.now) == Admission::Serve;
         let Some(mut office) = self.office.take() else { return };
         if office.durable == 0 {
             self.office = Some(office); // Nothing is said at this epoch before its claim is durable.
@@ -327,7 +331,7 @@ impl Replica {
         let claim = office.claim.clone();
         for (owner, progress) in &mut office.progress {
             match progress.state {
-                State::Probe | State::Stream => self.feed(node, &claim, owner, progress),
+                State::Probe | State::Stream => self.feed(node, &claim, owner, progress, fresh),
                 State::Lacks | State::Pulls(_) => self.tend_copy(node, &claim, owner, progress),
             }
         }
@@ -342,7 +346,7 @@ impl Replica {
     }
 
     /// Sends to one owner what it has not been sent, or what is due.
-    fn feed(&self, node: &mut Node, claim: &Arc<Claim>, to: &Owner, progress: &mut Progress) {
+    fn feed(&self, node: &mut Node, claim: &Arc<Claim>, to: &Owner, progress: &mut Progress, fresh: bool) {
         let last = self.log.last().seq;
         if progress.pin.is_some() && self.log.bytes() > COPY_LOG_BYTES_MAX {
             node.stats.copies_aborted += 1;
@@ -364,13 +368,13 @@ impl Replica {
         let probes = matches!(progress.state, State::Probe);
         let mut sent = false;
         while !probes && progress.next <= last && progress.next <= progress.matched + WINDOW_ENTRIES_MAX {
-            if !self.send_append(node, claim, to, progress) {
+            if !self.send_append(node, claim, to, progress, fresh) {
                 return;
             }
             sent = true;
         }
         if due && !sent {
-            sent = self.send_append(node, claim, to, progress);
+            sent = self.send_append(node, claim, to, progress, fresh);
         }
         if sent {
             self.await_answer(node, progress);
@@ -388,7 +392,14 @@ impl Replica {
     }
 
     /// One append; false when the log does not reach back to what is needed.
-    fn send_append(&self, node: &mut Node, claim: &Arc<Claim>, to: &Owner, progress: &mut Progress) -> bool {
+    fn send_append(
+        &self,
+        node: &mut Node,
+        claim: &Arc<Claim>,
+        to: &Owner,
+        progress: &mut Progress,
+        fresh: bool,
+    ) -> bool {
         let Some(prev) = self.log.position(progress.next - 1) else {
             self.lack(node, progress);
             return false;
@@ -400,8 +411,17 @@ impl Replica {
         }
         progress.told = commit.seq;
         let (claim, copy) = (claim.clone(), progress.copy.clone());
-        node.send(to, Message::Append { claim, copy, prev, entries, commit });
+        let heard = if fresh { progress.heard } else { Duration::ZERO };
+        node.send(to, Message::Append { claim, copy, prev, entries, commit, heard });
         true
+    }
+
+    /// An owner's clock, to be sent back with what was committed by then.
+    pub(super) fn note_heard(&mut self, node: &Node, from: &Owner, at: Duration) {
+        let progress = self.office.as_mut().and_then(|office| office.progress_of(node, from));
+        if let Some(progress) = progress {
+            progress.heard = progress.heard.max(at);
+        }
     }
 
     /// An owner or joiner answers an append.

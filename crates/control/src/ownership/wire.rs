@@ -96,17 +96,19 @@ impl Head {
 pub fn put_message(out: &mut Vec<u8>, message: &Message) {
     out.push(kind(message));
     match message {
-        Message::Append { claim, copy, prev, entries, commit } => {
+        Message::Append { claim, copy, prev, entries, commit, heard } => {
             put_claim(out, claim);
             put_option(out, copy.as_ref(), put_tag);
             put_position(out, *prev);
             put_entries(out, entries);
             put_position(out, *commit);
+            put_varint(out, nanoseconds(*heard));
         }
-        Message::AppendReply { partition, epoch, copy, result } => {
+        Message::AppendReply { partition, epoch, copy, result, at } => {
             put_instance(out, *partition, *epoch);
             put_option(out, copy.as_ref(), put_tag);
             put_append_result(out, result);
+            put_varint(out, nanoseconds(*at));
         }
         Message::LeaseAsk { asked_at, generation, grantor_generation, seen } => {
             put_varint(out, nanoseconds(*asked_at));
@@ -381,7 +383,8 @@ impl<'a> Reader<'a> {
             2 => {
                 let (partition, epoch) = self.instance()?;
                 let copy = self.option(Self::tag)?;
-                Message::AppendReply { partition, epoch, copy, result: self.append_result()? }
+                let (result, at) = (self.append_result()?, Duration::from_nanos(self.varint()?));
+                Message::AppendReply { partition, epoch, copy, result, at }
             }
             3 => Message::LeaseAsk {
                 asked_at: Duration::from_nanos(self.varint()?),
@@ -454,7 +457,8 @@ impl<'a> Reader<'a> {
         if last.epoch > claim.epoch || commit.epoch > claim.epoch {
             return Err(WireError::Malformed("an append beyond its own epoch"));
         }
-        Ok(Message::Append { claim, copy, prev, entries, commit })
+        let heard = Duration::from_nanos(self.varint()?);
+        Ok(Message::Append { claim, copy, prev, entries, commit, heard })
     }
 
     fn claim(&mut self) -> Result<Arc<Claim>, WireError> {

@@ -76,6 +76,7 @@ fn append() -> impl Strategy<Value = Message> {
             prev,
             entries,
             commit: Position { epoch: claim.epoch, seq: 7 },
+            heard: Duration::from_nanos(seq.into()),
         })
     })
 }
@@ -87,8 +88,12 @@ fn append_reply() -> impl Strategy<Value = Message> {
         ballot().prop_map(|ballot| AppendResult::Sealed { ballot }),
         Just(AppendResult::Full),
     ];
-    (partition(), epoch(), option::of(tag()), result)
-        .prop_map(|(partition, epoch, copy, result)| Message::AppendReply { partition, epoch, copy, result })
+    (partition(), epoch(), option::of(tag()), result, any::<u32>()).prop_map(
+        |(partition, epoch, copy, result, at)| {
+            let at = Duration::from_nanos(at.into());
+            Message::AppendReply { partition, epoch, copy, result, at }
+        },
+    )
 }
 
 fn lease() -> impl Strategy<Value = Message> {
@@ -258,6 +263,7 @@ fn what_cannot_be_is_refused() {
         prev: end,
         entries,
         commit,
+        heard: Duration::ZERO,
     };
     assert_eq!(refusal(&append(vec![entry(2, 6)], end)), malformed("a log with a gap"));
     assert_eq!(refusal(&append(vec![entry(0, 5)], end)), malformed("a log with a gap"));
@@ -323,11 +329,13 @@ fn the_examples_in_the_documentation_are_true() {
     let op = Op::Write { request, payload: Arc::from(b"hello".as_slice()) };
     let position = Position { epoch: Epoch(8), seq: 301 };
     let entries = vec![Arc::new(Entry { position, op })];
-    shown("append", &batch(&[Message::Append { claim, copy: None, prev: end, entries, commit: end }]));
+    let heard = Duration::from_millis(1_400);
+    shown("append", &batch(&[Message::Append { claim, copy: None, prev: end, entries, commit: end, heard }]));
 
     let result = AppendResult::Stored { through: position };
     let (partition, epoch) = (Partition(4_711), Epoch(8));
-    shown("append reply", &batch(&[Message::AppendReply { partition, epoch, copy: None, result }]));
+    let at = Duration::from_millis(1_500);
+    shown("append reply", &batch(&[Message::AppendReply { partition, epoch, copy: None, result, at }]));
 
     let ballot = Ballot { round: 1, proposer: n1.clone() };
     shown("prepare", &batch(&[Message::Prepare { partition, epoch: Epoch(9), ballot }]));
