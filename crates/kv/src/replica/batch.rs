@@ -171,8 +171,11 @@ impl<'a> Group<'a> {
                 None => drop(tables.states.remove(partition.0)?),
             }
         }
-        self.changes.totals.next_id = ids_used;
-        tables.meta.insert(META_TOTALS, self.changes.totals.encode().as_slice())?;
+        // The counts follow from the states, so the row is written only when ids were used.
+        if ids_used != self.changes.totals.next_id {
+            self.changes.totals.next_id = ids_used;
+            tables.meta.insert(META_TOTALS, self.changes.totals.encode().as_slice())?;
+        }
         Ok(self.changes)
     }
 

@@ -12,17 +12,22 @@ use super::batch::Committed;
 use super::record::{Generation, State, decode_acceptor, decode_entry, decode_round, piece};
 use super::tables::{ACCEPTORS, Bytes, LOGS, LogKey, META_ROUND, STALE, STATES, log_range, table};
 use crate::engine::{EngineError, META};
+use crate::record::Totals;
 use crate::writer::read_totals;
 
 /// What the writer starts with. A damaged state is an error here; [`recover`] says which partition's it is.
 pub(super) fn read_committed(txn: &ReadTransaction) -> Result<Committed, EngineError> {
-    let mut committed = Committed { totals: read_totals(txn)?, ..Committed::default() };
+    let next_id = read_totals(txn)?.next_id;
+    let mut committed = Committed { totals: Totals { next_id, ..Totals::default() }, ..Committed::default() };
     if let Some(states) = table(txn, STATES)? {
         for row in states.iter()? {
             let (partition, record) = row?;
             let partition = Partition(partition.value());
             let state = State::decode(partition, record.value())
                 .map_err(|why| EngineError::Failed(lost(partition, "its state", why)))?;
+            committed.totals.keys = committed.totals.keys.saturating_add(state.stats.keys);
+            let value_bytes = committed.totals.value_bytes.saturating_add(state.stats.value_bytes);
+            committed.totals.value_bytes = value_bytes;
             committed.states.insert(partition, state);
         }
     }
