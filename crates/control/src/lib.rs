@@ -7,7 +7,8 @@
 //! records, and [`view`] what the outside sees of it all.
 //!
 //! In `claimed` ownership [`bootstrap`] says how a cluster forms and what it starts from, `claims` what is known of
-//! who owns what, and [`desired`] what the owners are asked to bring about. [`ownership`] is the protocol of `claimed` ownership: how owners agree on who owns what and replicate its log.
+//! who owns what, and [`desired`] what the owners are asked to bring about. [`ownership`] is the protocol itself: how
+//! owners agree on who owns what, and replicate its log.
 //!
 //! The shell in `ringway-member` drives a plane with sockets and a clock; a simulator can drive the same plane
 //! with neither.

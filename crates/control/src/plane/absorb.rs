@@ -1,7 +1,16 @@
 //! What comes in: gossip's events into the directory, the claims and the forming of the cluster.
 
-use super::*;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ringway_gossip::Event;
+
+use super::Plane;
+use crate::directory::{Change, Refusal};
 use crate::records::claim::CLAIM_KEY_PREFIX;
+use crate::records::{BOOTSTRAP_KEY, RecordProblem, is_lasting};
+use crate::view::{FatalReason, PlaneEvent};
 
 impl Plane {
     pub(super) fn absorb(&mut self, now: Duration, event: Event) {

@@ -1,10 +1,21 @@
 //! `claimed` ownership: the forming of the cluster, claims and hints, and what operators say.
 
-use super::*;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ringway_topology::settings::CONTRACT_VERSION;
+use ringway_topology::{ClusterUuid, Epoch, NodeId, Owner, Placement};
+
+use super::{ClaimHint, DESIRED_STABLE, Plane, PlaneOptions, REASSERT_GAP};
 use crate::bootstrap::{FIRST_EPOCH, NotFormed, first_claims, form};
 use crate::claims::{ClaimBook, HintRefusal, Learned, Source};
 use crate::desired::{Absences, WishBook};
+use crate::own::Statement;
+use crate::ownership::{Claim, Wishes};
+use crate::records::{BOOTSTRAP_KEY, MemberKind, Order, OrderPhase};
 use crate::records::{Binding, BindingRecord, BootstrapRecord, claim};
+use crate::view::{FatalReason, PlaneEvent};
 
 /// What a member keeps in `claimed` ownership and in no other.
 #[derive(Debug)]

@@ -4,19 +4,31 @@
 //! datagram | stream | timer | command
 //!        │ handle_*
 //!        ▼
-//!     gossip ──events──▶ absorb: health changes · records into the directory · readiness
+//!     gossip ──events──▶ absorb: health changes · records into the directory · claims · readiness
 //!                           │
-//!                           ▼ settle
+//!                           ▼ settle, publish
 //!        health changed ──▶ same claims, new health ─┐  (at once, at most every HEALTH_GAP)
+//!        claims changed ──▶ same nodes, new claims ──┤  (at once, at most every CLAIM_GAP)
 //!        records changed ─▶ debounce ─▶ placement ───┤  (quiet 100 ms, at the latest after 250 ms)
-//!                                                    ▼
-//!                                               poll_publish
+//!                                          │         ▼
+//!                                          │    poll_publish
+//!                                          ▼
+//!                derived: the claims of the map      claimed: wishes, once they stood still ─▶ poll_wishes
 //! ```
 //!
+//! | file | what it does |
+//! |---|---|
+//! | `options` | what a plane is made of and asked to do, and every bound |
+//! | `absorb` | takes in what gossip tells |
+//! | `settle` | whether this member may serve, and what it says of itself |
+//! | `publish` | maps and wishes |
+//! | `claimed` | the forming of the cluster, claims and hints, what operators say |
+//!
 //! *Invariants.* While it is open whether another process has this member's id, a member that does not serve yet
-//! neither becomes ready nor says anything of itself. Health never moves data: only node records reach the placement. Nothing is published before this
-//! member is ready, and it is not ready before a map of everything it knows is published. The same records give
-//! the same digest, whatever the order they came in.
+//! neither becomes ready nor says anything of itself. Health never moves data: only node records, orders and, after
+//! `replace_after`, a long absence reach the placement. Nothing is published before this member is ready, and it is not
+//! ready before a map of everything it knows is published. The same records give the same digest, whatever the order
+//! they came in.
 
 mod absorb;
 mod claimed;
@@ -24,33 +36,25 @@ mod options;
 mod publish;
 mod settle;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use claimed::Claimed;
 use options::check;
-use ringway_gossip::{Event, Gossip, Identity, State, Transmit};
-use ringway_topology::map::ClaimTable;
-use ringway_topology::settings::CONTRACT_VERSION;
-use ringway_topology::{
-    ClusterSettings, ClusterUuid, Epoch, Health, Map, NODES_MAX, NodeEntry, NodeId, Owner, Ownership, Phase,
-    Placement,
-};
+use ringway_gossip::{Gossip, Identity, State, Transmit};
+use ringway_topology::{ClusterSettings, ClusterUuid, Map, NODES_MAX, Ownership};
 
 use crate::debounce::Debounce;
 use crate::desired::WishBook;
-use crate::directory::{Change, Directory, Refusal};
+use crate::directory::Directory;
 use crate::health::HealthBook;
-use crate::own::{OwnRecords, Statement};
+use crate::own::OwnRecords;
 use crate::owners::Owners;
 use crate::ownership::{Claim, Wishes};
-use crate::readiness::{Circumstances, Gate};
-use crate::records::{
-    BOOTSTRAP_KEY, BootstrapRecord, MemberKind, MemberRecord, Order, OrderPhase, PAUSE_KEY, RecordProblem,
-    is_lasting,
-};
+use crate::readiness::Gate;
+use crate::records::{BOOTSTRAP_KEY, BootstrapRecord, MemberKind, PAUSE_KEY, is_lasting};
 use crate::view::{ClusterView, FatalReason, MemberStatus, OwnershipView, PlaneEvent, PlaneStats, Readiness};
 
 pub(crate) use options::names;

@@ -1,7 +1,17 @@
 //! What goes out: maps, and what this node's engine is asked to bring about.
 
-use super::*;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use ringway_gossip::{Gossip, State};
+use ringway_topology::map::ClaimTable;
+use ringway_topology::{Health, Map, NodeEntry, NodeId, Owner, Phase};
+
+use super::{CLAIM_GAP, Claimed, HEALTH_GAP, Plane};
 use crate::desired::Desire;
+use crate::directory::Directory;
+use crate::view::PlaneEvent;
 
 impl Plane {
     /// Publishes what is due: a map of everything when the records stood still, else one of what changed of the claims

@@ -1,6 +1,16 @@
 //! What follows: whether this member may serve, and what it says of itself.
 
-use super::*;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ringway_gossip::{Gossip, State};
+
+use super::{Plane, RESYNC_GAP};
+use crate::directory::Directory;
+use crate::own::Statement;
+use crate::readiness::Circumstances;
+use crate::records::{MemberRecord, is_lasting};
+use crate::view::{PlaneEvent, Readiness};
 
 impl Plane {
     /// Acts on everything that is due. Whether gossip may have something new to say.
