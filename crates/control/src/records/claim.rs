@@ -36,7 +36,7 @@ pub fn partition_of(key: &str) -> Option<Partition> {
     digits.parse().ok().filter(|_| canonical).map(Partition)
 }
 
-/// The value of a claim's record. At most 564 bytes.
+/// The value of a claim's record. At most 582 bytes.
 #[must_use]
 pub fn encode(claim: &Claim) -> Vec<u8> {
     let mut out = vec![FORMAT];

@@ -1,0 +1,292 @@
+//! The records of `claimed` ownership: pinned to the byte, read back as written, and refused otherwise.
+
+#![expect(clippy::unwrap_used, reason = "a test says what went wrong by panicking")]
+
+use std::sync::Arc;
+
+use proptest::prelude::*;
+use ringway_control::ownership::{Claim, Position};
+use ringway_control::records::{BOOTSTRAP_NODES_MAX, BY_TEXT_BYTES_MAX, Founder, claim, is_lasting};
+use ringway_control::{Binding, BindingRecord, BootstrapRecord, Order, OrderPhase, Pause, RecordProblem};
+use ringway_gossip::RECORD_VALUE_BYTES_MAX;
+use ringway_topology::{
+    ClusterUuid, Epoch, NodeId, Owner, Partition, PlacementDigest, REPLICAS_MAX, StoreId, Weight, ZoneName,
+};
+
+fn id() -> impl Strategy<Value = NodeId> {
+    "[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?".prop_map(|name| NodeId::new(&name).unwrap())
+}
+
+fn zone() -> impl Strategy<Value = ZoneName> {
+    id().prop_map(|id| ZoneName::new(id.as_str()).unwrap())
+}
+
+fn weight() -> impl Strategy<Value = Weight> {
+    (1..=Weight::MAX).prop_map(|weight| Weight::new(weight).unwrap())
+}
+
+fn by() -> impl Strategy<Value = String> {
+    "[ -~]{0,128}"
+}
+
+fn phase() -> impl Strategy<Value = OrderPhase> {
+    prop_oneof![Just(OrderPhase::Active), Just(OrderPhase::Leaving), Just(OrderPhase::Evicted)]
+}
+
+prop_compose! {
+    fn binding()(
+        node in id(), store: u128, zone in zone(), weight in weight(), contract: u16,
+        others in prop::collection::vec(id(), 0..9),
+    ) -> Binding {
+        let list = [others, vec![node.clone()]].concat();
+        Binding { node, store: StoreId(store), zone, weight, list, contract }.canonical()
+    }
+}
+
+prop_compose! {
+    fn bootstrap()(
+        cluster: u128, terms in "[ -~]{0,300}", contract: u16, digest: u64,
+        nodes in prop::collection::btree_map(id(), (any::<u128>(), zone(), weight()), 1..9),
+    ) -> BootstrapRecord {
+        let founder = |(node, (store, zone, weight))| Founder { node, store: StoreId(store), zone, weight };
+        let nodes = nodes.into_iter().map(founder).collect();
+        BootstrapRecord { cluster: ClusterUuid(cluster), terms, contract, nodes, digest: PlacementDigest(digest) }
+    }
+}
+
+prop_compose! {
+    fn order()(node in id(), store: u128, phase in phase(), weight in prop::option::of(weight()), by in by()) -> Order {
+        Order { node, store: StoreId(store), phase, weight, by }
+    }
+}
+
+prop_compose! {
+    fn any_claim()(
+        partition in 0..1u32 << 20, epoch in 2u64.., behind in 1u64.., seq: u64,
+        owners in prop::collection::btree_map(id(), any::<u128>(), 1..=REPLICAS_MAX),
+    ) -> Claim {
+        let owners = owners.into_iter().map(|(node, store)| Owner { node, store: StoreId(store) });
+        let end = Position { epoch: Epoch(epoch.saturating_sub(behind)), seq };
+        Claim { partition: Partition(partition), epoch: Epoch(epoch), owners: owners.collect(), end }
+    }
+}
+
+/// What any of the records makes of bytes: its own bytes again, or why not.
+fn read(kind: usize, bytes: &[u8]) -> Result<Vec<u8>, RecordProblem> {
+    match kind {
+        0 => Binding::decode(bytes).map(|record| record.encode()),
+        1 => BindingRecord::decode(bytes).map(|record| record.encode()),
+        2 => BootstrapRecord::decode(bytes).map(|record| record.encode()),
+        3 => Order::decode(bytes).map(|record| record.encode()),
+        4 => Pause::decode(bytes).map(|record| record.encode()),
+        _ => claim::decode(Partition(7), Epoch(u64::MAX), bytes).map(|claim| claim::encode(&claim)),
+    }
+}
+
+const KINDS: usize = 6;
+
+fn written() -> impl Strategy<Value = [Vec<u8>; KINDS]> {
+    let formed = prop::option::of(any::<u128>().prop_map(ClusterUuid));
+    (binding(), formed, bootstrap(), order(), any::<bool>(), by(), any_claim()).prop_map(
+        |(binding, formed, bootstrap, order, paused, by, claim)| {
+            [
+                binding.encode(),
+                BindingRecord { binding, formed }.encode(),
+                bootstrap.encode(),
+                order.encode(),
+                Pause { paused, by }.encode(),
+                claim::encode(&claim),
+            ]
+        },
+    )
+}
+
+proptest! {
+    #[test]
+    fn records_come_back_as_they_were(
+        binding in binding(), formed: Option<u128>, bootstrap in bootstrap(), order in order(), paused: bool, by in by(),
+        any_claim in any_claim(),
+    ) {
+        prop_assert_eq!(Binding::decode(&binding.encode()), Ok(binding.clone()));
+        let record = BindingRecord { binding, formed: formed.map(ClusterUuid) };
+        prop_assert_eq!(BindingRecord::decode(&record.encode()), Ok(record));
+        prop_assert_eq!(BootstrapRecord::decode(&bootstrap.encode()), Ok(bootstrap));
+        prop_assert!(order.encode().len() <= 215, "the documented size");
+        prop_assert_eq!(Order::decode(&order.encode()), Ok(order));
+        let pause = Pause { paused, by };
+        prop_assert!(pause.encode().len() <= 131, "the documented size");
+        prop_assert_eq!(Pause::decode(&pause.encode()), Ok(pause));
+        let key = claim::key(any_claim.partition);
+        prop_assert_eq!(claim::partition_of(&key), Some(any_claim.partition));
+        let value = claim::encode(&any_claim);
+        prop_assert!(value.len() <= 582, "the documented size");
+        prop_assert_eq!(claim::decode(any_claim.partition, any_claim.epoch, &value), Ok(any_claim));
+    }
+
+    #[test]
+    fn cut_or_prolonged_records_are_refused(written in written(), at: prop::sample::Index) {
+        for (kind, bytes) in written.into_iter().enumerate() {
+            prop_assert_eq!(read(kind, &bytes[..at.index(bytes.len())]), Err(RecordProblem::Truncated), "{}", kind);
+            let longer = [bytes.as_slice(), &[0]].concat();
+            prop_assert_eq!(read(kind, &longer), Err(RecordProblem::TrailingBytes), "{}", kind);
+        }
+    }
+
+    /// What is read at all is read the one way it is written: no two byte strings mean the same record.
+    #[test]
+    fn any_bytes_are_refused_or_canonical(
+        written in written(),
+        damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),
+        noise in prop::collection::vec(any::<u8>(), 0..300),
+    ) {
+        for (kind, mut bytes) in written.into_iter().enumerate() {
+            for (at, byte) in &damage {
+                let at = at.index(bytes.len());
+                bytes[at] = *byte;
+            }
+            for bytes in [bytes, noise.clone()] {
+                if let Ok(again) = read(kind, &bytes) {
+                    prop_assert_eq!(again, bytes, "{}", kind);
+                }
+            }
+        }
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn node(name: &str) -> NodeId {
+    name.parse().unwrap()
+}
+
+/// Members of later versions must read what this one writes: a change here is a new format.
+#[test]
+fn the_bytes_are_these() {
+    let binding = Binding {
+        node: node("n1"),
+        store: StoreId(0xa1),
+        zone: "z".parse().unwrap(),
+        weight: Weight::new(2).unwrap(),
+        list: vec![node("n1"), node("n2")],
+        contract: 1,
+    };
+    let store = "000000000000000000000000000000a1";
+    let bound = format!("01026e31{store}017a00000002000102026e31026e32");
+    assert_eq!(hex(&binding.encode()), bound);
+    let formed = |formed| hex(&BindingRecord { binding: binding.clone(), formed }.encode());
+    assert_eq!(formed(None), format!("{bound}00"));
+    assert_eq!(formed(Some(ClusterUuid(0xa1))), format!("{bound}01{store}"));
+
+    let bootstrap = BootstrapRecord {
+        cluster: ClusterUuid(0xa1),
+        terms: "a=1\n".to_owned(),
+        contract: 1,
+        nodes: vec![Founder::from(&binding)],
+        digest: PlacementDigest(0xd1),
+    };
+    assert_eq!(
+        hex(&bootstrap.encode()),
+        format!("01{store}000100000000000000d10004613d310a01026e31{store}017a00000002")
+    );
+
+    let order = Order {
+        node: node("n1"),
+        store: StoreId(0xa1),
+        phase: OrderPhase::Evicted,
+        weight: Weight::new(3),
+        by: "op".to_owned(),
+    };
+    assert_eq!(hex(&order.encode()), format!("01026e31{store}0200000003026f70"));
+    assert_eq!(hex(&Pause { paused: true, by: "op".to_owned() }.encode()), "0101026f70");
+
+    let owner = |name: &str| Owner { node: node(name), store: StoreId(0xa1) };
+    let decided = Claim {
+        partition: Partition(4_711),
+        epoch: Epoch(9),
+        owners: Arc::new([owner("n1"), owner("n2")]),
+        end: Position { epoch: Epoch(8), seq: 300 },
+    };
+    assert_eq!(claim::key(decided.partition), "claim/4711");
+    assert_eq!(hex(&claim::encode(&decided)), format!("0108ac0202026e31{store}026e32{store}"));
+}
+
+#[test]
+fn problems_name_the_field() {
+    let owner = |name: &str| Owner { node: node(name), store: StoreId(1) };
+    let decided = |owners: Vec<Owner>, end| Claim {
+        partition: Partition(7),
+        epoch: Epoch(9),
+        owners: owners.into(),
+        end: Position { epoch: Epoch(end), seq: 1 },
+    };
+    let read = |claim: &Claim, epoch| claim::decode(Partition(7), Epoch(epoch), &claim::encode(claim));
+    let good = decided(vec![owner("n1"), owner("n2")], 8);
+    assert_eq!(read(&good, 9).as_ref(), Ok(&good));
+    assert_eq!(read(&good, 1), Err(RecordProblem::Field("epoch")), "first claims are derived, not gossiped");
+    assert_eq!(read(&good, 8), Err(RecordProblem::Field("end")), "the epoch before ended in it");
+    assert_eq!(read(&decided(vec![], 8), 9), Err(RecordProblem::Field("owners")));
+    assert_eq!(read(&decided(vec![owner("n1"), owner("n1")], 8), 9), Err(RecordProblem::Field("owners")));
+    // 8 written with a byte that adds nothing.
+    let padded = [&[1, 0x88, 0], &claim::encode(&good)[2..]].concat();
+    assert_eq!(claim::decode(Partition(7), Epoch(9), &padded), Err(RecordProblem::Field("end")));
+
+    for key in ["claim/", "claim/x", "claim/07", "claim/+7", "claim/4294967296", "claim/-1", "node/7"] {
+        assert_eq!(claim::partition_of(key), None, "{key}");
+    }
+    let binding = Binding {
+        node: node("n1"),
+        store: StoreId(1),
+        zone: "z".parse().unwrap(),
+        weight: Weight::ONE,
+        list: vec![node("n2"), node("n1")],
+        contract: 1,
+    };
+    assert_eq!(Binding::decode(&binding.encode()), Err(RecordProblem::Field("list")), "not ascending");
+    let without_itself = Binding { list: vec![node("n2")], ..binding.clone() };
+    assert_eq!(Binding::decode(&without_itself.encode()), Err(RecordProblem::Field("list")));
+    assert!(Binding::decode(&binding.canonical().encode()).is_ok());
+
+    let shouting = Pause { paused: true, by: "\u{1b}[31mroot".to_owned() };
+    assert_eq!(Pause::decode(&shouting.encode()), Err(RecordProblem::Field("by")));
+    let long = Pause { paused: true, by: "ä".repeat(BY_TEXT_BYTES_MAX) };
+    assert_eq!(Pause::decode(&long.encode()).unwrap().by, "ä".repeat(BY_TEXT_BYTES_MAX / 2));
+}
+
+#[test]
+fn the_largest_records_fit_gossip() {
+    let names: Vec<NodeId> =
+        (100..100 + BOOTSTRAP_NODES_MAX).map(|n| node(&format!("{n}{}", "x".repeat(60)))).collect();
+    let zone: ZoneName = "z".repeat(63).parse().unwrap();
+    let binding = Binding {
+        node: names[0].clone(),
+        store: StoreId(1),
+        zone: zone.clone(),
+        weight: Weight::ONE,
+        list: names.clone(),
+        contract: 1,
+    };
+    let founder = |node: &NodeId| Founder { node: node.clone(), ..Founder::from(&binding) };
+    let bootstrap = BootstrapRecord {
+        cluster: ClusterUuid(1),
+        terms: "x".repeat(4_096),
+        contract: 1,
+        nodes: names.iter().map(founder).collect(),
+        digest: PlacementDigest(1),
+    };
+    assert!(binding.encode().len() + 17 <= RECORD_VALUE_BYTES_MAX);
+    assert!(bootstrap.encode().len() <= RECORD_VALUE_BYTES_MAX);
+    assert_eq!(Binding::decode(&binding.encode()), Ok(binding));
+    assert_eq!(BootstrapRecord::decode(&bootstrap.encode()), Ok(bootstrap));
+}
+
+#[test]
+fn what_is_not_a_claim_and_not_a_life_outlives_its_writer() {
+    for key in ["node/n1", "binding/n1", "bootstrap", "order/n1", "pause"] {
+        assert!(is_lasting(key), "{key}");
+    }
+    for key in ["claim/7", "member/n1", "pauses", "bootstrap/2", "later"] {
+        assert!(!is_lasting(key), "{key}");
+    }
+}
