@@ -21,7 +21,7 @@ use tokio::time::Instant;
 
 use crate::answer::{Refused, body_error, check_put, check_read, condition, describe};
 use crate::contract::{
-    RINGWAY_CLAIM, RINGWAY_EPOCH, RINGWAY_OUTCOME, RINGWAY_STALENESS, Routed, asks_for_any, request_id,
+    RINGWAY_CLAIM, RINGWAY_EPOCH, RINGWAY_OUTCOME, RINGWAY_STALENESS, Routed, asks_for_any, claim, request_id,
 };
 use crate::front::{Front, KV};
 use crate::owner::OwnerHandle;
@@ -43,6 +43,8 @@ pub(crate) struct ClaimedService<S> {
 enum Unserved {
     /// The claim, for a 421.
     Elsewhere(Option<Claim>),
+    /// The engine does not know of the epoch.
+    Behind(Epoch),
     /// What any client may be told.
     Refused(Refused),
     /// The write was appended, and its outcome is not known.
@@ -145,11 +147,11 @@ impl<S: ReplicaStore> ClaimedService<S> {
         let busy = |_| Unserved::from(Refusal::PartitionBusy);
         if any {
             let admitted = self.owner.admit_any_read(partition, epoch).await.map_err(busy)?;
-            return admitted.map(Some).map_err(Unserved::from);
+            return admitted.map(Some).map_err(|refused| unserved(refused, epoch));
         }
         match self.owner.admit_read(partition, epoch).await.map_err(busy)? {
             ownership::Admission::Serve => Ok(None),
-            refused => Err(refused.into()),
+            refused => Err(unserved(refused, epoch)),
         }
     }
 
@@ -256,10 +258,18 @@ impl<S: ReplicaStore> ClaimedService<S> {
             Ok(Ok(WriteOutcome::Applied { result, .. })) => {
                 WriteResult::decode(&result).map_err(|_| impossible("a result nobody can read"))
             }
-            Ok(Ok(WriteOutcome::NotServed(admission))) => Err(admission.into()),
+            Ok(Ok(WriteOutcome::NotServed(refused))) => Err(unserved(refused, epoch)),
             // Handed in, and then the owner stopped or took too long: it may take effect, or not.
             Ok(Ok(WriteOutcome::Unknown) | Err(_)) | Err(_) => Err(Unserved::Unknown),
         }
+    }
+
+    /// The map's claim of a partition in which this node has no part, and of which its engine therefore keeps nothing.
+    fn mapped_elsewhere(&self, partition: Partition, epoch: Epoch) -> Option<Claim> {
+        let mut reader = self.front.map.borrow_mut();
+        let map = reader.load();
+        let claim = claim(map, partition);
+        (claim.epoch >= epoch && !claim.owners.contains(&self.front.me)).then_some(claim)
     }
 
     fn refuse(&self, unserved: Unserved, partition: Partition) -> Response<Body> {
@@ -270,6 +280,10 @@ impl<S: ReplicaStore> ClaimedService<S> {
         };
         match unserved {
             Unserved::Refused(refused) => self.front.refuse(refused, Some(partition)),
+            Unserved::Behind(epoch) => match self.mapped_elsewhere(partition, epoch) {
+                Some(claim) => self.refuse(Unserved::Elsewhere(Some(claim)), partition),
+                None => refuse(Refusal::ClaimBehind),
+            },
             Unserved::Elsewhere(claim) => {
                 self.front.metrics.misdirected(Misdirected::Answered);
                 let mut response = refuse(Refusal::WrongOwner);
@@ -317,18 +331,17 @@ fn impossible(what: &str) -> Unserved {
     Refused::from(StoreError::Failed(format!("the store answered with {what}"))).into()
 }
 
-impl From<ownership::Admission> for Unserved {
-    fn from(admission: ownership::Admission) -> Self {
-        use ownership::Admission;
-        match admission {
-            Admission::Misdirected(claim) | Admission::Wait(Some(claim)) => {
-                Self::Elsewhere(Some(contract_claim(&claim)))
-            }
-            Admission::Wait(None) => Self::Elsewhere(None),
-            Admission::Behind => Refusal::ClaimBehind.into(),
-            Admission::Busy | Admission::Serve => Refusal::PartitionBusy.into(),
-            Admission::DiskFull => Refusal::DiskFull.into(),
+/// What a request asked for at `epoch` is told.
+fn unserved(admission: ownership::Admission, epoch: Epoch) -> Unserved {
+    use ownership::Admission;
+    match admission {
+        Admission::Misdirected(claim) | Admission::Wait(Some(claim)) => {
+            Unserved::Elsewhere(Some(contract_claim(&claim)))
         }
+        Admission::Wait(None) => Unserved::Elsewhere(None),
+        Admission::Behind => Unserved::Behind(epoch),
+        Admission::Busy | Admission::Serve => Refusal::PartitionBusy.into(),
+        Admission::DiskFull => Refusal::DiskFull.into(),
     }
 }
 

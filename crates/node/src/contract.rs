@@ -142,11 +142,12 @@ fn is_owner(map: &Map, located: &Location, me: &Owner) -> bool {
     owners.any(|n| n.id == me.node && n.store == me.store)
 }
 
-/// The claim of a partition as this node knows it.
-pub(crate) fn claim(map: &Map, located: &Location) -> Claim {
-    let owners = located.owners.as_slice().iter().filter_map(|index| map.node(*index));
+/// The claim of a partition as this node's map has it.
+pub(crate) fn claim(map: &Map, partition: Partition) -> Claim {
+    let row = map.owners(partition);
+    let owners = row.as_slice().iter().filter_map(|index| map.node(*index));
     let owners = owners.map(|n| Owner { node: n.id.clone(), store: n.store }).collect();
-    Claim { partition: located.partition, epoch: located.epoch, owners }
+    Claim { partition, epoch: map.epoch(partition), owners }
 }
 
 #[cfg(test)]

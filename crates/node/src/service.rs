@@ -93,7 +93,7 @@ impl<S: PartitionStore> NodeService<S> {
         let map = reader.load();
         let located = map.locate(key.hashed());
         let admission = admit(map, &located, &self.front.me, method, routed)?;
-        let claim = (admission == Admission::Misdirected).then(|| claim(map, &located));
+        let claim = (admission == Admission::Misdirected).then(|| claim(map, located.partition));
         Ok(Admitted { admission, located, claim })
     }
 

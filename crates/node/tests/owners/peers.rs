@@ -1,0 +1,72 @@
+//! What strangers and broken bytes meet on the peer listener.
+
+use bytes::Bytes;
+use http::{Method, Request, StatusCode};
+use http_body_util::Full;
+use ringway_node::MESSAGES_PATH;
+use ringway_node::ownership::wire::Head;
+use ringway_topology::{Owner, StoreId};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::cluster::{Answer, Cluster, exchange};
+
+async fn post(cluster: &Cluster, path: &str, body: Vec<u8>) -> Answer {
+    let mut request = Request::new(Full::new(Bytes::from(body)));
+    *request.method_mut() = Method::POST;
+    *request.uri_mut() = path.parse().unwrap();
+    request.headers_mut().insert("host", "peer".parse().unwrap());
+    exchange(cluster.places[0].owner_handle().peer_addr(), request).await
+}
+
+fn head(cluster: &str, to: &Owner) -> Vec<u8> {
+    let from = Owner { node: "n2".parse().unwrap(), store: StoreId(2) };
+    let mut out = Vec::new();
+    Head { cluster: cluster.parse().unwrap(), from, to: to.clone() }.put(&mut out);
+    out
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_has_no_key_or_means_somebody_else_is_refused_with_a_reason() {
+    let cluster = Cluster::start(3, 3).await;
+    let me = cluster.places[0].owner.clone();
+    let reasons = async |head: Vec<u8>, rest: &[u8]| {
+        let answer = post(&cluster, MESSAGES_PATH, [head.as_slice(), rest].concat()).await;
+        assert_eq!(answer.header("content-type"), Some("application/problem+json"));
+        (answer.status.as_u16(), answer.reason())
+    };
+    assert_eq!(reasons(head("shop", &me), b"\0plain").await, (401, "unsealed".into()));
+    assert_eq!(
+        reasons(head("shop", &me), &[&[1], [9; 60].as_slice()].concat()).await,
+        (401, "seal_broken".into())
+    );
+    assert_eq!(reasons(head("other", &me), b"\0").await, (403, "wrong_cluster".into()));
+    let disk = Owner { store: StoreId(99), ..me.clone() };
+    assert_eq!(reasons(head("shop", &disk), b"\0").await, (421, "wrong_receiver".into()));
+    assert_eq!(reasons(vec![9], b"").await, (400, "peer_version".into()));
+    assert_eq!(reasons(vec![1, 200], b"").await, (400, "peer_malformed".into()));
+    assert_eq!(reasons(head("shop", &me), b"").await, (400, "peer_malformed".into()));
+    assert_eq!(post(&cluster, "/elsewhere", vec![]).await.status, StatusCode::NOT_FOUND);
+    let place = &cluster.places[0];
+    place.until_metric("ringway_peer_refused_total{reason=\"unsealed\"} 1").await;
+    place.until_metric("ringway_peer_refused_total{reason=\"wrong_receiver\"} 1").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_body_must_be_announced_and_of_bounded_length() {
+    let cluster = Cluster::start(1, 1).await;
+    let raw = async |text: &str| {
+        let addr = cluster.places[0].owner_handle().peer_addr();
+        let mut stream = tokio::net::TcpStream::connect(addr).await.unwrap();
+        stream.write_all(text.as_bytes()).await.unwrap();
+        let mut answer = vec![0; 64];
+        let read = stream.read(&mut answer).await.unwrap();
+        String::from_utf8_lossy(&answer[..read]).into_owned()
+    };
+    let post = format!("POST {MESSAGES_PATH} HTTP/1.1\r\nhost: a\r\n");
+    let chunked = raw(&format!("{post}transfer-encoding: chunked\r\n\r\n0\r\n\r\n")).await;
+    assert!(chunked.starts_with("HTTP/1.1 411 "), "{chunked}");
+    let long = raw(&format!("{post}content-length: 99999999\r\n\r\n")).await;
+    assert!(long.starts_with("HTTP/1.1 413 "), "{long}");
+    let got = raw(&format!("GET {MESSAGES_PATH} HTTP/1.1\r\nhost: a\r\n\r\n")).await;
+    assert!(got.starts_with("HTTP/1.1 405 "), "{got}");
+}
