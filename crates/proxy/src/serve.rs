@@ -160,22 +160,27 @@ async fn within_time(
     let options = &core.options.upstream;
     let mut forwarding = std::pin::pin!(forwarding);
     let mut attempt_end = exchange.facts.attempted + options.head_timeout;
-    if target.claimed {
-        // Most attempts are over by then, and never ask what became of the claim.
-        let patience = exchange.facts.attempted + SUPERSEDED_AFTER;
-        let first = patience.min(exchange.deadline).min(attempt_end);
-        if let Ok(forwarded) = tokio::time::timeout_at(first, forwarding.as_mut()).await {
-            return Ok(forwarded);
-        }
-    }
-    let mut superseded = std::pin::pin!(superseded(core, exchange.partition, target.epoch, transfer));
+    // Most attempts are over before they would ask what became of the claim.
+    let mut patience = target.claimed.then(|| exchange.facts.attempted + SUPERSEDED_AFTER);
     loop {
         let limit = exchange.deadline.min(attempt_end);
-        tokio::select! {
-            biased;
-            forwarded = forwarding.as_mut() => return Ok(forwarded),
-            () = superseded.as_mut(), if target.claimed => return Err(Reason::Superseded),
-            () = tokio::time::sleep_until(limit) => {}
+        if !target.claimed || patience.is_some() {
+            let until = patience.map_or(limit, |patience| patience.min(limit));
+            if let Ok(forwarded) = tokio::time::timeout_at(until, forwarding.as_mut()).await {
+                return Ok(forwarded);
+            }
+            if patience.take().is_some() {
+                continue;
+            }
+        } else {
+            tokio::select! {
+                biased;
+                forwarded = forwarding.as_mut() => return Ok(forwarded),
+                () = superseded(core, exchange.partition, target.epoch, transfer) => {
+                    return Err(Reason::Superseded);
+                }
+                () = tokio::time::sleep_until(limit) => {}
+            }
         }
         // While the client still sends, the time to answer has not begun.
         if let Some(sent) = exchange.transfer.progress() {
