@@ -62,7 +62,7 @@ fn words(message: &Message) -> String {
         Message::Copy { claim, tag: it } => format!("copy e{}{}", claim.epoch, tag(it)),
         Message::CopyState { tag: it, state, .. } => format!("copy state{} {state:?}", tag(it)),
         Message::MayDrop { epoch, .. } => format!("may drop e{epoch}"),
-        Message::Drop { claim } => format!("drop {}", show_claim(claim)),
+        Message::Drop { claim, .. } => format!("drop {}", show_claim(claim)),
         #[allow(
             unreachable_patterns,
             reason = "the protocol may grow messages that need no words of their own"

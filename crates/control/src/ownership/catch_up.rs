@@ -134,14 +134,13 @@ impl Replica {
                     progress.matched = base.seq;
                 }
             }
-            CopyProgress::Done { .. } => self.copy_failed(node, from, "it is not of this log"),
-            CopyProgress::Failed { why } => self.copy_failed(node, from, &why),
+            CopyProgress::Done { .. } | CopyProgress::Failed { .. } => self.copy_failed(node, from),
         }
         self.note_copied(node, from);
         self.tend(node);
     }
 
-    fn copy_failed(&mut self, node: &mut Node, from: &Owner, why: &str) {
+    fn copy_failed(&mut self, node: &mut Node, from: &Owner) {
         let retry = node.now + node.timing().move_retry;
         let Some(office) = &mut self.office else { return };
         let Some(progress) = office.progress_of(node, from) else { return };
@@ -149,9 +148,6 @@ impl Replica {
         progress.state = State::Lacks;
         progress.pin = None;
         progress.due = retry;
-        if let Some(moving) = &mut office.moving {
-            moving.failure = Some(format!("the copy to {} failed: {why}", from.node));
-        }
     }
 
     /// Bytes a joiner or owner has pulled; `None` when it pulls nothing.
@@ -208,6 +204,7 @@ impl Replica {
         }
         self.drop_at = None;
         self.import = Some(Import { tag: tag.clone(), bytes: 0, adopting: false });
+        self.arm_cleanup(node);
         node.event(Event::Import(ImportOrder { partition: self.partition, tag: tag.clone() }));
         self.tell_copy(node, tag, CopyProgress::Running { bytes: 0 });
     }
@@ -243,6 +240,7 @@ impl Replica {
             self.cancel_import(node);
             return self.tell_adopted(node, tag, base, bytes);
         }
+        self.drop_at = None;
         let copy = if owner { Copy::Owned } else { Copy::Joining(tag.clone()) };
         node.stats.copies_adopted += 1;
         self.lose_writes(node, 0);
@@ -253,6 +251,7 @@ impl Replica {
         self.log_ticket = node.disk.push(DiskOp::Adopt { partition: self.partition, tag: tag.clone(), base });
         self.replaced = self.log_ticket;
         let ticket: Ticket = self.keep_acceptor(node);
+        self.arm_cleanup(node);
         if let Some(import) = &mut self.import {
             import.adopting = true;
         }
@@ -272,7 +271,7 @@ impl Replica {
         node.send(&to, Message::CopyState { partition: self.partition, tag, state });
     }
 
-    fn cancel_import(&mut self, node: &mut Node) {
+    pub(super) fn cancel_import(&mut self, node: &mut Node) {
         let Some(import) = self.import.take() else { return };
         if !import.adopting {
             node.event(Event::CancelImport(ImportOrder { partition: self.partition, tag: import.tag }));

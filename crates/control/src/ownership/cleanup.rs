@@ -11,22 +11,23 @@ use super::node::Node;
 use super::options::Mutant;
 use super::replica::{Replica, Source};
 use super::timers::Timer;
-use super::types::{Acceptor, Claim, Copy};
+use super::types::{Acceptor, Claim, Copy, CopyTag};
 
 /// Between two questions whether data may be dropped; a tenth more or less, so that thousands do not ask at once.
 const ASK_PERIOD: Duration = Duration::from_secs(1);
 
 impl Replica {
     /// Whether there is data here that a decided claim does not want here: an owner's of an earlier epoch, or a joiner's
-    /// copy of one.
+    /// copy. Whether the copy's move still runs, only its primary knows.
     fn has_leftover(&self, node: &Node) -> bool {
         let Some(claim) = self.claim() else { return false };
-        let outdated = match &self.acceptor.copy {
-            Copy::None => false,
-            Copy::Owned => true,
-            Copy::Joining(tag) => tag.epoch < claim.epoch,
-        };
-        outdated && !node.is_named(claim) && self.import.is_none() && self.office.is_none()
+        let data = self.acceptor.copy != Copy::None || self.import.is_some();
+        data && !node.is_named(claim) && self.office.is_none()
+    }
+
+    /// Whether the primary's word covers this copy: it is of an earlier epoch, or not later than what it speaks of.
+    fn is_over(tag: &CopyTag, claim: &Claim, imports: u64) -> bool {
+        tag.epoch < claim.epoch || (tag.epoch == claim.epoch && tag.import <= imports)
     }
 
     pub(super) fn arm_cleanup(&mut self, node: &mut Node) {
@@ -80,7 +81,8 @@ impl Replica {
             Some(office) if office.serving && !claim.names(from) => {
                 let joins = office.moving.as_ref().is_some_and(|moving| moving.to.contains(from));
                 if !joins {
-                    node.send(from, Message::Drop { claim });
+                    let imports = node.imports();
+                    node.send(from, Message::Drop { claim, imports });
                 }
             }
             Some(_) => {}
@@ -88,12 +90,20 @@ impl Replica {
         }
     }
 
-    /// The primary of `claim` serves without this node.
-    pub(super) fn handle_drop(&mut self, node: &mut Node, from: &Owner, claim: &Arc<Claim>) {
-        if claim.primary() != Some(from) || node.is_named(claim) {
+    /// The primary of `claim` serves without this node. Data goes after a grace; a copy under way at once.
+    pub(super) fn handle_drop(&mut self, node: &mut Node, from: &Owner, claim: &Arc<Claim>, imports: u64) {
+        if claim.primary() != Some(from) || node.is_named(claim) || !self.learn(node, claim, Source::Owner) {
             return;
         }
-        if self.learn(node, claim, Source::Owner) && self.has_leftover(node) {
+        if self.import.as_ref().is_some_and(|import| Self::is_over(&import.tag, claim, imports)) {
+            self.cancel_import(node);
+        }
+        let over = match &self.acceptor.copy {
+            Copy::None => false,
+            Copy::Owned => true,
+            Copy::Joining(tag) => Self::is_over(tag, claim, imports),
+        };
+        if over && self.has_leftover(node) && self.import.is_none() {
             let at = *self.drop_at.get_or_insert(node.now + node.timing().drop_grace);
             node.timers.set(Timer::Cleanup(self.partition), at);
         }

@@ -328,8 +328,8 @@ impl Ownership {
             Message::MayDrop { partition, epoch } => {
                 self.with(partition, |replica, node| replica.handle_may_drop(node, from, epoch));
             }
-            Message::Drop { claim } => {
-                self.with(claim.partition, |replica, node| replica.handle_drop(node, from, &claim));
+            Message::Drop { claim, imports } => {
+                self.with(claim.partition, |replica, node| replica.handle_drop(node, from, &claim, imports));
             }
             Message::Append { .. }
             | Message::Copy { .. }

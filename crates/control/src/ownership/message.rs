@@ -184,10 +184,13 @@ pub enum Message {
         /// The epoch that does not name the sender.
         epoch: Epoch,
     },
-    /// The primary of `claim` serves, and `claim` does not name the receiver.
+    /// The primary of `claim` serves, and `claim` does not name the receiver, nor does it join.
     Drop {
         /// The claim.
         claim: Arc<Claim>,
+        /// The last copy this primary began: of those of its own epoch, all up to this one lead nowhere. A later copy
+        /// is none of this message's business, however late it comes.
+        imports: u64,
     },
 }
 

@@ -16,6 +16,10 @@ use super::types::{Ballot, Claim};
 /// Entries the target may lack when the fence comes down: they are brought over while nothing is admitted.
 const FENCE_LAG_MAX: u64 = 64;
 
+/// Doublings of the longest time fenced, one with each attempt that failed: a slow disk must not keep a move from
+/// ever ending.
+const FENCE_DOUBLINGS_MAX: u32 = 2;
+
 /// Doublings of the pause before a failed move is tried again.
 const RETRY_DOUBLINGS_MAX: u32 = 4;
 
@@ -28,8 +32,6 @@ pub(super) struct Moving {
     /// When something last came closer: without that it is given up.
     news: Duration,
     bytes: u64,
-    /// Why a copy was given up, in words.
-    pub(super) failure: Option<String>,
     pub(super) proposal: Option<Proposal>,
 }
 
@@ -166,7 +168,7 @@ impl Replica {
             node.fenced.insert(self.partition);
         }
         let (since, news) = (node.now, node.now);
-        office.moving = Some(Moving { to, phase, since, news, bytes: 0, failure: None, proposal: None });
+        office.moving = Some(Moving { to, phase, since, news, bytes: 0, proposal: None });
         self.office = Some(office);
         self.tell_move(node, None);
         self.tend(node);
@@ -240,6 +242,7 @@ impl Replica {
         let Some(office) = &self.office else { return };
         let Some(moving) = &office.moving else { return };
         let (fence, copy) = (node.timing().fence_timeout, node.timing().copy_timeout);
+        let fence = fence * 2_u32.pow(self.moves_failed.min(FENCE_DOUBLINGS_MAX));
         let retry = now + node.timing().retry_period;
         let ballot = moving.proposal.as_ref().filter(|proposal| proposal.sent).map(|p| p.ballot.clone());
         let lost = moving.to.iter().any(|owner| {
@@ -247,10 +250,7 @@ impl Replica {
             joiner.is_some_and(|joiner| matches!(joiner.state, State::Lacks))
         });
         match moving.phase {
-            MovePhase::Preparing | MovePhase::Copying if lost => {
-                let why = moving.failure.clone().unwrap_or_else(|| "a copy failed".to_owned());
-                self.abort_move(node, &why);
-            }
+            MovePhase::Preparing | MovePhase::Copying if lost => self.abort_move(node, "a copy failed"),
             MovePhase::Preparing if now >= moving.since + fence => {
                 self.abort_move(node, "the target lags behind");
             }

@@ -286,6 +286,11 @@ impl Node {
         self.round = self.round.max(round);
     }
 
+    /// The number of the last copy that started from here.
+    pub(super) fn imports(&self) -> u64 {
+        self.imports
+    }
+
     /// The number of the next copy that starts from here.
     pub(super) fn next_import(&mut self) -> u64 {
         self.imports += 1;

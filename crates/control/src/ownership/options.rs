@@ -58,8 +58,8 @@ pub struct Timing {
     pub takeover_rank_delay: Duration,
     /// Random part of every takeover delay; doubles with each failed attempt, up to 8 times. Default 100 ms.
     pub takeover_jitter: Duration,
-    /// A fence that is not over after this is lifted, and the move given up, as long as nothing was proposed.
-    /// Default 1 s.
+    /// A fence that is not over after this is lifted, and the move given up, as long as nothing was proposed;
+    /// doubles with each attempt that failed, up to 4 times. Default 1 s.
     pub fence_timeout: Duration,
     /// A copy without news for this long is given up. Default 10 s.
     pub copy_timeout: Duration,

@@ -551,3 +551,128 @@ fn nothing_is_said_before_it_is_durable() {
     world.run(ms(2_000));
     assert_eq!(world.role(1), Role::Primary);
 }
+
+#[test]
+fn a_joiner_of_a_move_that_was_given_up_drops_its_copy() {
+    let mut world = World::serving(4);
+    world.write(1, 1, "a");
+    world.imports_run = false;
+    world.wish(&[1, 2, 4]);
+    world.run(ms(100));
+    assert_eq!(world.role(4), Role::Joiner);
+    world.wish(&[1, 2, 3]);
+    world.imports_run = true;
+    world.import(&owner(4));
+    world.run(ms(6_000));
+    assert_eq!((world.epoch(1), world.role(1)), (Epoch(1), Role::Primary), "nothing moved");
+    assert_eq!(world.data(4), Vec::<String>::new());
+    assert!(world.node(4).partitions().next().is_none(), "n4 has nothing to do with it any more");
+    world.wish(&[4, 1, 2]);
+    world.run(ms(3_000));
+    assert_eq!(world.role(4), Role::Primary, "and may join again");
+}
+
+#[test]
+fn a_sealed_owner_is_freed_by_a_move_to_the_same_owners() {
+    let mut world = World::serving(3);
+    world.cut.insert(owner(3));
+    world.run(ms(4_000));
+    assert_eq!(world.role(3), Role::Sealed, "it thinks the primary gone");
+    world.cut.clear();
+    world.run(ms(3_000));
+    assert_eq!(world.role(3), Role::Replica);
+    assert!(world.epoch(1) > Epoch(1));
+    let primary = (1..=3).find(|n| world.role(*n) == Role::Primary).unwrap();
+    world.write(primary, 1, "a");
+    world.run(ms(100));
+    assert_eq!(world.data(3), ["a"]);
+}
+
+#[test]
+fn thousands_of_partitions_of_a_dead_node_are_taken_over_together() {
+    const COUNT: u32 = 500;
+    let mut world = World::new(3);
+    let owners: Arc<[Owner]> = [owner(1), owner(2), owner(3)].into();
+    let now = world.now;
+    for machine in world.machines.values_mut() {
+        let node = machine.ownership.as_mut().unwrap();
+        for partition in (0..COUNT).map(Partition) {
+            let (owners, end) = (owners.clone(), Position::ZERO);
+            node.handle_claim(now, Arc::new(Claim { partition, epoch: Epoch(1), owners, end }));
+        }
+        let batch = node.poll_disk().unwrap();
+        assert!(batch.ops.len() >= COUNT as usize, "one batch for all");
+        assert!(node.poll_disk().is_none());
+        let written = machine.disk.write(batch);
+        node.handle_written(now, written);
+    }
+    world.run(ms(500));
+    assert_eq!(world.node(1).led(), COUNT as usize);
+    world.crash(1);
+    world.run(ms(4_000));
+    assert_eq!(world.node(2).led() + world.node(3).led(), COUNT as usize);
+}
+
+#[test]
+fn a_full_disk_refuses_writes_and_nothing_else() {
+    let mut world = World::serving(3);
+    world.write(1, 1, "a");
+    let now = world.now;
+    world.node(1).handle_disk_full(now, true);
+    let token = world.send(1, 2, "b");
+    world.run(ms(50));
+    assert_eq!(world.outcome(1, token), Some(WriteOutcome::NotServed(Admission::DiskFull)));
+    assert_eq!(world.read(1), Admission::Serve);
+    let now = world.now;
+    world.node(1).handle_disk_full(now, false);
+    world.write(1, 2, "b");
+}
+
+#[test]
+fn too_many_open_writes_are_refused() {
+    let mut world = World::with_timing(3, Timing { pending_entries_max: 2, ..Timing::default() });
+    world.bootstrap(&[1, 2, 3]);
+    world.run(ms(100));
+    world.cut.insert(owner(1));
+    let tokens: Vec<Token> = (1..=3).map(|counter| world.send(1, counter, "x")).collect();
+    world.run(ms(10));
+    assert_eq!(world.outcome(1, tokens[1]), None);
+    assert_eq!(world.outcome(1, tokens[2]), Some(WriteOutcome::NotServed(Admission::Busy)));
+}
+
+#[test]
+fn two_claims_of_one_epoch_raise_the_alarm_once() {
+    let mut world = World::serving(3);
+    let other =
+        Claim { partition: P, epoch: Epoch(1), owners: [owner(2), owner(3)].into(), end: Position::ZERO };
+    let other = Arc::new(other);
+    let now = world.now;
+    let node = world.node(1);
+    node.handle_claim(now, other.clone());
+    node.handle_claim(now, other);
+    assert_eq!(node.stats().alarms, 1);
+    assert_eq!(node.claim(P).unwrap().owners.len(), 3, "the first stays");
+}
+
+#[test]
+fn a_message_for_another_disk_is_not_answered() {
+    let mut world = World::serving(3);
+    let stranger = Owner { store: StoreId(99), ..owner(2) };
+    let message = Message::LeaseAsk { asked_at: ms(1), generation: 1, grantor_generation: 0, seen: 0 };
+    let now = world.now;
+    world.node(2).handle_message(now, Envelope { from: owner(1), to: stranger, message });
+    assert_eq!(world.node(2).poll_transmit(), None);
+}
+
+#[test]
+fn an_any_read_says_how_long_ago_its_owner_heard_of_all_that_was_committed() {
+    let mut world = World::serving(3);
+    world.write(1, 1, "a");
+    world.run(ms(200));
+    world.cut.insert(owner(3));
+    let cut_at = world.now;
+    world.run(ms(1_000));
+    let (now, epoch) = (world.now, world.epoch(3));
+    let staleness = world.node(3).admit_any_read(now, P, epoch).unwrap();
+    assert!(staleness >= now - cut_at, "{staleness:?}");
+}

@@ -142,7 +142,11 @@ pub fn put_message(out: &mut Vec<u8>, message: &Message) {
             put_ballot(out, ballot);
             put_option(out, promised.as_ref(), put_ballot);
         }
-        Message::Decided { claim } | Message::Drop { claim } => put_claim(out, claim),
+        Message::Decided { claim } => put_claim(out, claim),
+        Message::Drop { claim, imports } => {
+            put_claim(out, claim);
+            put_varint(out, *imports);
+        }
         Message::Fetch { partition, epoch, ballot, have } => {
             put_instance(out, *partition, *epoch);
             put_ballot(out, ballot);
@@ -442,7 +446,7 @@ impl<'a> Reader<'a> {
                 let (partition, epoch) = self.instance()?;
                 Message::MayDrop { partition, epoch }
             }
-            KINDS => Message::Drop { claim: self.claim()? },
+            KINDS => Message::Drop { claim: self.claim()?, imports: self.varint()? },
             other => return Err(WireError::Kind(other)),
         })
     }

@@ -169,7 +169,7 @@ fn copying() -> impl Strategy<Value = Message> {
             state
         }),
         (p(), e()).prop_map(|(partition, epoch)| Message::MayDrop { partition, epoch }),
-        claim().prop_map(|claim| Message::Drop { claim }),
+        (claim(), any::<u64>()).prop_map(|(claim, imports)| Message::Drop { claim, imports }),
     ]
 }
 
@@ -252,7 +252,10 @@ fn what_cannot_be_is_refused() {
     let malformed = WireError::Malformed;
     assert_eq!(refusal(&Message::Decided { claim: twice }), malformed("a claim that names an owner twice"));
     let none = claim(2, vec![]);
-    assert_eq!(refusal(&Message::Drop { claim: none }), malformed("a claim of no owners, or too many"));
+    assert_eq!(
+        refusal(&Message::Drop { claim: none, imports: 0 }),
+        malformed("a claim of no owners, or too many")
+    );
     let early = claim(1, vec![a.clone()]);
     assert_eq!(refusal(&Message::Decided { claim: early }), malformed("a claim at an impossible epoch"));
     let entry =
