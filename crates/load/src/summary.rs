@@ -211,6 +211,19 @@ impl Summary {
         failures
     }
 
+    /// Every part with its name, in the order in which people read them: the measured phase and its halves, its methods,
+    /// the rest.
+    pub fn parts(&self) -> impl Iterator<Item = (&'static str, &Part)> {
+        let of_load = ["load", "quiet", "moving"];
+        let around = ["preparation", "warmup", "final_reads"];
+        of_load
+            .into_iter()
+            .filter_map(|name| self.by_phase.get_key_value(name))
+            .chain(&self.by_method)
+            .chain(around.into_iter().filter_map(|name| self.by_phase.get_key_value(name)))
+            .map(|(name, part)| (*name, part))
+    }
+
     /// The document.
     #[must_use]
     pub fn to_json(&self) -> String {

@@ -216,7 +216,7 @@ impl<'a> Window<'a> {
             match self.ops[index].action {
                 Action::Unmet(content) => refusing.push(content),
                 Action::Read(content) | Action::Write { expects: Some(content), .. } => {
-                    drop(seen.insert(content))
+                    seen.insert(content);
                 }
                 _ => {}
             }
