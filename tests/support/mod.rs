@@ -52,20 +52,45 @@ pub struct Process {
 impl Process {
     /// Starts `ringway ARGS --ready-file …`; stdout and stderr go to files in `dir`.
     pub fn start(dir: &Path, name: &str, args: &[&str]) -> Self {
+        Self::start_as(ringway(), dir, name, args)
+    }
+
+    /// [`Self::start`] by a command that runs the binary somewhere else.
+    pub fn start_as(mut command: Command, dir: &Path, name: &str, args: &[&str]) -> Self {
         let ready_file = dir.join(format!("{name}.ready"));
         let _ = fs::remove_file(&ready_file);
+        command.args(args).arg("--ready-file").arg(&ready_file);
+        Self::spawn(command, dir, name, ready_file)
+    }
+
+    /// [`Self::start_as`] for what takes no `--ready-file`.
+    pub fn start_plainly(mut command: Command, dir: &Path, name: &str, args: &[&str]) -> Self {
+        command.args(args);
+        Self::spawn(command, dir, name, dir.join(format!("{name}.ready")))
+    }
+
+    fn spawn(mut command: Command, dir: &Path, name: &str, ready_file: PathBuf) -> Self {
         let log = dir.join(format!("{name}.log"));
         let open =
             |path: &Path| fs::OpenOptions::new().create(true).append(true).open(path).expect("log file");
-        let child = ringway()
-            .args(args)
-            .arg("--ready-file")
-            .arg(&ready_file)
+        let child = command
             .stdout(open(&dir.join(format!("{name}.out"))))
             .stderr(open(&log))
             .spawn()
             .expect("the binary starts");
         Self { name: name.to_owned(), child, log, ready_file }
+    }
+
+    /// Waits until it has printed or logged this.
+    pub fn said(&mut self, text: &str) {
+        let deadline = now() + PATIENCE;
+        while !(self.stdout().contains(text) || self.log().contains(text)) {
+            if let Some(status) = self.child.try_wait().expect("wait") {
+                panic!("{} ended with {status} and never said {text:?}:\n{}", self.name, self.log());
+            }
+            assert!(now() < deadline, "{} did not say {text:?}:\n{}", self.name, self.log());
+            pause();
+        }
     }
 
     /// Waits for the ready file and gives what it holds.
@@ -108,7 +133,12 @@ impl Process {
 
     /// Waits for the end of the process.
     pub fn wait(&mut self) -> ExitStatus {
-        let deadline = now() + PATIENCE;
+        self.wait_for(PATIENCE)
+    }
+
+    /// [`Self::wait`] for what takes longer than usual.
+    pub fn wait_for(&mut self, patience: Duration) -> ExitStatus {
+        let deadline = now() + patience;
         loop {
             if let Some(status) = self.child.try_wait().expect("wait") {
                 return status;
@@ -265,6 +295,7 @@ impl Client {
 pub struct Cluster {
     pub nodes: Vec<Node>,
     pub proxy: Proxy,
+    mode: Mode,
     gossip: Vec<u16>,
     // Dropped last: a process that is dropped in a panic shows its log.
     pub dir: tempfile::TempDir,
@@ -288,10 +319,78 @@ pub struct Proxy {
 
 /// Q of the test clusters: small enough to be listed, large enough to be even.
 pub const PARTITIONS: u32 = 1_024;
+/// Q of those in claimed ownership: each partition is a log of its own.
+pub const CLAIMED_PARTITIONS: u32 = 128;
+
+/// How a cluster owns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// One owner, by the placement at once.
+    Derived,
+    /// So many owners, by claims.
+    Claimed(u8),
+}
+
+impl Mode {
+    /// The `cluster:` block of a file.
+    pub fn cluster_yaml(self, name: &str) -> String {
+        match self {
+            Self::Derived => cluster_yaml(name),
+            Self::Claimed(replicas) => format!(
+                "cluster: {{ name: {name}, partitions: {CLAIMED_PARTITIONS}, replicas: {replicas}, ownership: claimed }}\n"
+            ),
+        }
+    }
+
+    fn peer_yaml(self) -> &'static str {
+        match self {
+            Self::Derived => "",
+            Self::Claimed(_) => "peer: \"127.0.0.1:0\", ",
+        }
+    }
+}
 
 impl Cluster {
     /// Starts `count` nodes that bootstrap each other, and a proxy.
     pub fn start(count: usize) -> Self {
+        Self::start_in(Mode::Derived, count)
+    }
+
+    /// Starts `count` nodes that form a cluster in claimed ownership, with three copies of every key, and a proxy.
+    pub fn claimed(count: usize) -> Self {
+        let cluster = Self::start_in(Mode::Claimed(3), count);
+        cluster.settled("the cluster has formed");
+        cluster
+    }
+
+    /// Waits until every partition has a serving primary and is where it is wanted, and every member sees the same.
+    pub fn settled(&self, what: &str) {
+        eventually(what, || self.unsettled().is_none().then_some(()));
+    }
+
+    /// What keeps the cluster from being settled.
+    pub fn unsettled(&self) -> Option<String> {
+        let client = Client::new();
+        let mut digests = std::collections::BTreeSet::new();
+        let mut led = 0;
+        let admins = self.nodes.iter().map(|node| &node.admin).chain([&self.proxy.admin]);
+        for admin in admins {
+            let Ok(answer) = client.try_send("GET", &format!("{admin}/v1/map"), &[], b"") else {
+                return Some(format!("{admin} does not answer"));
+            };
+            let map = answer.json();
+            if map["unowned"] != 0 || map["claims"]["to_move"] != 0 {
+                return Some(format!("{admin}: {map}"));
+            }
+            digests.insert(map["digest"].as_str().expect("a digest").to_owned());
+            led += map["claims"]["here"]["roles"]["primary"].as_u64().unwrap_or(0);
+        }
+        (digests.len() != 1 || led != u64::from(CLAIMED_PARTITIONS))
+            .then(|| format!("{led} partitions are led, and there are {} maps", digests.len()))
+    }
+
+    /// Starts a cluster of either kind.
+    pub fn start_in(mode: Mode, count: usize) -> Self {
         let dir = tempfile::tempdir().expect("temporary directory");
         let gossip: Vec<u16> = (0..count).map(|_| free_port()).collect();
         let ids: Vec<String> = (1..=count).map(|n| format!("n{n}")).collect();
@@ -300,17 +399,17 @@ impl Cluster {
         let started: Vec<_> = ids
             .iter()
             .zip(&gossip)
-            .map(|(id, &port)| start_node(dir.path(), id, port, &bootstrap, &gossip[..1]))
+            .map(|(id, &port)| start_node(mode, dir.path(), id, port, &bootstrap, &gossip[..1]))
             .collect();
         let nodes = started.into_iter().map(Node::when_ready).collect();
-        let proxy = start_proxy(dir.path(), "proxy", &gossip, "");
-        Self { nodes, proxy, gossip, dir }
+        let proxy = start_proxy(mode, dir.path(), "proxy", &gossip, "");
+        Self { nodes, proxy, mode, gossip, dir }
     }
 
     /// Joins one more node through the others.
     pub fn join(&mut self, id: &str) -> &Node {
         let port = free_port();
-        let node = Node::when_ready(start_node(self.dir.path(), id, port, "[]", &self.gossip));
+        let node = Node::when_ready(start_node(self.mode, self.dir.path(), id, port, "[]", &self.gossip));
         self.gossip.push(port);
         self.nodes.push(node);
         self.nodes.last().expect("just pushed")
@@ -327,12 +426,12 @@ impl Cluster {
 
     /// Starts a further proxy.
     pub fn another_proxy(&self, name: &str) -> Proxy {
-        start_proxy(self.dir.path(), name, &self.gossip, "")
+        start_proxy(self.mode, self.dir.path(), name, &self.gossip, "")
     }
 
     /// Starts a further proxy whose file says this, too.
     pub fn proxy_with(&self, name: &str, yaml: &str) -> Proxy {
-        start_proxy(self.dir.path(), name, &self.gossip, yaml)
+        start_proxy(self.mode, self.dir.path(), name, &self.gossip, yaml)
     }
 
     pub fn node(&mut self, id: &str) -> &mut Node {
@@ -373,26 +472,27 @@ fn seeds(gossip: &[u16]) -> String {
     format!("gossip: {{ seeds: [{}] }}\n", list.join(", "))
 }
 
-fn start_node(dir: &Path, id: &str, gossip: u16, bootstrap: &str, seed_ports: &[u16]) -> Started {
+fn start_node(mode: Mode, dir: &Path, id: &str, gossip: u16, bootstrap: &str, seed_ports: &[u16]) -> Started {
     let data_dir = dir.join("data").join(id);
     let file = dir.join(format!("{id}.yaml"));
     let yaml = format!(
         "{}node: {{ id: {id}, zone: a, weight: 1, bootstrap: {bootstrap}, data_dir: {} }}\n\
-         listen: {{ data: \"127.0.0.1:0\", admin: \"127.0.0.1:0\", gossip: \"127.0.0.1:{gossip}\" }}\n{}",
-        cluster_yaml("test"),
+         listen: {{ data: \"127.0.0.1:0\", admin: \"127.0.0.1:0\", {}gossip: \"127.0.0.1:{gossip}\" }}\n{}",
+        mode.cluster_yaml("test"),
         data_dir.display(),
+        mode.peer_yaml(),
         seeds(seed_ports),
     );
     fs::write(&file, yaml).expect("node file");
     (id.to_owned(), data_dir, run_file(dir, "kv", id, &file))
 }
 
-fn start_proxy(dir: &Path, name: &str, gossip: &[u16], more: &str) -> Proxy {
+fn start_proxy(mode: Mode, dir: &Path, name: &str, gossip: &[u16], more: &str) -> Proxy {
     let file = dir.join(format!("{name}.yaml"));
     let yaml = format!(
         "{}listen: {{ data: \"127.0.0.1:0\", admin: \"127.0.0.1:0\", gossip: \"127.0.0.1:0\" }}\n{}\
          routes:\n  - {{ match: {{ path: \"/kv/{{key}}\" }}, key: {{ path: key }}, reads: primary }}\n{more}",
-        cluster_yaml("test"),
+        mode.cluster_yaml("test"),
         seeds(gossip),
     );
     fs::write(&file, yaml).expect("proxy file");

@@ -11,7 +11,7 @@ use crate::log::LogFormat;
 /// A partition-aware request-routing proxy: sends every request to the replica that owns its key.
 ///
 /// Exit codes: 0 done, 1 failed, 2 bad command line or configuration, 3 the cluster is not ready or not whole,
-/// 4 the admin listener did not answer, 74 the disk failed under a storage node (what is on it is unknown until a
+/// 4 the admin listener did not answer, 5 the cluster refused (it says why, and what to do), 74 the disk failed under a storage node (what is on it is unknown until a
 /// restart has looked).
 #[derive(Debug, Parser)]
 #[command(name = "ringway", version, propagate_version = true)]
@@ -27,11 +27,12 @@ pub(crate) struct Cli {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Run a whole cluster in one process: storage nodes, proxy, admin, a small data set.
+    /// Run a whole cluster in one process: storage nodes, proxy, admin, a small data set; or stop and start a node of it.
+    #[command(args_conflicts_with_subcommands = true)]
     Demo(DemoArgs),
     /// Run the routing tier from a YAML file.
     Proxy(RunArgs),
-    /// Run a reference storage node from a YAML file, or look into a stopped one's directory.
+    /// Run a reference storage node from a YAML file, or look into what one holds.
     #[command(args_conflicts_with_subcommands = true)]
     Kv(KvArgs),
     /// Drive load on a fixed schedule, audit what comes back, and report.
@@ -44,13 +45,28 @@ pub(crate) enum Command {
     Members(AdminArgs),
     /// Show where a key lives and why.
     Explain(ExplainArgs),
-    /// Preview what a join, a leave or a weight change would move; changes nothing.
+    /// Preview what a join, a drain or a weight change would move; changes nothing without --commit.
     Plan(PlanArgs),
+    /// Do what a plan showed, if the cluster still is what it was.
+    Commit(CommitArgs),
+    /// Move everything away from a node; it goes when it owns nothing.
+    Drain(OrderArgs),
+    /// Say that a node that is gone will not be back: others take its place.
+    Evict(OrderArgs),
+    /// Take a drain or an eviction back.
+    Activate(OrderArgs),
+    /// Let no move begin; those under way go on, and takeovers too.
+    Pause(AdminArgs),
+    /// Let moves begin again.
+    Resume(AdminArgs),
 }
 
 /// Arguments of `demo`.
 #[derive(Debug, Args)]
 pub(crate) struct DemoArgs {
+    /// Instead of running a demo: to do something to a node of the one that runs.
+    #[command(subcommand)]
+    pub command: Option<DemoCommand>,
     /// How many storage nodes, 1 to 32.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=32))]
     pub nodes: u16,
@@ -66,6 +82,26 @@ pub(crate) struct DemoArgs {
     /// Write the URLs here as JSON once everything answers.
     #[arg(long, value_name = "PATH")]
     pub ready_file: Option<PathBuf>,
+}
+
+/// What to do to a node of a running demo.
+#[derive(Debug, Subcommand)]
+pub(crate) enum DemoCommand {
+    /// Stop a node as SIGTERM does: it hands over what it leads first.
+    Stop(DemoNodeArgs),
+    /// Start a stopped node, with the data it had.
+    Start(DemoNodeArgs),
+}
+
+/// Arguments of `demo stop` and `demo start`.
+#[derive(Debug, Args)]
+pub(crate) struct DemoNodeArgs {
+    /// The node.
+    #[arg(value_name = "NODE")]
+    pub node: String,
+    /// Where to ask, and how to print.
+    #[command(flatten)]
+    pub admin: AdminArgs,
 }
 
 /// Arguments of `proxy`, and of `kv` without a subcommand.
@@ -100,19 +136,23 @@ pub(crate) struct KvArgs {
     pub run: RunArgs,
 }
 
-/// What to do with a stopped node's directory.
+/// What to do with what a node holds.
 #[derive(Debug, Subcommand)]
 pub(crate) enum KvCommand {
-    /// Print partitions, keys and values of a stopped node as JSON lines: proof of where data is, and a backup.
+    /// Print partitions, keys and values of a node as JSON lines: proof of where data is, and a backup.
     Dump(DumpArgs),
 }
 
 /// Arguments of `kv dump`.
 #[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("source").args(["dir", "admin"]).required(true))]
 pub(crate) struct DumpArgs {
-    /// The node's data_dir.
+    /// A stopped node's data_dir.
     #[arg(long, value_name = "DIR")]
-    pub dir: PathBuf,
+    pub dir: Option<PathBuf>,
+    /// A live node's admin listener: a consistent snapshot, taken while it serves.
+    #[arg(long, value_name = "URL")]
+    pub admin: Option<String>,
 }
 
 /// Arguments of `check`.
@@ -156,17 +196,26 @@ pub(crate) struct ExplainArgs {
 
 /// Arguments of `plan`.
 #[derive(Debug, Args)]
-#[command(group = clap::ArgGroup::new("change").args(["join", "leave", "weight"]).multiple(true).required(true))]
+#[command(group = clap::ArgGroup::new("change").args(["join", "drain", "weight", "zone"]).multiple(true).required(true))]
 pub(crate) struct PlanArgs {
-    /// A node that joins: `ID[,zone=ZONE][,weight=N]`. Repeatable.
+    /// A node that joins: `ID[:ZONE[:WEIGHT]]` or `ID[,zone=ZONE][,weight=N]`. Repeatable.
     #[arg(long, value_name = "NODE")]
     pub join: Vec<String>,
     /// A node that leaves. Repeatable.
-    #[arg(long, value_name = "ID")]
-    pub leave: Vec<String>,
+    #[arg(long, alias = "leave", value_name = "ID")]
+    pub drain: Vec<String>,
     /// A node's new weight: `ID=N`. Repeatable.
     #[arg(long, value_name = "ID=N")]
     pub weight: Vec<String>,
+    /// A node's new zone: `ID=ZONE`. Repeatable.
+    #[arg(long, value_name = "ID=ZONE")]
+    pub zone: Vec<String>,
+    /// Commit the plan that is shown at once.
+    #[arg(long, conflicts_with = "nodes")]
+    pub commit: bool,
+    /// After a commit: wait until everything has moved, and show how far it is.
+    #[arg(long, requires = "commit")]
+    pub wait: bool,
     /// On paper: a cluster of this many nodes (n1, n2, …) instead of a live one.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub nodes: Option<u32>,
@@ -179,6 +228,34 @@ pub(crate) struct PlanArgs {
     /// On paper: owners per partition.
     #[arg(long, value_name = "R", requires = "nodes", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=7))]
     pub replicas: u8,
+    /// Where to ask, and how to print.
+    #[command(flatten)]
+    pub admin: AdminArgs,
+}
+
+/// Arguments of `commit`.
+#[derive(Debug, Args)]
+pub(crate) struct CommitArgs {
+    /// The digest that `plan` printed.
+    #[arg(value_name = "DIGEST")]
+    pub digest: String,
+    /// Wait until everything has moved, and show how far it is.
+    #[arg(long)]
+    pub wait: bool,
+    /// Where to ask, the same as for `plan`, and how to print.
+    #[command(flatten)]
+    pub admin: AdminArgs,
+}
+
+/// Arguments of `drain`, `evict` and `activate`.
+#[derive(Debug, Args)]
+pub(crate) struct OrderArgs {
+    /// The node.
+    #[arg(value_name = "NODE")]
+    pub node: String,
+    /// Wait until everything has moved, and show how far it is.
+    #[arg(long)]
+    pub wait: bool,
     /// Where to ask, and how to print.
     #[command(flatten)]
     pub admin: AdminArgs,

@@ -11,6 +11,8 @@ pub(crate) const BAD_INPUT: u8 = 2;
 pub(crate) const NOT_READY: u8 = 3;
 /// The admin listener did not answer.
 pub(crate) const UNREACHABLE: u8 = 4;
+/// The cluster answered, and refuses: it is not in a state for what was asked.
+pub(crate) const REFUSED: u8 = 5;
 
 /// A command's failure: what to print and what to exit with.
 #[derive(Debug)]
@@ -28,6 +30,17 @@ impl Failure {
     /// The admin listener did not answer.
     pub(crate) fn unreachable(error: anyhow::Error) -> Self {
         Self { code: UNREACHABLE, error }
+    }
+
+    /// The cluster refuses.
+    pub(crate) fn refused(error: impl fmt::Display) -> Self {
+        Self { code: REFUSED, error: anyhow::anyhow!("{error}") }
+    }
+
+    /// Whether it is only that nobody reads the output any more.
+    pub(crate) fn is_broken_pipe(&self) -> bool {
+        let cause = self.error.downcast_ref::<std::io::Error>();
+        cause.is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
     }
 
     /// Prints the failure, causes included, on one line of stderr and gives the exit code.

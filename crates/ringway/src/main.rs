@@ -7,8 +7,10 @@ mod admin;
 mod cli;
 mod commands;
 mod demo;
+mod events;
 mod exit;
 mod log;
+mod plan;
 mod process;
 mod text;
 
@@ -16,6 +18,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
+use crate::admin::OrderVerb;
 use crate::cli::{Cli, Command, KvCommand};
 use crate::exit::Failure;
 
@@ -29,10 +32,19 @@ fn main() -> ExitCode {
 
 fn run(cli: Cli) -> Result<ExitCode, Failure> {
     match cli.command {
-        Command::Demo(args) => commands::runtime()?.block_on(demo::run(args)),
+        Command::Demo(args) => match args.command {
+            Some(command) => commands::runtime()?.block_on(commands::demo::run(&command)),
+            None => commands::runtime()?.block_on(demo::run(args)),
+        },
         Command::Proxy(args) => commands::proxy::run(&args),
         Command::Kv(args) => match args.command {
-            Some(KvCommand::Dump(dump)) => commands::kv::dump(&dump),
+            Some(KvCommand::Dump(dump)) => match (&dump.dir, &dump.admin) {
+                (Some(dir), _) => commands::kv::dump(dir),
+                (None, admin) => {
+                    let admin = admin.as_deref().unwrap_or_default();
+                    commands::runtime()?.block_on(commands::kv::dump_live(admin))
+                }
+            },
             None => commands::kv::run(&args.run),
         },
         Command::Load(args) => commands::load::run(*args),
@@ -41,5 +53,13 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Members(args) => commands::runtime()?.block_on(commands::members::run(&args)),
         Command::Explain(args) => commands::runtime()?.block_on(commands::explain::run(&args)),
         Command::Plan(args) => commands::runtime()?.block_on(commands::plan::run(&args)),
+        Command::Commit(args) => commands::runtime()?.block_on(commands::plan::commit(&args)),
+        Command::Drain(args) => commands::runtime()?.block_on(commands::orders::run(OrderVerb::Drain, &args)),
+        Command::Evict(args) => commands::runtime()?.block_on(commands::orders::run(OrderVerb::Evict, &args)),
+        Command::Activate(args) => {
+            commands::runtime()?.block_on(commands::orders::run(OrderVerb::Activate, &args))
+        }
+        Command::Pause(args) => commands::runtime()?.block_on(commands::orders::pause(true, &args)),
+        Command::Resume(args) => commands::runtime()?.block_on(commands::orders::pause(false, &args)),
     }
 }

@@ -1,6 +1,7 @@
 //! Words and small tables for people.
 
 use ringway_control::MemberKind;
+use ringway_control::ownership::{MovePhase, Role};
 use ringway_gossip::State;
 use ringway_topology::{Health, Phase};
 
@@ -23,6 +24,30 @@ pub(crate) fn phase(phase: Phase) -> &'static str {
     }
 }
 
+/// Where a move stands.
+pub(crate) fn move_phase(phase: MovePhase) -> &'static str {
+    match phase {
+        MovePhase::Preparing => "preparing",
+        MovePhase::Copying => "copying",
+        MovePhase::Fenced => "fenced",
+        MovePhase::Proposed => "proposed",
+        MovePhase::Committed => "committed",
+        MovePhase::Aborted => "aborted",
+    }
+}
+
+/// What a node is in a partition.
+pub(crate) fn role(role: Role) -> &'static str {
+    match role {
+        Role::Primary => "primary",
+        Role::TakingOffice => "taking_office",
+        Role::Replica => "replica",
+        Role::Sealed => "sealed",
+        Role::Joiner => "joiner",
+        Role::Former => "former",
+    }
+}
+
 /// A member's state in the gossip group.
 pub(crate) fn state(state: State) -> &'static str {
     match state {
@@ -40,6 +65,21 @@ pub(crate) fn kind(kind: Option<MemberKind>) -> &'static str {
         Some(MemberKind::Router) => "router",
         None => "unknown",
     }
+}
+
+/// A number of bytes for people: `1.5 MiB`.
+pub(crate) fn bytes(count: u64) -> String {
+    const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
+    let mut value = count as f64 / 1024.0;
+    if count < 1024 {
+        return format!("{count} B");
+    }
+    let mut unit = 0;
+    while value >= 1024.0 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    format!("{value:.1} {}", UNITS[unit])
 }
 
 /// Left-aligned columns, two spaces apart, no trailing space.
@@ -65,6 +105,14 @@ pub(crate) fn table<const N: usize>(header: [&str; N], rows: &[[String; N]]) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn bytes_have_a_unit_that_fits() {
+        for (count, shown) in [(0, "0 B"), (1_023, "1023 B"), (1_536, "1.5 KiB"), (3 << 30, "3.0 GiB")] {
+            assert_eq!(bytes(count), shown);
+        }
+        assert!(bytes(u64::MAX).ends_with("PiB"));
+    }
 
     #[test]
     fn tables_align_their_columns() {

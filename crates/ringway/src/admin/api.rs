@@ -1,5 +1,7 @@
 //! What the admin listener answers, as data: one set of types for the server and for the commands that ask it.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 /// `/v1/map`: settings, nodes and how many partitions each owns.
@@ -11,8 +13,50 @@ pub(crate) struct MapView {
     pub digest: String,
     /// Every node of the map, ascending by id.
     pub nodes: Vec<NodeView>,
-    /// Partitions without an owner.
+    /// Partitions without an owner: in `claimed` ownership, without a claim that is known here.
     pub unowned: u64,
+    /// What only `claimed` ownership has.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub claims: Option<ClaimsView>,
+}
+
+/// What a member knows about who owns what, besides the owners.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct ClaimsView {
+    /// The formed cluster; none before it has formed.
+    pub formed: Option<String>,
+    /// Partitions whose owners are not those that are wanted.
+    pub to_move: u64,
+    /// Whether moves may begin, and who decided otherwise.
+    pub paused: bool,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub paused_by: Option<String>,
+    /// Nodes whose partitions go to others because they have been away for too long.
+    pub replaced: Vec<String>,
+    /// What the node that answers does; none at a router.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub here: Option<HereView>,
+}
+
+/// What a node is in its partitions.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct HereView {
+    /// Partitions by what it is in them: `primary`, `taking_office`, `replica`, `sealed`, `joiner`, `former`.
+    pub roles: BTreeMap<String, u64>,
+    /// Moves it is the source of: the first of them, ascending by partition.
+    pub moves: Vec<MoveRow>,
+    /// How many there are.
+    pub moving: u64,
+}
+
+/// One move under way.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct MoveRow {
+    /// Which partition.
+    pub partition: u32,
+    /// Where it stands.
+    #[serde(flatten)]
+    pub moving: MovingView,
 }
 
 /// The settings every member agrees on.
@@ -47,7 +91,7 @@ pub(crate) struct NodeView {
     pub store: String,
     /// Where it serves requests.
     pub data: String,
-    /// `active` or `leaving`.
+    /// `active`, `leaving` or `evicted`.
     pub phase: String,
     /// `alive`, `suspect`, `dead`, `left` or `unknown`.
     pub health: String,
@@ -121,6 +165,55 @@ pub(crate) struct PartitionView {
     pub owners: Vec<String>,
     /// `served`, `no_live_owner` or `unowned`.
     pub state: String,
+    /// The owners that are wanted, primary first; in `claimed` ownership.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub desired: Option<Vec<String>>,
+    /// What the node that answers is in it: `primary`, `taking_office`, `replica`, `sealed`, `joiner` or `former`.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub role: Option<String>,
+    /// Keys that the node that answers stores of it.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub keys: Option<u64>,
+    /// Their bytes, values included.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub bytes: Option<u64>,
+    /// How far the node that answers is.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub log: Option<LogView>,
+    /// The move under way, at the primary.
+    #[serde(rename = "move", skip_serializing_if = "Option::is_none", default)]
+    pub moving: Option<MovingView>,
+}
+
+/// A partition's log at one node: epoch and number of entries.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct LogView {
+    /// The claim this node follows; it may be ahead of the map.
+    pub epoch: u64,
+    /// The last entry.
+    pub last: (u64, u64),
+    /// The last one that is committed.
+    pub commit: (u64, u64),
+    /// The last one that is applied.
+    pub applied: (u64, u64),
+}
+
+/// A move under way.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct MovingView {
+    /// `preparing`, `copying`, `fenced`, `proposed`, `committed` or `aborted`.
+    pub phase: String,
+    /// The owners it leads to, primary first.
+    pub to: Vec<String>,
+    /// Bytes of keys and values that were copied.
+    pub bytes: u64,
+    /// What part of the partition that is, 0 to 1.
+    pub progress: f64,
+    /// Seconds in this phase.
+    pub seconds: f64,
+    /// Why it was given up.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub why: Option<String>,
 }
 
 /// `/v1/explain`: where a key lives and why.

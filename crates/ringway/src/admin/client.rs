@@ -1,20 +1,23 @@
 //! A small HTTP/1.1 client for the admin listener.
 
+use std::io;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper::{Request, StatusCode, Uri};
 use hyper_util::rt::TokioIo;
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tokio::net::TcpStream;
 
+use super::OPERATOR_HEADER;
 use crate::exit::Failure;
 
 /// An answer later than this counts as none.
-const TIMEOUT: Duration = Duration::from_secs(30);
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(30);
 /// Largest answer read: the partitions of Q = 2^20.
 const ANSWER_BYTES_MAX: usize = 256 << 20;
 
@@ -62,10 +65,70 @@ impl AdminClient {
         self.send(Request::post(path), Bytes::from(body)).await
     }
 
+    /// Asks for a change and reads the JSON answer.
+    ///
+    /// # Errors
+    /// Exit code 5 with the reason and the next step when it is refused; else as [`AdminClient::get`].
+    pub(crate) async fn change<T: DeserializeOwned>(
+        &mut self,
+        path: &str,
+        body: String,
+        patience: Duration,
+    ) -> Result<T, Failure> {
+        let request = Request::post(path).header(OPERATOR_HEADER, "1");
+        self.exchange(request.header("content-type", "application/json"), Bytes::from(body), patience).await
+    }
+
+    /// Gets a path and gives its body to `take`, piece by piece, however long it is.
+    ///
+    /// # Errors
+    /// Exit code 4 when the listener does not answer or stops half-way, 1 when it refuses or `take` fails.
+    pub(crate) async fn stream(
+        &mut self,
+        path: &str,
+        mut take: impl FnMut(&[u8]) -> io::Result<()>,
+    ) -> Result<(), Failure> {
+        let request = Request::get(path).header("host", &self.authority).body(Full::default())?;
+        let stopped = || format!("{} stopped answering {path}", self.url);
+        let answered = async {
+            self.sender.ready().await?;
+            anyhow::Ok(self.sender.send_request(request).await?)
+        };
+        let response = tokio::time::timeout(TIMEOUT, answered).await.map_err(anyhow::Error::from);
+        let response =
+            response.and_then(|answer| answer).with_context(stopped).map_err(Failure::unreachable)?;
+        let status = response.status();
+        let mut body = response.into_body();
+        if !status.is_success() {
+            let body = Limited::new(body, ANSWER_BYTES_MAX).collect().await;
+            let body = body.map_err(|error| anyhow::anyhow!("{error}"))?.to_bytes();
+            return Err(refused(status, &body));
+        }
+        loop {
+            let next = tokio::time::timeout(TIMEOUT, body.frame()).await.map_err(anyhow::Error::from);
+            let piece = match next.with_context(stopped).map_err(Failure::unreachable)? {
+                None => return Ok(()),
+                Some(frame) => frame.with_context(stopped).map_err(Failure::unreachable)?,
+            };
+            if let Some(piece) = piece.data_ref() {
+                take(piece)?;
+            }
+        }
+    }
+
     async fn send<T: DeserializeOwned>(
         &mut self,
         request: hyper::http::request::Builder,
         body: Bytes,
+    ) -> Result<T, Failure> {
+        self.exchange(request, body, TIMEOUT).await
+    }
+
+    async fn exchange<T: DeserializeOwned>(
+        &mut self,
+        request: hyper::http::request::Builder,
+        body: Bytes,
+        patience: Duration,
     ) -> Result<T, Failure> {
         let request = request.header("host", &self.authority).body(Full::new(body))?;
         let path = request.uri().path().to_owned();
@@ -77,22 +140,45 @@ impl AdminClient {
             let body = body.map_err(|error| anyhow::anyhow!("{error}"))?.to_bytes();
             anyhow::Ok((status, body))
         };
-        let (status, body) = tokio::time::timeout(TIMEOUT, exchange)
+        let (status, body) = tokio::time::timeout(patience, exchange)
             .await
             .map_err(anyhow::Error::from)
             .and_then(|answer| answer)
             .with_context(|| format!("{} stopped answering {path}", self.url))
             .map_err(Failure::unreachable)?;
-        parse(status, &body).with_context(|| format!("{}{path}", self.url)).map_err(Failure::from)
+        if !status.is_success() {
+            return Err(refused(status, &body));
+        }
+        let parsed = serde_json::from_slice(&body);
+        let what =
+            || format!("{}{path} answered something that is not what this version understands", self.url);
+        Ok(parsed.with_context(what)?)
     }
 }
 
-fn parse<T: DeserializeOwned>(status: StatusCode, body: &[u8]) -> anyhow::Result<T> {
-    if !status.is_success() {
-        let text: String = String::from_utf8_lossy(body).chars().take(500).collect();
-        bail!("answered {status}: {text}");
+/// What every problem of the admin listener has.
+#[derive(Deserialize)]
+struct Problem {
+    reason: String,
+    detail: String,
+    #[serde(default)]
+    next: String,
+}
+
+/// The failure of a command whose request was refused: in the listener's words, and what it says to do.
+fn refused(status: StatusCode, body: &[u8]) -> Failure {
+    match serde_json::from_slice(body) {
+        Ok(Problem { reason, detail, next }) if next.is_empty() => {
+            Failure::from(anyhow::anyhow!("{detail} ({reason})"))
+        }
+        Ok(Problem { reason, detail, next }) => {
+            Failure::refused(format!("refused: {detail} ({reason})\n  next: {next}"))
+        }
+        Err(_) => {
+            let text: String = String::from_utf8_lossy(body).chars().take(500).collect();
+            Failure::from(anyhow::anyhow!("the admin listener answered {status}: {text}"))
+        }
     }
-    serde_json::from_slice(body).context("answered something that is not what this version understands")
 }
 
 fn authority_of(url: &str) -> Result<String, String> {

@@ -1,15 +1,23 @@
 //! Maps and members as the data of [`super::api`].
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
+use ringway_control::ownership::{MovePhase, MoveProgress, PartitionStatus, Position};
 use ringway_control::{ClusterView, MemberStatus, Readiness};
-use ringway_topology::{Health, Map, NodeId, NodeIndex, OwnerRow, Partition};
+use ringway_node::PartitionReport;
+use ringway_topology::{Health, Map, NodeId, NodeIndex, OwnerRow, Partition, Placement};
 
 use super::api::{
-    ClusterView as SettingsView, MapView, MemberView, MembersView, NodeView, PartitionView, PartitionsView,
+    ClaimsView, ClusterView as SettingsView, HereView, LogView, MapView, MemberView, MembersView, MoveRow,
+    MovingView, NodeView, PartitionView, PartitionsView,
 };
+use super::desired;
 use crate::text;
 
+/// Most moves in one answer.
+const MOVES_SHOWN_MAX: usize = 256;
 /// Most partitions in one answer.
 const PAGE_MAX: u32 = 65_536;
 
@@ -46,7 +54,14 @@ impl Page {
 }
 
 /// The map: settings, nodes, shares.
-pub(super) fn map(map: &Map) -> MapView {
+///
+/// `wanted` is where partitions are wanted; none in derived ownership.
+pub(super) fn map(
+    map: &Map,
+    view: &ClusterView,
+    wanted: Option<&Placement>,
+    here: Option<HereView>,
+) -> MapView {
     let mut primaries = vec![0_u64; map.nodes().len()];
     let mut owned = vec![0_u64; map.nodes().len()];
     let mut unowned = 0;
@@ -77,17 +92,52 @@ pub(super) fn map(map: &Map) -> MapView {
             .map(|(node, (primaries, owned))| NodeView {
                 id: node.id.to_string(),
                 zone: node.zone.to_string(),
-                weight: node.weight.get(),
+                weight: desired::weight_of(view, node).get(),
                 store: node.store.to_string(),
                 data: node.data.to_string(),
-                phase: text::phase(node.phase).to_owned(),
+                phase: desired::phase_of(view, node).to_string(),
                 health: text::health(node.health).to_owned(),
                 primaries,
                 owned,
             })
             .collect(),
         unowned,
+        claims: wanted.map(|wanted| ClaimsView { here, ..claims(map, view, wanted) }),
     }
+}
+
+fn claims(map: &Map, view: &ClusterView, wanted: &Placement) -> ClaimsView {
+    let ownership = &view.ownership;
+    let pause = ownership.pause.as_ref().filter(|pause| pause.paused);
+    let differs = |partition: &Partition| {
+        let row = map.owners(*partition);
+        let owners = row.as_slice().iter().filter_map(|&index| map.node(index)).map(|node| &node.id);
+        !owners.eq(wanted.owners(*partition).iter().filter_map(|&index| wanted.node_id(index)))
+    };
+    ClaimsView {
+        formed: ownership.formed.map(|uuid| uuid.to_string()),
+        to_move: map.partitions().filter(differs).count() as u64,
+        paused: pause.is_some(),
+        paused_by: pause.map(|pause| pause.by.clone()),
+        replaced: ownership.replaced.iter().map(ToString::to_string).collect(),
+        here: None,
+    }
+}
+
+/// What this node is in its partitions.
+pub(super) fn here(reports: &[PartitionReport], now: Duration) -> HereView {
+    let mut here = HereView::default();
+    for report in reports {
+        *here.roles.entry(text::role(report.status.role).to_owned()).or_default() += 1;
+        let under_way = moving(report, now).filter(|moving| moving.why.is_none());
+        if let Some(moving) = under_way {
+            here.moving += 1;
+            if here.moves.len() < MOVES_SHOWN_MAX {
+                here.moves.push(MoveRow { partition: report.status.partition.0, moving });
+            }
+        }
+    }
+    here
 }
 
 /// The gossip group.
@@ -120,8 +170,19 @@ fn member(status: &MemberStatus, taken_at: Duration) -> MemberView {
     }
 }
 
+/// What is known of partitions besides the map.
+#[derive(Default)]
+pub(super) struct PartitionContext {
+    /// Where they are wanted; none in derived ownership.
+    pub(super) wanted: Option<Arc<Placement>>,
+    /// What this node's engine says, by partition.
+    pub(super) reports: BTreeMap<Partition, PartitionReport>,
+    /// When it was asked, on the engine's clock.
+    pub(super) now: Duration,
+}
+
 /// One page of claims.
-pub(super) fn partitions(map: &Map, page: &Page) -> PartitionsView {
+pub(super) fn partitions(map: &Map, page: &Page, context: &PartitionContext) -> PartitionsView {
     let node = page.node.as_ref().map(|id| map.node_by_id(id).map(|(index, _)| index));
     let wanted = |row: &OwnerRow| match node {
         None => true,
@@ -132,11 +193,13 @@ pub(super) fn partitions(map: &Map, page: &Page) -> PartitionsView {
         .map(|p| (Partition(p), map.owners(Partition(p))))
         .filter(|(_, row)| wanted(row));
     let partitions =
-        rows.by_ref().take(page.limit as usize).map(|(p, row)| partition(map, p, &row)).collect();
+        rows.by_ref().take(page.limit as usize).map(|(p, _)| partition(map, p, context)).collect();
     PartitionsView { digest: map.digest().to_string(), partitions, next: rows.next().map(|(p, _)| p.0) }
 }
 
-fn partition(map: &Map, partition: Partition, row: &OwnerRow) -> PartitionView {
+/// One partition.
+pub(super) fn partition(map: &Map, partition: Partition, context: &PartitionContext) -> PartitionView {
+    let row = map.owners(partition);
     let owners: Vec<_> = row.as_slice().iter().filter_map(|&index| map.node(index)).collect();
     let live = owners.iter().any(|node| matches!(node.health, Health::Alive | Health::Suspect));
     let state = match (owners.is_empty(), live) {
@@ -144,12 +207,55 @@ fn partition(map: &Map, partition: Partition, row: &OwnerRow) -> PartitionView {
         (false, true) => "served",
         (false, false) => "no_live_owner",
     };
+    let wanted = context.wanted.as_ref();
+    let desired = wanted.map(|wanted| {
+        let ids = wanted.owners(partition).iter().filter_map(|&index| wanted.node_id(index));
+        ids.map(ToString::to_string).collect()
+    });
+    let report = context.reports.get(&partition);
     PartitionView {
         partition: partition.0,
         epoch: map.epoch(partition).0,
         owners: owners.iter().map(|node| node.id.to_string()).collect(),
         state: state.to_owned(),
+        desired,
+        role: report.map(|report| text::role(report.status.role).to_owned()),
+        keys: report.map(|report| report.stats.keys),
+        bytes: report.map(|report| report.stats.bytes()),
+        log: report.map(|report| log(&report.status)),
+        moving: report.and_then(|report| moving(report, context.now)),
     }
+}
+
+fn log(status: &PartitionStatus) -> LogView {
+    let pair = |position: Position| (position.epoch.0, position.seq);
+    LogView {
+        epoch: status.claim.as_ref().map_or(0, |claim| claim.epoch.0),
+        last: pair(status.last),
+        commit: pair(status.commit),
+        applied: pair(status.applied),
+    }
+}
+
+fn moving(report: &PartitionReport, now: Duration) -> Option<MovingView> {
+    let MoveProgress { to, phase, bytes, since, why, .. } = report.status.moving.as_ref()?;
+    let owners = report.status.claim.as_ref().map_or(&[][..], |claim| &claim.owners);
+    let joiners = to.iter().filter(|owner| !owners.contains(owner)).count() as u64;
+    let whole = report.stats.bytes().saturating_mul(joiners);
+    let progress = match phase {
+        MovePhase::Preparing | MovePhase::Aborted => 0.0,
+        MovePhase::Copying if whole > 0 => (*bytes as f64 / whole as f64).min(1.0),
+        MovePhase::Copying => 0.0,
+        MovePhase::Fenced | MovePhase::Proposed | MovePhase::Committed => 1.0,
+    };
+    Some(MovingView {
+        phase: text::move_phase(*phase).to_owned(),
+        to: to.iter().map(|owner| owner.node.to_string()).collect(),
+        bytes: *bytes,
+        progress,
+        seconds: now.saturating_sub(*since).as_secs_f64(),
+        why: why.clone(),
+    })
 }
 
 #[cfg(test)]

@@ -1,11 +1,14 @@
 //! One file per subcommand.
 
 pub(crate) mod check;
+pub(crate) mod demo;
 pub(crate) mod explain;
 pub(crate) mod kv;
 pub(crate) mod load;
 pub(crate) mod members;
+pub(crate) mod orders;
 pub(crate) mod plan;
+mod progress;
 pub(crate) mod proxy;
 pub(crate) mod status;
 

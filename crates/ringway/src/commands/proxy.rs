@@ -25,5 +25,5 @@ pub(crate) fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
             )));
         }
     };
-    runtime()?.block_on(process::run(process::proxy::start(config), args.ready_file.as_deref()))
+    runtime()?.block_on(process::run(process::proxy::start(config, None), args.ready_file.as_deref()))
 }

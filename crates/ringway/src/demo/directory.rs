@@ -29,12 +29,17 @@ impl DemoDirectory {
         let held = (1..=u16::MAX).take_while(|n| dir.join(format!("n{n}")).exists()).count();
         if held > 0 && held != usize::from(nodes) {
             return Err(Failure::bad_input(format!(
-                "{} holds the data of {held} nodes, and {nodes} were asked for: with another number of nodes, keys would \
-                 belong to nodes that do not have their data; run it with --nodes {held}, or with another --dir",
+                "{} holds the data of {held} nodes, and {nodes} were asked for: its cluster was formed by {held} nodes, \
+                 and a store is bound to that for good; run it with --nodes {held}, or with another --dir",
                 dir.display()
             )));
         }
         Ok(Self { path: dir.to_owned(), nodes, _temporary: None })
+    }
+
+    /// How many nodes form the cluster.
+    pub(super) fn nodes(&self) -> u16 {
+        self.nodes
     }
 
     /// The nodes' names: n1, n2, ….

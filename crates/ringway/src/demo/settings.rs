@@ -14,6 +14,7 @@ use ringway_topology::settings::EPSILON_PPM_DEFAULT;
 use ringway_topology::{Algorithm, ClusterSettings, Ownership, PartitionCount, Weight};
 
 use super::directory::DemoDirectory;
+use crate::process::kv::RunningNode;
 
 const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 /// Where the proxy listens unless told otherwise or the port is in use.
@@ -21,20 +22,57 @@ pub(super) const PROXY_DATA: SocketAddr = SocketAddr::new(LOOPBACK, 8080);
 /// Where its admin listens; the default of every `--admin`.
 pub(super) const PROXY_ADMIN: SocketAddr = SocketAddr::new(LOOPBACK, 8081);
 const ANY_PORT: SocketAddr = SocketAddr::new(LOOPBACK, 0);
-const PARTITIONS: u32 = 16_384;
+/// 256 for each of up to eight nodes.
+const PARTITIONS: u32 = 2_048;
+/// Copies of every key, when there are that many nodes.
+const REPLICAS: u16 = 3;
 /// A demo that is told to stop does not keep its user waiting.
 const DRAIN_TIME: Duration = Duration::from_secs(5);
+/// So long it tries to hand over what it leads.
+const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 /// The default of a node's file.
 const READY_WAIT: Duration = Duration::from_secs(5);
+
+/// Where a node of the demo listens.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Places {
+    data: SocketAddr,
+    admin: SocketAddr,
+    peer: SocketAddr,
+    gossip: SocketAddr,
+}
+
+impl Places {
+    /// Wherever there is room.
+    pub(super) fn any() -> Self {
+        Self { data: ANY_PORT, admin: ANY_PORT, peer: ANY_PORT, gossip: ANY_PORT }
+    }
+
+    /// Where a node listens now.
+    pub(super) fn of(node: &RunningNode) -> Self {
+        Self {
+            data: node.data(),
+            admin: node.admin(),
+            peer: node.peer().unwrap_or(ANY_PORT),
+            gossip: node.gossip(),
+        }
+    }
+}
 
 /// A node's settings; the first one has nobody to join.
 ///
 /// # Errors
 /// The id is no name.
-pub(super) fn node(id: &str, directory: &DemoDirectory, seeds: &[String]) -> anyhow::Result<KvConfig> {
+pub(super) fn node(
+    id: &str,
+    directory: &DemoDirectory,
+    places: Places,
+    seeds: &[String],
+) -> anyhow::Result<KvConfig> {
     let bootstrap = directory.ids().map(|id| id.parse()).collect::<Result<_, _>>()?;
+    let Places { data, admin, peer, gossip: gossip_listen } = places;
     Ok(KvConfig {
-        cluster: cluster()?,
+        cluster: cluster(directory)?,
         node: NodeSettings {
             id: id.parse()?,
             zone: "a".parse()?,
@@ -44,9 +82,9 @@ pub(super) fn node(id: &str, directory: &DemoDirectory, seeds: &[String]) -> any
             part: None,
             ready_wait: READY_WAIT,
             replace_after: NodeSettings::REPLACE_AFTER_DEFAULT,
-            stop_timeout: NodeSettings::STOP_TIMEOUT_DEFAULT,
+            stop_timeout: STOP_TIMEOUT,
         },
-        listen: Listen { data: ANY_PORT, admin: ANY_PORT, peer: None, gossip: ANY_PORT },
+        listen: Listen { data, admin, peer: Some(peer), gossip: gossip_listen },
         gossip: gossip(seeds),
         advertise: None,
         edge: EdgeOptions { workers: 1, drain_time: DRAIN_TIME, ..EdgeOptions::default() },
@@ -60,10 +98,15 @@ pub(super) fn node(id: &str, directory: &DemoDirectory, seeds: &[String]) -> any
 ///
 /// # Errors
 /// None that a test would not have met.
-pub(super) fn proxy(data: SocketAddr, admin: SocketAddr, seeds: &[String]) -> anyhow::Result<ProxyConfig> {
+pub(super) fn proxy(
+    directory: &DemoDirectory,
+    data: SocketAddr,
+    admin: SocketAddr,
+    seeds: &[String],
+) -> anyhow::Result<ProxyConfig> {
     let route = RouteOptions::path("/kv/{key}", "key").map_err(anyhow::Error::from_boxed)?;
     Ok(ProxyConfig {
-        cluster: cluster()?,
+        cluster: cluster(directory)?,
         router: RouterSettings::default(),
         listen: Listen { data, admin, peer: None, gossip: ANY_PORT },
         gossip: gossip(seeds),
@@ -75,15 +118,15 @@ pub(super) fn proxy(data: SocketAddr, admin: SocketAddr, seeds: &[String]) -> an
     })
 }
 
-fn cluster() -> anyhow::Result<ClusterSettings> {
+fn cluster(directory: &DemoDirectory) -> anyhow::Result<ClusterSettings> {
     Ok(ClusterSettings {
         name: "demo".parse()?,
         partitions: PartitionCount::new(PARTITIONS).context("Q of the demo")?,
-        replicas: 1,
+        replicas: directory.nodes().min(REPLICAS) as u8,
         hash_seed: 0,
         epsilon_ppm: EPSILON_PPM_DEFAULT,
         algorithm: Algorithm::Balanced,
-        ownership: Ownership::Derived,
+        ownership: Ownership::Claimed,
     })
 }
 

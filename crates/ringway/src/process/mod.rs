@@ -2,10 +2,13 @@
 //!
 //! [`proxy`] and [`kv`] start the parts of one process each; [`run`] is the life around them.
 
+mod binding;
 mod control_metrics;
 pub(crate) mod kv;
+mod links;
 pub(crate) mod proxy;
 pub(crate) mod ready_file;
+mod store;
 
 use std::convert::Infallible;
 use std::io;
@@ -25,6 +28,7 @@ use crate::exit::Failure;
 use ready_file::ReadyFile;
 
 pub(crate) use control_metrics::observe;
+pub(crate) use kv::NodeSources;
 
 /// This binary's version, told to the other members and in `ringway_build_info`.
 pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -84,6 +88,10 @@ pub(crate) trait Running {
     fn member(&self) -> &Member;
     /// Waits for a reason why it cannot go on.
     fn failure(&self) -> impl Future<Output = anyhow::Error>;
+    /// Waits until it has nothing to do here any more, and may end well.
+    fn ended(&self) -> impl Future<Output = ()> {
+        std::future::pending()
+    }
     /// Lets requests finish, says goodbye to the group, and closes what is open.
     fn stop(self) -> impl Future<Output = ()>;
 }
@@ -99,6 +107,9 @@ pub(crate) struct Addresses {
     pub admin: String,
     /// Where it gossips.
     pub gossip: SocketAddr,
+    /// Where it serves other nodes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub peer: Option<SocketAddr>,
 }
 
 impl Addresses {
@@ -108,6 +119,7 @@ impl Addresses {
             url: format!("{scheme}://{data}"),
             admin: format!("http://{admin}"),
             gossip: member.advertised_addr(),
+            peer: None,
         }
     }
 }
@@ -143,16 +155,23 @@ pub(crate) async fn run<R: Running>(
     outcome.map(|()| ExitCode::SUCCESS).map_err(Failure::from)
 }
 
-/// Tells that the process is ready, and returns only with a reason why it cannot go on.
+/// Tells that the process is ready, and returns with a reason why it cannot go on, or when it has nothing left to do.
 async fn serve<R: Running>(running: &R, ready_file: Option<&ReadyFile>) -> anyhow::Result<()> {
-    let Addresses { id, url, admin, gossip } = running.addresses();
-    tracing::info!(%id, %url, %admin, %gossip, "listening");
+    let Addresses { id, url, admin, gossip, peer } = running.addresses();
+    let peer = peer.map(tracing::field::display);
+    tracing::info!(%id, %url, %admin, %gossip, peer, "listening");
     wait_until_ready(running.member()).await?;
-    tracing::info!(%id, %url, %admin, %gossip, "ready");
+    tracing::info!(%id, %url, %admin, %gossip, peer, "ready");
     if let Some(file) = ready_file {
         file.write(&running.addresses())?;
     }
-    Err(running.failure().await)
+    tokio::select! {
+        error = running.failure() => Err(error),
+        () = running.ended() => {
+            tracing::info!(%id, "drained: this process owns nothing any more, and goes");
+            Ok(())
+        }
+    }
 }
 
 /// SIGINT and SIGTERM.

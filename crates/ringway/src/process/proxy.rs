@@ -10,9 +10,12 @@ use ringway_member::clock::wall_generation;
 use ringway_member::{Goodbye, Member, MemberOptions};
 use ringway_proxy::metrics::Metrics;
 use ringway_proxy::{ClaimHints, ClusterFeed, Proxy};
+use tokio::task::JoinHandle;
 
+use super::links::pass_hints;
 use super::{Addresses, Running, VERSION, failure_of, observe, random_router_id, scheme, worker_failure};
 use crate::admin::{Admin, AdminSources};
+use crate::demo::DemoHandle;
 
 /// A running proxy.
 pub(crate) struct RunningProxy {
@@ -22,13 +25,14 @@ pub(crate) struct RunningProxy {
     proxy: Proxy,
     member: Member,
     admin: Admin,
+    hints: JoinHandle<()>,
 }
 
-/// Starts a proxy. It answers 503 until its first map is complete.
+/// Starts a proxy. It answers 503 until its first map is complete. `demo`: the demo it is a part of.
 ///
 /// # Errors
 /// A port is in use, or an option cannot be served; nothing is left running.
-pub(crate) async fn start(config: ProxyConfig) -> anyhow::Result<RunningProxy> {
+pub(crate) async fn start(config: ProxyConfig, demo: Option<DemoHandle>) -> anyhow::Result<RunningProxy> {
     let ProxyConfig { cluster, router, listen, gossip, advertise, mut proxy } = config;
     let id = router.id.map_or_else(random_router_id, Ok)?;
     let admin = Admin::bind(listen.admin).await?;
@@ -52,15 +56,19 @@ pub(crate) async fn start(config: ProxyConfig) -> anyhow::Result<RunningProxy> {
     let drain_time = proxy.edge.drain_time;
     let scheme = scheme(&proxy.edge);
     let readiness = member.readiness();
+    let hints = ClaimHints::default();
     let feed = ClusterFeed {
         snapshot: member.snapshot(),
         changed: member.map_changed(),
         ready: Arc::new(move || readiness.borrow().is_ready()),
-        hints: ClaimHints::default(),
+        hints: hints.clone(),
     };
     let proxy = Proxy::start(proxy, feed, &metrics).context("the data listener")?;
-    let admin = admin.serve(AdminSources::new(id.to_string(), &member, metrics.registry().clone(), routes));
-    Ok(RunningProxy { id: id.to_string(), scheme, drain_time, proxy, member, admin })
+    let hints = pass_hints(&member, hints);
+    let mut sources = AdminSources::new(id.to_string(), &member, metrics.registry().clone(), routes);
+    sources.demo = demo;
+    let admin = admin.serve(sources);
+    Ok(RunningProxy { id: id.to_string(), scheme, drain_time, proxy, member, admin, hints })
 }
 
 impl RunningProxy {
@@ -95,6 +103,7 @@ impl Running for RunningProxy {
     async fn stop(self) {
         self.admin.drain();
         self.proxy.shutdown(self.drain_time).await;
+        self.hints.abort();
         self.member.shutdown(Goodbye::Leave).await;
     }
 }

@@ -1,0 +1,394 @@
+//! Claimed ownership from the outside: a cluster forms, every key has copies, and nodes come and go without an error.
+
+#![expect(clippy::unwrap_used, reason = "a test says what is wrong by failing where it is")]
+
+mod support;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use serde_json::Value;
+use support::{Client, Cluster, Mode, encode, eventually, run, run_json};
+
+/// Keys and what belongs to them.
+fn keys(count: usize) -> Vec<String> {
+    (0..count).map(|n| format!("user:{n:06}")).collect()
+}
+
+fn store_all(client: &Client, url: &str, keys: &[String]) {
+    for key in keys {
+        let answer = client.put(&format!("{url}/kv/{}", encode(key)), format!("value of {key}").as_bytes());
+        assert!(matches!(answer.status, 201 | 204), "{key}: {}", answer.text());
+    }
+}
+
+fn assert_all_there(client: &Client, url: &str, keys: &[String]) {
+    for key in keys {
+        let answer = client.get(&format!("{url}/kv/{}", encode(key)));
+        assert_eq!((answer.status, answer.text()), (200, format!("value of {key}")), "{key} at {url}");
+    }
+}
+
+/// The owners of every partition, as a member sees them.
+fn owners(client: &Client, admin: &str) -> BTreeMap<u64, Vec<String>> {
+    let view = client.get(&format!("{admin}/v1/partitions")).json();
+    let ids = |row: &Value| {
+        row["owners"].as_array().unwrap().iter().map(|id| id.as_str().unwrap().to_owned()).collect()
+    };
+    view["partitions"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|row| (row["partition"].as_u64().unwrap(), ids(row)))
+        .collect()
+}
+
+/// Runs an operator's command that is refused: exit code 5, and what it says.
+fn refused(args: &[&str]) -> String {
+    let output = run(args);
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(5), "{args:?}: {error}");
+    assert!(error.contains("next: "), "every refusal names a next step: {error}");
+    error
+}
+
+/// Clients that read and write without a pause, until they are told to stop.
+struct Load {
+    stop: Arc<AtomicBool>,
+    served: Arc<AtomicU64>,
+    failures: Arc<Mutex<Vec<String>>>,
+    workers: Vec<std::thread::JoinHandle<BTreeMap<String, u64>>>,
+}
+
+impl Load {
+    /// Each worker writes keys of its own, ever larger numbers, and reads each back.
+    fn start(url: &str) -> Self {
+        let (stop, served, failures) =
+            (Arc::<AtomicBool>::default(), Arc::<AtomicU64>::default(), Arc::<Mutex<Vec<String>>>::default());
+        let workers = (0..4).map(|worker| {
+            let (stop, served, failures) = (Arc::clone(&stop), Arc::clone(&served), Arc::clone(&failures));
+            let (client, url) = (Client::new(), url.to_owned());
+            std::thread::spawn(move || {
+                let mut written = BTreeMap::new();
+                for turn in 0u64.. {
+                    if stop.load(Ordering::Relaxed) {
+                        break;
+                    }
+                    let key = format!("load:{worker}:{}", turn % 200);
+                    let target = format!("{url}/kv/{key}");
+                    let put = client.put(&target, turn.to_string().as_bytes());
+                    if !matches!(put.status, 201 | 204) {
+                        failures.lock().unwrap().push(format!("PUT {key}: {} {}", put.status, put.text()));
+                        continue;
+                    }
+                    written.insert(key.clone(), turn);
+                    let got = client.get(&target);
+                    if (got.status, got.text()) != (200, turn.to_string()) {
+                        let (status, text) = (got.status, got.text());
+                        failures.lock().unwrap().push(format!("GET {key}: {status} {text}, wrote {turn}"));
+                    }
+                    served.fetch_add(1, Ordering::Relaxed);
+                }
+                written
+            })
+        });
+        let workers = workers.collect();
+        Self { stop, served, failures, workers }
+    }
+
+    /// Waits for some more answers, so that what follows or went before happens under load.
+    fn goes_on(&self) {
+        let now = self.served.load(Ordering::Relaxed);
+        eventually("the load goes on", || (self.served.load(Ordering::Relaxed) > now + 200).then_some(()));
+    }
+
+    /// Ends it: nothing failed, and the last acknowledged value of every key is there.
+    fn was_flawless(self, client: &Client, url: &str) {
+        self.stop.store(true, Ordering::Relaxed);
+        let written: Vec<_> = self.workers.into_iter().map(|worker| worker.join().unwrap()).collect();
+        assert_eq!(*self.failures.lock().unwrap(), Vec::<String>::new());
+        for (key, turn) in written.iter().flatten() {
+            assert_eq!(client.get(&format!("{url}/kv/{key}")).text(), turn.to_string(), "{key}");
+        }
+    }
+}
+
+#[test]
+fn a_cluster_forms_and_every_member_serves_every_key() {
+    let cluster = Cluster::claimed(3);
+    let client = Client::new();
+    let keys = keys(300);
+    store_all(&client, &cluster.proxy.url, &keys);
+    for url in cluster.nodes.iter().map(|node| &node.url).chain([&cluster.proxy.url]) {
+        assert_all_there(&client, url, &keys[..60]);
+    }
+    assert_eq!(client.put(&format!("{}/kv/by-node", cluster.nodes[1].url), b"x").status, 201);
+    assert_eq!(client.get(&format!("{}/kv/by-node", cluster.proxy.url)).text(), "x");
+
+    let mut uuids = BTreeSet::new();
+    for node in &cluster.nodes {
+        let text = fs::read_to_string(node.data_dir.join("identity.json")).unwrap();
+        let identity: Value = serde_json::from_str(&text).unwrap();
+        uuids.insert(identity["cluster_uuid"].as_str().expect("it was formed").to_owned());
+        let ready = fs::read_to_string(cluster.dir.path().join(format!("{}.ready", node.id))).unwrap();
+        let ready: Value = serde_json::from_str(&ready).unwrap();
+        assert!(ready["peer"].as_str().unwrap().starts_with("127.0.0.1:"), "{ready}");
+    }
+    assert_eq!(uuids.len(), 1, "all belong to one cluster");
+
+    let status = run_json(&["status", "--json", "--admin", &cluster.proxy.admin]);
+    assert_eq!((&status["ok"], &status["map"]["claims"]["to_move"]), (&true.into(), &0.into()), "{status}");
+    // Every node holds a copy of every partition, and a live dump shows it.
+    for node in &cluster.nodes {
+        let output = run(&["kv", "dump", "--admin", &node.admin]);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let text = String::from_utf8(output.stdout).unwrap();
+        for key in &keys {
+            assert_eq!(text.matches(&format!("\"{key}\"")).count(), 1, "{key} on {}", node.id);
+        }
+    }
+    let refused = run(&["kv", "dump", "--admin", &cluster.proxy.admin]);
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("stores nothing"));
+}
+
+#[test]
+fn a_plan_says_what_a_drain_then_moves() {
+    let mut cluster = Cluster::claimed(4);
+    let client = Client::new();
+    let keys = keys(400);
+    store_all(&client, &cluster.proxy.url, &keys);
+    let admin = cluster.proxy.admin.clone();
+    let before = owners(&client, &admin);
+    let plan = run_json(&["plan", "--drain", "n2", "--json", "--admin", &admin]);
+    assert!(plan["bytes"].as_u64().unwrap() > 0 && plan["sizes_unknown"] == 0, "{plan}");
+
+    let load = Load::start(&cluster.proxy.url);
+    load.goes_on();
+    let output = run(&["drain", "n2", "--wait", "--admin", &admin]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(cluster.node("n2").process.wait().success(), "a drained node goes by itself");
+    load.goes_on();
+    load.was_flawless(&client, &cluster.proxy.url);
+    cluster.nodes.retain(|node| node.id != "n2");
+    cluster.settled("everything has moved");
+
+    let after = owners(&client, &admin);
+    let moved: BTreeSet<u64> =
+        before.iter().filter(|(p, owners)| after[*p] != **owners).map(|(p, _)| *p).collect();
+    let listed = plan["moves"].as_array().unwrap();
+    let planned: BTreeSet<u64> = listed.iter().map(|row| row["partition"].as_u64().unwrap()).collect();
+    assert_eq!(moved, planned);
+    for row in listed {
+        let to: Vec<&str> = row["to"].as_array().unwrap().iter().map(|id| id.as_str().unwrap()).collect();
+        assert_eq!(after[&row["partition"].as_u64().unwrap()], to);
+    }
+    assert_all_there(&client, &cluster.proxy.url, &keys);
+
+    let events = client.get(&format!("{admin}/v1/events?after=0")).json();
+    let kinds: Vec<&str> =
+        events["events"].as_array().unwrap().iter().map(|event| event["kind"].as_str().unwrap()).collect();
+    assert!(kinds.contains(&"ordered") && kinds.contains(&"member_left"), "{kinds:?}");
+    let rest = client.get(&format!("{admin}/v1/events?after={}", events["next"])).json();
+    assert_eq!(rest["events"].as_array().unwrap().len(), 0, "{rest}");
+}
+
+#[test]
+fn orders_that_would_hurt_are_refused_with_the_reason_and_the_next_step() {
+    let mut cluster = Cluster::claimed(4);
+    let client = Client::new();
+    let admin = cluster.proxy.admin.clone();
+    let at = ["--admin", admin.as_str()];
+    let asked = |words: &[&str]| refused(&[words, &at[..]].concat());
+
+    let said = asked(&["evict", "n1"]);
+    assert!(said.contains("n1 is alive") && said.contains("ringway drain n1"), "{said}");
+    let said = asked(&["drain", "n9"]);
+    assert!(said.contains("no node n9") && said.contains("n1, n2, n3, n4"), "{said}");
+    let said = asked(&["activate", "n1"]);
+    assert!(said.contains("neither leaving nor evicted"), "{said}");
+    let said = asked(&["commit", "0123456789abcdef"]);
+    assert!(said.contains("no plan 0123456789abcdef") && said.contains("ringway plan"), "{said}");
+    let said = asked(&["plan", "--join", "n5:a:1", "--commit"]);
+    assert!(said.contains("start n5"), "{said}");
+    let said = asked(&["plan", "--zone", "n1=b", "--commit"]);
+    assert!(said.contains("node.zone"), "{said}");
+    let said = asked(&["plan", "--drain", "n1", "--drain", "n2", "--commit"]);
+    assert!(said.contains("2 live nodes") && said.contains("join one node more first"), "{said}");
+
+    // What a web page could send is refused.
+    for (method, path) in [("POST", "/v1/pause"), ("POST", "/v1/members/n1/drain")] {
+        let answer = client.send(method, &format!("{admin}{path}"), &[("content-type", "text/plain")], b"x");
+        assert_eq!((answer.status, answer.reason().as_str()), (403, "not_an_operator"));
+    }
+    assert_eq!(client.get(&format!("{admin}/v1/pause")).status, 405);
+
+    // A plan is for the cluster it was made for.
+    let plan = run_json(&["plan", "--drain", "n4", "--json", "--admin", &admin]);
+    let digest = plan["digest"].as_str().unwrap();
+    let output = run(&["plan", "--weight", "n1=2", "--commit", "--wait", "--admin", &admin]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let said = asked(&["commit", digest]);
+    assert!(said.contains("outdated_plan") && said.contains("preview it again"), "{said}");
+    let map = client.get(&format!("{admin}/v1/map")).json();
+    assert_eq!(map["nodes"][0]["weight"], 2, "{map}");
+
+    // With one of four gone, another one cannot go; but the one that is gone can be evicted.
+    cluster.node("n3").process.kill();
+    eventually("n3 counts as dead", || {
+        let map = client.get(&format!("{admin}/v1/map")).json();
+        (map["nodes"][2]["health"] == "dead").then_some(())
+    });
+    let said = asked(&["drain", "n1"]);
+    assert!(said.contains("too_few_nodes") && said.contains("2 live nodes"), "{said}");
+    let said = asked(&["drain", "n3"]);
+    assert!(said.contains("n3 is dead") && said.contains("ringway evict n3"), "{said}");
+    let output = run(&["evict", "n3", "--wait", "--admin", &admin]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        owners(&client, &admin)
+            .values()
+            .all(|owners| owners.len() == 3 && !owners.contains(&"n3".to_owned()))
+    );
+    let said = asked(&["evict", "n3"]);
+    assert!(said.contains("ringway activate n3"), "{said}");
+}
+
+#[test]
+fn in_derived_ownership_there_is_nothing_to_order() {
+    let cluster = Cluster::start(2);
+    let admin = &cluster.proxy.admin;
+    for words in
+        [&["drain", "n1"][..], &["evict", "n1"], &["pause"], &["plan", "--weight", "n1=2", "--commit"]]
+    {
+        let said = refused(&[words, &["--admin", admin]].concat());
+        assert!(said.contains("derived_ownership"), "{said}");
+    }
+}
+
+#[test]
+fn paused_means_that_nothing_moves() {
+    let mut cluster = Cluster::claimed(3);
+    let client = Client::new();
+    let admin = cluster.proxy.admin.clone();
+    assert!(run(&["pause", "--admin", &admin]).status.success());
+    let before = owners(&client, &admin);
+    cluster.join("n4");
+    eventually("the newcomer is wanted", || {
+        let status = run(&["status", "--json", "--admin", &admin]);
+        let status: Value = serde_json::from_slice(&status.stdout).unwrap();
+        let waits = status["map"]["claims"]["to_move"].as_u64().unwrap() > 0;
+        (waits && status["problems"].to_string().contains("moves are paused by")).then_some(())
+    });
+    assert_eq!(owners(&client, &admin), before);
+    assert!(run(&["resume", "--admin", &admin]).status.success());
+    cluster.settled("the newcomer has its share");
+    assert!(owners(&client, &admin).values().any(|owners| owners[0] == "n4"));
+}
+
+#[test]
+fn sigterm_hands_over_and_a_restart_brings_everything_home() {
+    let mut cluster = Cluster::claimed(3);
+    let client = Client::new();
+    let home = owners(&client, &cluster.proxy.admin);
+    let load = Load::start(&cluster.proxy.url);
+    for id in ["n1", "n2", "n3"] {
+        load.goes_on();
+        cluster.node(id).process.stop();
+        let log = cluster.node(id).process.log();
+        assert!(log.contains("handed over every partition this node led"), "{log}");
+        load.goes_on();
+        cluster.restart(id);
+        cluster.settled("home again");
+    }
+    load.goes_on();
+    load.was_flawless(&client, &cluster.proxy.url);
+    assert_eq!(owners(&client, &cluster.proxy.admin), home);
+}
+
+#[test]
+fn after_kill_9_the_others_serve_and_it_comes_back() {
+    let mut cluster = Cluster::claimed(3);
+    let client = Client::new();
+    let home = owners(&client, &cluster.proxy.admin);
+    let keys = keys(200);
+    store_all(&client, &cluster.proxy.url, &keys);
+    let load = Load::start(&cluster.proxy.url);
+    load.goes_on();
+    cluster.node("n2").process.kill();
+    let (_, took) = eventually("others lead what it led", || {
+        owners(&client, &cluster.proxy.admin).values().all(|owners| owners[0] != "n2").then_some(())
+    });
+    println!("every partition is led by a live node {took:?} after the kill");
+    load.goes_on();
+    cluster.restart("n2");
+    cluster.settled("home again");
+    load.goes_on();
+    load.was_flawless(&client, &cluster.proxy.url);
+    assert_eq!(owners(&client, &cluster.proxy.admin), home, "what it led is led by it again");
+    assert_all_there(&client, &cluster.proxy.url, &keys);
+}
+
+#[test]
+fn a_node_without_its_disk_is_a_new_store_and_gets_its_copies_again() {
+    let mut cluster = Cluster::claimed(3);
+    let client = Client::new();
+    let keys = keys(200);
+    store_all(&client, &cluster.proxy.url, &keys);
+    cluster.node("n3").process.kill();
+    fs::remove_dir_all(&cluster.node("n3").data_dir).unwrap();
+    cluster.restart("n3");
+    cluster.settled("copied again");
+    let text = String::from_utf8(run(&["kv", "dump", "--admin", &cluster.node("n3").admin]).stdout).unwrap();
+    for key in &keys {
+        assert!(text.contains(&format!("\"{key}\"")), "{key} is on the new disk");
+    }
+    assert_all_there(&client, &cluster.proxy.url, &keys);
+}
+
+#[test]
+fn a_store_is_bound_to_its_list_and_a_directory_to_its_cluster() {
+    let mut cluster = Cluster::start_in(Mode::Claimed(1), 1);
+    cluster.settled("formed");
+    cluster.nodes[0].process.stop();
+    cluster.proxy.process.stop();
+    let dir = cluster.dir.path();
+    let text = fs::read_to_string(dir.join("n1.yaml")).unwrap();
+
+    // Another cluster of the same name: n1's directory does not belong to it, and both are named.
+    let other = Cluster::start_in(Mode::Claimed(1), 1);
+    let theirs = fs::read_to_string(other.dir.path().join("n1.yaml")).unwrap();
+    let seed = theirs.split("gossip: \"").nth(1).unwrap().split('"').next().unwrap();
+    let ours = text.split("gossip: \"").nth(1).unwrap().split('"').next().unwrap();
+    let stray = dir.join("stray.yaml");
+    let strayed = text.replace(&format!("seeds: [\"{ours}\"]"), &format!("seeds: [\"{seed}\"]"));
+    assert_ne!(strayed, text);
+    fs::write(&stray, &strayed).unwrap();
+    let output = run(&["kv", stray.to_str().unwrap()]);
+    let error = String::from_utf8_lossy(&output.stderr);
+    let uuid = |dir: &std::path::Path| -> String {
+        let text = fs::read_to_string(dir.join("data/n1/identity.json")).unwrap();
+        let identity: Value = serde_json::from_str(&text).unwrap();
+        identity["cluster_uuid"].as_str().unwrap().to_owned()
+    };
+    assert!(!output.status.success(), "{error}");
+    let both = [uuid(dir), uuid(other.dir.path())];
+    assert!(both.iter().all(|uuid| error.contains(uuid.as_str())), "both clusters are named: {error}");
+
+    // Not formed yet, and another list: refused, with both lists.
+    let fresh = dir.join("data/n7");
+    let bound = text
+        .replace("id: n1", "id: n7")
+        .replace("bootstrap: [n1]", "bootstrap: [n7, n8]")
+        .replace("/data/n1", "/data/n7");
+    let file = dir.join("n7.yaml");
+    fs::write(&file, &bound).unwrap();
+    let mut waiting = support::Process::start(dir, "n7", &["kv", file.to_str().unwrap()]);
+    eventually("it is bound", || fresh.join("binding").exists().then_some(()));
+    waiting.kill();
+    fs::write(&file, bound.replace("[n7, n8]", "[n7, n9]")).unwrap();
+    let output = run(&["kv", file.to_str().unwrap()]);
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && error.contains("n7, n8") && error.contains("n7, n9"), "{error}");
+}
