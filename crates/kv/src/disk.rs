@@ -51,6 +51,8 @@ pub(crate) struct Faults {
     pub(crate) full_until_ballast_is_gone: AtomicBool,
     /// So many of the next writes fail with `StorageFull`, ballast or not.
     pub(crate) full_writes: AtomicU64,
+    /// The file cannot grow: a limit on its size, which no ballast helps against.
+    pub(crate) no_growth: AtomicBool,
     /// Syncs made.
     pub(crate) syncs: AtomicU64,
     /// Every sync fails.
@@ -217,6 +219,10 @@ impl StorageBackend for DiskFile {
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
+        #[cfg(test)]
+        if self.disk.faults.no_growth.load(Ordering::Relaxed) && len > self.len()? {
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
         self.with_ballast(|| self.file.set_len(len))
     }
 

@@ -53,6 +53,8 @@ pub(super) struct Shared {
     queued: AtomicUsize,
     next_id: AtomicU64,
     has_room: AtomicBool,
+    /// The writer waits for space, whatever the file system says of its own.
+    held: AtomicBool,
     stats: Mutex<Stats>,
 }
 
@@ -112,6 +114,7 @@ impl ReplicatedStore {
             queued: AtomicUsize::new(0),
             next_id: AtomicU64::new(totals.next_id),
             has_room: AtomicBool::new(true),
+            held: AtomicBool::new(false),
             stats: Mutex::default(),
             options,
         });
@@ -294,8 +297,16 @@ impl Shared {
     pub(super) fn look_at_disk(&self) -> Room {
         let room = self.disk.admit();
         self.metrics.store.note_room(room, self.disk.free_bytes());
-        self.has_room.store(room == Room::Values, Ordering::Release);
+        let has_room = room == Room::Values && !self.held.load(Ordering::Acquire);
+        self.has_room.store(has_room, Ordering::Release);
         room
+    }
+
+    /// Notes whether the writer waits for space.
+    pub(super) fn hold(&self, held: bool) {
+        if self.held.swap(held, Ordering::AcqRel) != held {
+            self.look_at_disk();
+        }
     }
 
     fn stats(&self) -> std::sync::MutexGuard<'_, Stats> {

@@ -203,6 +203,7 @@ impl Writer {
         while self.broken.is_none() {
             match self.try_commit(&group) {
                 Ok(outcomes) => {
+                    self.shared.hold(false);
                     self.shared.note_done(group.len());
                     for (job, outcome) in group.into_iter().zip(outcomes) {
                         job.answer(outcome);
@@ -210,6 +211,7 @@ impl Writer {
                     return;
                 }
                 Err(EngineError::Full | EngineError::Stopped) => {
+                    self.shared.hold(true);
                     self.reopen_once(self.shared.engine.life());
                     if !self.wait_for_space(pause) {
                         self.broken = Some(StoreError::Closed);

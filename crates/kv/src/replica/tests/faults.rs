@@ -218,7 +218,7 @@ async fn batches_outlast_a_disk_that_is_full_beyond_the_ballast() {
         let mut last = std::pin::pin!(last);
         loop {
             // Nobody reads behind what was read before.
-            match get(&store, b"k").await {
+            match get_once(&store, b"k").await {
                 Ok(value) => {
                     let now = value.expect("it was there")[0];
                     assert!(now >= seen, "read {now} after {seen}");
@@ -246,6 +246,39 @@ async fn batches_outlast_a_disk_that_is_full_beyond_the_ballast() {
     let end = ExportFrame::End { keys: 0, bytes: 0, checksum: 0 };
     importing.write(end).await.unwrap();
     assert!(importing.finish().await.is_err());
+}
+
+/// A batch that does not fit into the file as it is.
+fn large_batch() -> Vec<DiskOp> {
+    let large: Vec<_> = (10..=11).map(|seq| entry(seq, None, &put(b"k", &value(4_000_000, 1)))).collect();
+    vec![log(P, large.clone()), apply(P, large)]
+}
+
+#[tokio::test]
+async fn batches_wait_for_a_file_that_may_not_grow() {
+    let (dir, store) = filled().await;
+    store.shared.disk.faults.no_growth.store(true, Ordering::Relaxed);
+    let waiting = queue(&store, large_batch(), true);
+    until(|| !store.has_room()).await;
+    assert_eq!(get(&store, &[1]).await.unwrap().unwrap(), value(100, 1), "reads go on");
+    assert_eq!(recovered(&store, P).applied, at(9));
+    let behind = queue(&store, vec![DiskOp::Round(9)], true);
+    store.shared.disk.faults.no_growth.store(false, Ordering::Relaxed);
+    assert_eq!(waiting.await.unwrap().unwrap().applied.len(), 2);
+    behind.await.unwrap().unwrap();
+    until(|| store.has_room()).await;
+    let (_copy, again) = crashed(&dir);
+    assert_eq!((recovered(&again, P).applied, again.recover().unwrap().round), (at(11), 9));
+}
+
+#[tokio::test]
+async fn an_end_does_not_wait_for_space() {
+    let (_dir, store) = filled().await;
+    store.shared.disk.faults.no_growth.store(true, Ordering::Relaxed);
+    let waiting = queue(&store, large_batch(), true);
+    until(|| !store.has_room()).await;
+    store.close().await;
+    assert_eq!(waiting.await.unwrap(), Err(StoreError::Closed));
 }
 
 #[tokio::test]
