@@ -13,7 +13,7 @@ use crate::claims::{ClaimBook, HintRefusal, Learned, Source};
 use crate::desired::{Absences, WishBook};
 use crate::own::Statement;
 use crate::ownership::{Claim, Wishes};
-use crate::records::{BOOTSTRAP_KEY, MemberKind, Order, OrderPhase};
+use crate::records::{BOOTSTRAP_KEY, Order, OrderPhase};
 use crate::records::{Binding, BindingRecord, BootstrapRecord, claim};
 use crate::view::{FatalReason, PlaneEvent};
 
@@ -350,16 +350,14 @@ impl Plane {
             Some(claimed) => claimed.claims.owned() > 0,
             None => {
                 let membership = self.owners.placement().map(Placement::membership);
-                let id = NodeId::new(&self.identity.id).ok();
-                membership.zip(id).is_some_and(|(nodes, id)| nodes.position(&id).is_ok())
+                membership.zip(self.node.as_ref()).is_some_and(|(nodes, id)| nodes.position(id).is_ok())
             }
         }
     }
 
     /// The order that stands about this node and its disk.
     pub(super) fn order_here(&self) -> Option<&Order> {
-        let id = NodeId::new(&self.identity.id).ok().filter(|_| self.kind == MemberKind::Node)?;
-        self.directory.order(&id)
+        self.directory.order(self.node.as_ref()?)
     }
 
     /// Says so when a member that was evicted is there.

@@ -44,7 +44,7 @@ use std::time::Duration;
 use claimed::Claimed;
 use options::check;
 use ringway_gossip::{Gossip, Identity, State, Transmit};
-use ringway_topology::{ClusterSettings, ClusterUuid, Map, NODES_MAX, Ownership};
+use ringway_topology::{ClusterSettings, ClusterUuid, Map, NODES_MAX, NodeId, Ownership};
 
 use crate::debounce::Debounce;
 use crate::desired::WishBook;
@@ -71,6 +71,8 @@ pub struct Plane {
     gossip: Gossip,
     identity: Identity,
     kind: MemberKind,
+    /// Its name as a node, if it is one.
+    node: Option<NodeId>,
     admin: Option<SocketAddr>,
     version: String,
 
@@ -158,6 +160,7 @@ impl Plane {
             settings,
             identity,
             kind: options.kind,
+            node: options.local.as_ref().map(|record| record.id.clone()),
             admin: options.admin,
             version: options.version,
         };

@@ -10,7 +10,7 @@ use ringway_topology::{ClusterSettings, ClusterUuid, Epoch, NODES_MAX, NodeId, O
 use thiserror::Error;
 
 use crate::ownership::Claim;
-use crate::records::{Binding, MemberKind, NodeRecord, Order, Pause};
+use crate::records::{BOOTSTRAP_NODES_MAX, Binding, MemberKind, NodeRecord, Order, Pause};
 
 /// How long records must stand still before the placement runs, unless configured.
 pub const DEBOUNCE_MIN_DEFAULT: Duration = Duration::from_millis(100);
@@ -186,6 +186,10 @@ fn check_claimed(options: &PlaneOptions) -> Result<(), PlaneError> {
             "this store is bound under version {} of the node contract, and this program speaks version \
              {CONTRACT_VERSION}; use the version that bound it",
             binding.contract
+        )),
+        (Some(_), Some(binding)) if binding.list.len() > BOOTSTRAP_NODES_MAX => refuse(format!(
+            "node.bootstrap names {} nodes, and a cluster forms of at most {BOOTSTRAP_NODES_MAX}; let the others join",
+            binding.list.len()
         )),
         // Once the cluster stands, the list has done its work.
         (Some(_), Some(_)) if !founds || options.cluster_uuid.is_some() => Ok(()),

@@ -17,8 +17,11 @@ impl Plane {
     pub(super) fn settle(&mut self, now: Duration) -> bool {
         self.follow_contest();
         let formed = self.seek_formation(now);
+        if self.fatal {
+            return formed;
+        }
         let spoke = formed | self.follow_generation(now) | self.reassert(now) | self.seek_readiness(now);
-        if self.fatal || !self.readiness.is_ready() {
+        if !self.readiness.is_ready() {
             return spoke;
         }
         self.publish(now);

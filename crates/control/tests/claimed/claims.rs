@@ -98,7 +98,7 @@ fn claims_that_cannot_be_read_or_are_of_the_first_epoch_are_refused() {
     let mut world = World::new();
     let members = three(&mut world);
     let before = digests(&world, &members);
-    world.meet_record(members[0], &claimed(256), "claim/3", 1, wire::encode(&claim(3, 2, &[3, 2, 1])));
+    world.meet_record(members[0], &claimed(256), "claim/3", 1, wire::encode(&claim(3, 1, &[3, 2, 1])));
     world.meet_record(members[0], &claimed(256), "claim/4", 2, b"garbage".to_vec());
     world.meet_record(members[0], &claimed(256), "claim/04", 2, wire::encode(&claim(4, 2, &[3, 2, 1])));
     world.run(SOON);

@@ -237,7 +237,9 @@ fn a_node_that_derives_other_claims_must_not_serve() {
 fn options_that_do_not_go_together_are_refused_before_anything_is_said() {
     let refused = |options: PlaneOptions| Plane::new(options, ms(0)).map(drop).unwrap_err().to_string();
     let list = [1, 2, 3];
+    let many: Vec<u8> = (1..=129).collect();
     let cases = [
+        (founder(1, &many), "names 129 nodes, and a cluster forms of at most 128"),
         (PlaneOptions { binding: None, ..founder(1, &list) }, "nothing is bound on its disk"),
         (
             PlaneOptions { binding: Some(binding(1, &[1, 2])), ..founder(1, &list) },
