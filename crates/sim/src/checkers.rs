@@ -27,6 +27,8 @@ pub enum Rule {
     NothingLost,
     /// A read did not see what was acknowledged before it began.
     NothingStale,
+    /// An `any` read was staler than the node said.
+    StalerThanSaid,
     /// What clients saw of a key cannot have happened one after the other.
     Linearizable,
     /// The protocol asked its disk for something that its contract forbids.
@@ -185,6 +187,26 @@ impl Checkers {
                 at_position(seen)
             );
             self.violated(at, Rule::NothingStale, what);
+        }
+    }
+
+    /// An `any` read was answered at `seen` with the word that it is not staler than `bound`.
+    pub fn any_read(
+        &mut self,
+        at: Duration,
+        partition: Partition,
+        bound: Duration,
+        who: &Owner,
+        seen: Position,
+    ) {
+        let acknowledged = self.acknowledged_by(partition, bound);
+        if seen.seq < acknowledged {
+            let what = format!(
+                "{} answered an `any` read at {}, said to be as of {bound:?}; {acknowledged} was acknowledged by then",
+                show(who),
+                at_position(seen)
+            );
+            self.violated(at, Rule::StalerThanSaid, what);
         }
     }
 

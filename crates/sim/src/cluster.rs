@@ -46,7 +46,7 @@ pub fn run(options: ExploreOptions) -> Outcome {
     let mut cluster = Cluster::new(options);
     cluster.form();
     cluster.trouble();
-    if cluster.world.checkers.violation().is_none() {
+    if cluster.world.checkers.violation().is_none() && !options.safety_only {
         cluster.mend();
         cluster.converge();
     }
@@ -124,7 +124,8 @@ impl Cluster {
         for weight in &mut weights {
             *weight = [0, 1, 2][rng.below(3)];
         }
-        weights[Change::Mend as usize] += 1 + weights[Change::Cut as usize] + weights[Change::CutOneWay as usize];
+        weights[Change::Mend as usize] +=
+            1 + weights[Change::Cut as usize] + weights[Change::CutOneWay as usize];
         Self {
             world: World::new(world_options(&mut rng, founders, nodes, options)),
             weights,
@@ -228,7 +229,10 @@ impl Cluster {
             Change::Reweigh => self.reweigh(place),
             Change::HoldMoves => {
                 self.moves_held = !self.moves_held;
-                self.operate(Command::Pause(Pause { paused: self.moves_held, by: "the simulator".to_owned() }));
+                self.operate(Command::Pause(Pause {
+                    paused: self.moves_held,
+                    by: "the simulator".to_owned(),
+                }));
             }
             Change::Stop => self.stop(place),
         }
@@ -319,7 +323,10 @@ impl Cluster {
 
     fn drain(&mut self, place: Place) {
         let members = self.next_joiner - self.leaving.len();
-        if members > NODES_MIN.max(self.world.options.replicas) && !self.lost_a_disk && self.leaving.insert(place) {
+        if members > NODES_MIN.max(self.world.options.replicas)
+            && !self.lost_a_disk
+            && self.leaving.insert(place)
+        {
             self.world.tally.count("drain");
             self.give_order(place, OrderPhase::Leaving, None);
         }
@@ -409,9 +416,11 @@ impl Cluster {
 
     /// Maps differ, or are not what is desired.
     fn unlike(&self) -> Option<String> {
-        let nodes = self.world.nodes.iter().filter_map(|node| Some((show(&node.owner), node.member.as_ref()?)));
+        let nodes =
+            self.world.nodes.iter().filter_map(|node| Some((show(&node.owner), node.member.as_ref()?)));
         let routers = self.world.routers.iter();
-        let routers = routers.filter_map(|router| Some((format!("r{}", router.place), router.member.as_ref()?)));
+        let routers =
+            routers.filter_map(|router| Some((format!("r{}", router.place), router.member.as_ref()?)));
         let members: Vec<_> = nodes.chain(routers).collect();
         let (first, one) = members.first()?;
         for (who, other) in &members {
@@ -427,7 +436,9 @@ impl Cluster {
             let newest = self.world.checkers.claims_of(partition).next_back()?;
             let shown = one.map.epoch(partition);
             let differs = shown != newest.epoch;
-            differs.then(|| format!("the maps show partition {partition} at epoch {shown}, not {}", newest.epoch))
+            differs.then(|| {
+                format!("the maps show partition {partition} at epoch {shown}, not {}", newest.epoch)
+            })
         })
     }
 }
@@ -462,6 +473,7 @@ fn world_options(rng: &mut Rng, founders: usize, nodes: usize, options: ExploreO
         import_delay_max: ms([20, 500][rng.below(2)]),
         import_failure_ppm: [0, 100_000][rng.below(2)],
         timer_late_max: ms(1),
+        news_late_max: Duration::from_secs(25),
         cluster: Some(ClusterOptions {
             settings,
             founders,

@@ -6,7 +6,6 @@ use std::collections::VecDeque;
 use ringway_control::ownership::{CopyTag, DiskBatch, Recovered, Written};
 use ringway_topology::{Partition, StoreId};
 
-use crate::rng::Rng;
 use crate::store::{Application, Aside, Asides, Breach, Replica, Store};
 
 /// One disk.
@@ -77,38 +76,34 @@ impl Disk {
         Ok(Some(done))
     }
 
-    fn sync(&mut self, batches: usize) -> Result<(), Breach> {
-        for batch in self.behind.drain(..batches) {
+    /// Makes the oldest batches durable; what those of them applied that were not visible yet.
+    fn sync(&mut self, batches: usize) -> Result<Vec<Application>, Breach> {
+        let mut unseen = Vec::new();
+        for (number, batch) in self.behind.drain(..batches).enumerate() {
             for op in &batch.ops {
-                self.durable.change(op, &self.asides)?;
+                let applications = self.durable.change(op, &self.asides)?;
+                if number >= self.done {
+                    unseen.extend(applications);
+                }
             }
         }
         self.done = self.done.saturating_sub(batches);
-        Ok(())
+        Ok(unseen)
     }
 
-    /// The process is gone, or the power: what was not durable is kept up to a random batch, and what was built
-    /// aside is discarded.
+    /// The process is gone, or the power: this many of the batches that are not durable are kept, and what was built
+    /// aside is discarded. Returns what was applied and nobody heard of yet.
     ///
     /// # Errors
     /// [`Breach`]: a batch held a change that is not allowed.
-    pub fn crash(&mut self, rng: &mut Rng) -> Result<(), Breach> {
-        let kept = rng.below(self.behind.len() + 1);
-        self.crash_keeping(kept)
-    }
-
-    /// [`Self::crash`] that keeps this many of the batches that are not durable.
-    ///
-    /// # Errors
-    /// See [`Self::crash`].
-    pub fn crash_keeping(&mut self, batches: usize) -> Result<(), Breach> {
+    pub fn crash_keeping(&mut self, batches: usize) -> Result<Vec<Application>, Breach> {
         let kept = batches.min(self.behind.len());
-        self.sync(kept)?;
+        let unseen = self.sync(kept)?;
         self.behind.clear();
         self.done = 0;
         self.asides.clear();
         self.visible = self.durable.clone();
-        Ok(())
+        Ok(unseen)
     }
 
     /// How many batches a crash may lose.

@@ -41,6 +41,8 @@ pub struct ExploreOptions {
     pub mutant: Option<Mutant>,
     /// Whether to tell what happens, on stderr.
     pub trace: bool,
+    /// Whether to end with the trouble, and not ask whether everything comes to rest behind it.
+    pub safety_only: bool,
 }
 
 /// How a run ended.
@@ -59,7 +61,7 @@ pub struct Outcome {
 pub fn explore(options: ExploreOptions) -> Outcome {
     let mut explorer = Explorer::new(options);
     explorer.trouble();
-    if explorer.world.checkers.violation().is_none() {
+    if explorer.world.checkers.violation().is_none() && !options.safety_only {
         explorer.mend();
         explorer.converge();
     }
@@ -345,9 +347,12 @@ impl Explorer {
             let mut claims = self.world.checkers.claims_of(partition).rev();
             // The newest, and the one before it: some may not have heard of the newest yet.
             let newest_survive = claims.by_ref().take(2).all(|claim| survives(&claim.owners));
-            let statuses = self.world.nodes.iter().filter_map(|node| node.engine.as_ref()).flat_map(|engine| {
-                engine.partitions().filter(|status| status.partition == partition)
-            });
+            let statuses = self
+                .world
+                .nodes
+                .iter()
+                .filter_map(|node| node.engine.as_ref())
+                .flat_map(|engine| engine.partitions().filter(|status| status.partition == partition));
             let mut targets = statuses.filter_map(|status| status.moving);
             proposed_survive && newest_survive && targets.all(|moving| survives(&moving.to))
         })
@@ -378,7 +383,7 @@ impl Explorer {
                 stopping: self.stopping.contains(&place),
             };
             let delay = self.rng.time(Duration::ZERO, ms(30));
-            self.world.give_after(delay, place, Input::Wishes(Arc::new(wishes)));
+            self.world.wish_after(delay, place, Arc::new(wishes));
         }
     }
 
@@ -393,6 +398,7 @@ impl Explorer {
         self.world.network.mend();
         self.world.network.weather = Weather::fair(ms(2));
         self.world.options.import_failure_ppm = 0;
+        self.world.options.disk_delay_max = self.world.options.disk_delay_max.min(ms(5));
         for place in 0..self.world.nodes.len() {
             self.world.resume(place);
             self.world.start(place);
@@ -496,6 +502,7 @@ fn world_options(rng: &mut Rng, climate: &Climate, options: ExploreOptions) -> W
         import_delay_max: ms([5, 60][rng.below(2)]),
         import_failure_ppm: [0, 200_000][rng.below(2)],
         timer_late_max: ms([0, 3][rng.below(2)]),
+        news_late_max: ms(1_000),
         cluster: None,
         trace: options.trace,
     }

@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use ringway_control::ownership::Mutant;
 use ringway_sim::explorer::{ExploreOptions, Outcome, explore};
-use ringway_sim::{cluster, mutants};
 use ringway_sim::sweep::{Swept, sweep};
+use ringway_sim::{cluster, mutants};
 
 const USAGE: &str = "\
 ringway-sim explore --seeds FROM..TO    random schedules of one partition
@@ -20,6 +20,7 @@ ringway-sim cluster --seeds FROM..TO    whole clusters with their control planes
 ringway-sim mutants                     every rule taken out once: who notices
   --mutant NAME    break a rule; needs --features mutants
   --trace          tell what happens, on stderr; for one seed
+  --safety         do not ask whether everything comes to rest behind the trouble
   --all            go on behind the first violation
   --jobs N         threads; default: one per core
   --resume FILE    keep there how far it came, and go on from there";
@@ -34,9 +35,16 @@ struct Arguments {
     seeds: Range<u64>,
     mutant: Option<Mutant>,
     trace: bool,
+    safety_only: bool,
     all: bool,
     jobs: usize,
     resume: Option<PathBuf>,
+}
+
+impl Arguments {
+    fn of(&self, seed: u64) -> ExploreOptions {
+        ExploreOptions { seed, mutant: self.mutant, trace: self.trace, safety_only: self.safety_only }
+    }
 }
 
 fn main() -> ExitCode {
@@ -50,12 +58,8 @@ fn main() -> ExitCode {
     // A failed assertion is reported with its seed.
     std::panic::set_hook(Box::new(|_| {}));
     let clean = match arguments.command.as_str() {
-        "explore" => run(&arguments, |seed| {
-            explore(ExploreOptions { seed, mutant: arguments.mutant, trace: arguments.trace })
-        }),
-        "cluster" => run(&arguments, |seed| {
-            cluster::run(ExploreOptions { seed, mutant: arguments.mutant, trace: arguments.trace })
-        }),
+        "explore" => run(&arguments, |seed| explore(arguments.of(seed))),
+        "cluster" => run(&arguments, |seed| cluster::run(arguments.of(seed))),
         "mutants" => all_mutants(&arguments),
         other => {
             eprintln!("there is no command `{other}`\n{USAGE}");
@@ -72,6 +76,7 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Arguments, String> {
         seeds: 0..1_000,
         mutant: None,
         trace: false,
+        safety_only: false,
         all: false,
         jobs,
         resume: None,
@@ -84,6 +89,7 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Arguments, String> {
             "--jobs" => arguments.jobs = value()?.parse().map_err(|_| "--jobs: not a number")?,
             "--resume" => arguments.resume = Some(value()?.into()),
             "--trace" => arguments.trace = true,
+            "--safety" => arguments.safety_only = true,
             "--all" => arguments.all = true,
             _ => return Err(format!("there is no option `{word}`")),
         }
@@ -158,6 +164,9 @@ fn report(arguments: &Arguments, total: &Swept) {
     println!("{} schedules, {} steps", total.seeds, total.tally.steps);
     for (what, count) in &total.tally.counts {
         println!("  {count:>12} {what}");
+    }
+    for (rule, (count, first)) in &total.by_rule {
+        println!("  {count:>12} violations of {rule:?}, first seed {first}");
     }
     if let Some((seed, violation)) = &total.first {
         let mutant = arguments.mutant.map(|mutant| format!(" --mutant {}", mutants::name(mutant)));

@@ -28,8 +28,8 @@ pub enum Input {
     Timer,
     /// Gossip tells of a claim.
     Claim(Arc<Claim>),
-    /// Gossip and placement wish for something.
-    Wishes(Arc<Wishes>),
+    /// Placement wishes for something; older wishes than the last ones are void.
+    Wishes(u64, Arc<Wishes>),
     /// The disk fills up, or has room again.
     DiskFull(bool),
     /// News of a copy that is being pulled; when it is done, the copy.
@@ -110,6 +110,8 @@ pub struct Node {
     tokens: u64,
     /// What gossip knows here.
     pub heard: BTreeMap<Partition, Arc<Claim>>,
+    /// Which wishes it knows.
+    pub wished: u64,
     /// Whether the disk is full.
     pub disk_full: bool,
     /// Whether completions of the disk are under way.
@@ -140,6 +142,7 @@ impl Node {
             unanswered: BTreeMap::new(),
             tokens: 0,
             heard: BTreeMap::new(),
+            wished: 0,
             disk_full: false,
             disk_busy: false,
             timer: None,

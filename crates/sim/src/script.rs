@@ -12,7 +12,7 @@ use ringway_topology::{Owner, Partition};
 
 use crate::checkers::Violation;
 use crate::network::{Place, Weather};
-use crate::node::{Input, NodeOptions, place_of};
+use crate::node::{NodeOptions, place_of};
 use crate::router::{Patience, Wanted};
 use crate::store::{Action, Key};
 use crate::world::{World, WorldOptions};
@@ -45,7 +45,12 @@ impl Script {
 
     /// [`Self::new`] with something changed.
     #[must_use]
-    pub fn with(nodes: usize, replicas: usize, mutant: Option<Mutant>, change: impl FnOnce(&mut WorldOptions)) -> Self {
+    pub fn with(
+        nodes: usize,
+        replicas: usize,
+        mutant: Option<Mutant>,
+        change: impl FnOnce(&mut WorldOptions),
+    ) -> Self {
         let timing = Timing {
             lease: LEASE,
             drift_ppm: 0,
@@ -78,6 +83,7 @@ impl Script {
             import_delay_max: ms(5),
             import_failure_ppm: 0,
             timer_late_max: Duration::ZERO,
+            news_late_max: ms(1_000),
             cluster: None,
             trace: std::env::var_os("RINGWAY_SIM_TRACE").is_some(),
         };
@@ -112,7 +118,8 @@ impl Script {
     /// Sends those messages of the held ones that are wanted; how many they were.
     pub fn deliver(&mut self, wanted: impl Fn(&Envelope) -> bool) -> usize {
         let held = std::mem::take(&mut self.world.held);
-        let (sent, held): (Vec<Envelope>, Vec<Envelope>) = held.into_iter().partition(|envelope| wanted(envelope));
+        let (sent, held): (Vec<Envelope>, Vec<Envelope>) =
+            held.into_iter().partition(|envelope| wanted(envelope));
         self.world.held = held;
         let count = sent.len();
         for envelope in sent {
@@ -202,7 +209,7 @@ impl Script {
         let wishes = Wishes { owners: [(P, owners)].into(), eligible, paused: false, stopping: false };
         let wishes = Arc::new(wishes);
         for place in 0..self.world.nodes.len() {
-            self.world.give(place, Input::Wishes(Arc::clone(&wishes)));
+            self.world.wish_after(Duration::ZERO, place, Arc::clone(&wishes));
         }
     }
 
@@ -210,7 +217,9 @@ impl Script {
     #[must_use]
     pub fn owners(&self) -> Vec<Place> {
         let newest = self.world.checkers.claims_of(P).next_back();
-        newest.map_or_else(Vec::new, |claim| claim.owners.iter().filter_map(|owner| place_of(&owner.node)).collect())
+        newest.map_or_else(Vec::new, |claim| {
+            claim.owners.iter().filter_map(|owner| place_of(&owner.node)).collect()
+        })
     }
 
     /// How many writes and reads were answered.

@@ -1,5 +1,6 @@
 //! Many seeds at once, one per core.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -22,6 +23,8 @@ pub struct Swept {
     pub first: Option<(u64, Violation)>,
     /// How many seeds have one.
     pub violations: u64,
+    /// How many violated each rule, and the lowest seed.
+    pub by_rule: BTreeMap<Rule, (u64, u64)>,
 }
 
 /// Runs every seed of a range, on `jobs` threads. `stop` ends it with the first violation; which one is reported does
@@ -55,6 +58,9 @@ impl Swept {
         self.tally.add(&outcome.tally);
         let Some(violation) = outcome.violation else { return };
         self.violations += 1;
+        let (count, first) = self.by_rule.entry(violation.rule).or_insert((0, seed));
+        *count += 1;
+        *first = seed.min(*first);
         if self.first.as_ref().is_none_or(|(first, _)| seed < *first) {
             self.first = Some((seed, violation));
         }
@@ -65,6 +71,9 @@ impl Swept {
         self.seeds += other.seeds;
         self.tally.add(&other.tally);
         self.violations += other.violations;
+        for (rule, (count, first)) in other.by_rule {
+            self.by_rule.entry(rule).or_insert((0, first)).0 += count;
+        }
         self.first = self.first.take().or(other.first);
     }
 }

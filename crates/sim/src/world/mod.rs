@@ -19,8 +19,8 @@ use std::time::Duration;
 
 use ringway_control::Command;
 use ringway_control::ownership::{
-    Admission, Claim, CopyProgress, Envelope, Event, ImportOrder, MovePhase, Position, Reply, WriteOutcome,
-    WriteRequest,
+    Admission, Claim, CopyProgress, Envelope, Event, ImportOrder, MovePhase, Position, Reply, Wishes,
+    WriteOutcome, WriteRequest,
 };
 use ringway_topology::{Epoch, Owner, Partition};
 
@@ -32,7 +32,7 @@ use crate::plane::{ClusterOptions, Packet};
 use crate::rng::Rng;
 use crate::router::{Answer, Ask, Patience, Router, Wanted};
 use crate::show::show_message;
-use crate::store::{Key, Value, Verdict};
+use crate::store::{Breach, Key, Value, Verdict};
 
 /// Most things that may happen at one moment; more is a loop without end.
 const AT_ONCE_MAX: u32 = 20_000;
@@ -74,6 +74,8 @@ pub struct WorldOptions {
     pub import_failure_ppm: u32,
     /// Longest time a timer is late.
     pub timer_late_max: Duration,
+    /// How late news of the primary may be: the staleness that an `any` read states is counted from its arrival.
+    pub news_late_max: Duration,
     /// With control planes: real gossip, placement and maps. Without, claims spread by a pretended gossip, and wishes
     /// come from whoever owns the world.
     pub cluster: Option<ClusterOptions>,
@@ -154,6 +156,7 @@ pub struct World {
     queue: BTreeMap<(Duration, u64), Happening>,
     queued: u64,
     values: Value,
+    wishes: u64,
     at_once: u32,
 }
 
@@ -180,6 +183,7 @@ impl World {
             queue: BTreeMap::new(),
             queued: 0,
             values: 0,
+            wishes: 0,
             at_once: 0,
             options,
         };
@@ -245,8 +249,13 @@ impl World {
         self.tally.count("crash");
         self.nodes[place].kill();
         let kept = kept.unwrap_or_else(|| self.rng.below(self.nodes[place].disk.at_risk() + 1));
-        let outcome = self.nodes[place].disk.crash_keeping(kept);
-        self.breached(place, outcome);
+        match self.nodes[place].disk.crash_keeping(kept) {
+            Ok(applications) => {
+                let owner = &self.nodes[place].owner;
+                applications.iter().for_each(|it| self.checkers.applied(self.now, owner, it));
+            }
+            Err(breach) => self.breached(place, breach),
+        }
     }
 
     /// The machine restarts with the process: its clock starts anew.
@@ -283,9 +292,10 @@ impl World {
         self.feed(place, input);
     }
 
-    /// Gives a node something after a while, in whichever life it is then.
-    pub fn give_after(&mut self, delay: Duration, place: Place, input: Input) {
-        self.after(delay, Happening::Node(place, None, input));
+    /// Tells a node after a while what is wished, unless it knows of later wishes by then.
+    pub fn wish_after(&mut self, delay: Duration, place: Place, wishes: Arc<Wishes>) {
+        self.wishes += 1;
+        self.after(delay, Happening::Node(place, None, Input::Wishes(self.wishes, wishes)));
     }
 
     /// When something happens next.
@@ -404,7 +414,11 @@ impl World {
                 }
                 engine.handle_claim(now, claim);
             }
-            Input::Wishes(wishes) => engine.handle_wishes(now, wishes),
+            Input::Wishes(number, _) if number < node.wished => {}
+            Input::Wishes(number, wishes) => {
+                node.wished = number;
+                engine.handle_wishes(now, wishes);
+            }
             Input::DiskFull(full) => {
                 node.disk_full = full;
                 engine.handle_disk_full(now, full);
@@ -440,7 +454,7 @@ impl World {
             let done = match node.disk.finish() {
                 Ok(Some(done)) => done,
                 Ok(None) => break,
-                Err(breach) => return self.breached(place, Err(breach)),
+                Err(breach) => return self.breached(place, breach),
             };
             let now = node.clock.at(self.now);
             for application in &done.applications {
@@ -452,11 +466,9 @@ impl World {
         self.nodes[place].disk_busy = false;
     }
 
-    fn breached(&mut self, place: Place, outcome: Result<(), crate::store::Breach>) {
-        if let Err(breach) = outcome {
-            let what = format!("{}: {}", show(&self.nodes[place].owner), breach.0);
-            self.checkers.violated(self.now, Rule::DiskContract, what);
-        }
+    fn breached(&mut self, place: Place, breach: Breach) {
+        let what = format!("{}: {}", show(&self.nodes[place].owner), breach.0);
+        self.checkers.violated(self.now, Rule::DiskContract, what);
     }
 
     fn asked(&mut self, place: Place, ask: Ask) {
@@ -491,8 +503,8 @@ impl World {
                 Ok(staleness) => {
                     let (found, seen) = node.disk.store().read(ask.partition, key);
                     let stretched = staleness + staleness * self.options.drift_ppm / 1_000_000;
-                    let bound = self.now.saturating_sub(stretched);
-                    self.checkers.read(self.now, ask.partition, bound.min(ask.began), &node.owner, seen);
+                    let bound = self.now.saturating_sub(stretched + self.options.news_late_max);
+                    self.checkers.any_read(self.now, ask.partition, bound, &node.owner, seen);
                     Answer::Found(found)
                 }
                 Err(refused) => Answer::Refused(refused),
@@ -502,9 +514,9 @@ impl World {
     }
 
     fn reply(&mut self, place: Place, ask: &Ask, answer: Answer) {
-        for delay in self.network.send(&mut self.rng, place, ask.router).into_iter().flatten() {
-            let attempt = (ask.operation, ask.attempt);
-            self.after(delay, Happening::Answer(ask.router, attempt, answer.clone()));
+        // Answers come over connections, like the requests: lost or late, but not doubled.
+        if let Some(delay) = self.network.send(&mut self.rng, place, ask.router)[0] {
+            self.after(delay, Happening::Answer(ask.router, (ask.operation, ask.attempt), answer));
         }
     }
 
@@ -674,7 +686,7 @@ impl World {
                     "is asked {:?} at e{} (operation {} of router {}, attempt {})",
                     ask.wanted, ask.epoch, ask.operation, ask.router, ask.attempt
                 ),
-                Input::Wishes(wishes) => {
+                Input::Wishes(_, wishes) => {
                     let owners = wishes.owners.values();
                     let owners: Vec<Vec<String>> =
                         owners.map(|owners| owners.iter().map(show).collect()).collect();
