@@ -161,6 +161,22 @@ fn requests_given_up_are_errors_and_never_sent_ones_have_no_effect() {
 }
 
 #[test]
+fn arrivals_beyond_the_bound_are_errors_and_not_skipped() {
+    let server = Server::start(Fault::StallsOnce { at: 1, for_ms: 300 });
+    let summary = load(Options {
+        rate: 400_000.0,
+        duration: Duration::from_millis(250),
+        connections: 1,
+        timeout: Duration::from_millis(500),
+        audit: false,
+        ..options(&server)
+    });
+    assert_eq!(summary.requests, 100_000);
+    assert!(summary.errors_by_kind["overflow"] > 0, "{:?}", summary.errors_by_kind);
+    assert!(summary.errors_by_kind["overflow"] <= 100_000 - ringway_load::IN_FLIGHT_MAX as u64);
+}
+
+#[test]
 fn objectives_fail_a_run() {
     let server = Server::start(Fault::OverloadedEvery(50));
     let objectives = |error_rate_max, p99_max| Objectives { error_rate_max, p99_max };

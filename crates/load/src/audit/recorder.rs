@@ -112,3 +112,45 @@ impl Recorder {
         self.auditor
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::audit::Action;
+
+    #[test]
+    fn a_key_without_a_quiet_moment_rests_until_it_has_one() {
+        let mut recorder = Recorder::new(2, Values::new(1, 48), Auditor::start().unwrap());
+        recorder.begin(0, &Seen::Absent);
+        let read = |at| Op { action: Action::Read(Content::Absent), invoked: at, answered: at + 2 };
+        recorder.invoke(0);
+        for at in 1..WINDOW_OPS_MAX as u64 {
+            assert!(!recorder.rests(0), "{at}");
+            recorder.invoke(0);
+            recorder.finish(0, &[read(at)], false);
+        }
+        assert!(recorder.rests(0) && !recorder.rests(1));
+        recorder.finish(0, &[read(9_999)], false);
+        assert!(!recorder.rests(0));
+        let report = recorder.into_auditor().finish();
+        assert_eq!((report.windows, report.operations), (1, WINDOW_OPS_MAX as u64));
+        assert!(report.passed());
+    }
+
+    #[test]
+    fn values_are_identified_by_key_run_and_number() {
+        let values = Values::new(1, 48);
+        let mut recorder = Recorder::new(1, values, Auditor::start().unwrap());
+        recorder.begin(0, &Seen::Body(b"old"));
+        assert_eq!(recorder.number(0), 1);
+        let mut body = Vec::new();
+        values.write(0, 1, &mut body);
+        assert_eq!(recorder.identify(0, &Seen::Body(&body), 5), Some(Content::Value(1)));
+        assert_eq!(recorder.identify(0, &Seen::Body(b"old"), 5), Some(Content::Value(0)));
+        assert_eq!(recorder.identify(0, &Seen::Body(b"other"), 5), None);
+        body.clear();
+        values.write(0, 2, &mut body);
+        assert_eq!(recorder.identify(0, &Seen::Body(&body), 5), None, "number 2 was not given out");
+        assert_eq!(recorder.into_auditor().finish().phantom, 2);
+    }
+}
