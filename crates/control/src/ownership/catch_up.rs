@@ -23,7 +23,7 @@ pub(super) const COPY_LOG_BYTES_MAX: usize = 64 << 20;
 #[derive(Debug)]
 pub(super) struct Pull {
     pub(super) tag: CopyTag,
-    /// When it last grew, or waited for its turn.
+    /// The last word of it.
     news: Duration,
     /// The one who pulls it has said something.
     heard: bool,
@@ -35,8 +35,17 @@ pub(super) struct Pull {
 pub(super) struct Import {
     pub(super) tag: CopyTag,
     bytes: u64,
+    /// The last word of the shell that pulls it.
+    news: Duration,
     /// Adopted by a batch that is not durable yet.
     adopting: bool,
+}
+
+impl Import {
+    /// Whether the shell has said nothing of it for too long. While it waits for its turn, it says that it has no bytes.
+    fn is_stuck(&self, node: &Node) -> bool {
+        !self.adopting && node.now >= self.news + node.timing().copy_timeout
+    }
 }
 
 impl Replica {
@@ -118,10 +127,8 @@ impl Replica {
         pull.heard = true;
         match news {
             CopyProgress::Running { bytes } => {
-                if bytes == 0 || bytes > pull.bytes {
-                    pull.news = now;
-                    pull.bytes = bytes;
-                }
+                pull.news = now;
+                pull.bytes = bytes;
             }
             CopyProgress::Done { base, bytes } if self.log.has(base) => {
                 pull.bytes = bytes;
@@ -134,14 +141,13 @@ impl Replica {
                     progress.matched = base.seq;
                 }
             }
-            CopyProgress::Done { .. } => self.copy_failed(node, from, "it is not of this log"),
-            CopyProgress::Failed { why } => self.copy_failed(node, from, &why),
+            CopyProgress::Done { .. } | CopyProgress::Failed { .. } => self.copy_failed(node, from),
         }
         self.note_copied(node, from);
         self.tend(node);
     }
 
-    fn copy_failed(&mut self, node: &mut Node, from: &Owner, why: &str) {
+    fn copy_failed(&mut self, node: &mut Node, from: &Owner) {
         let retry = node.now + node.timing().move_retry;
         let Some(office) = &mut self.office else { return };
         let Some(progress) = office.progress_of(node, from) else { return };
@@ -149,9 +155,6 @@ impl Replica {
         progress.state = State::Lacks;
         progress.pin = None;
         progress.due = retry;
-        if let Some(moving) = &mut office.moving {
-            moving.failure = Some(format!("the copy to {} failed: {why}", from.node));
-        }
     }
 
     /// Bytes a joiner or owner has pulled; `None` when it pulls nothing.
@@ -181,6 +184,11 @@ impl Replica {
             return;
         }
         match &self.import {
+            Some(import) if import.is_stuck(node) => {
+                let tag = import.tag.clone();
+                self.cancel_import(node);
+                return self.tell_copy(node, tag, CopyProgress::Failed { why: "it stands still".to_owned() });
+            }
             Some(import) if import.tag == tag => {
                 let state = CopyProgress::Running { bytes: import.bytes };
                 return self.tell_copy(node, tag, state);
@@ -207,7 +215,7 @@ impl Replica {
             return self.tell_copy(node, tag, CopyProgress::Failed { why: "the disk is full".to_owned() });
         }
         self.drop_at = None;
-        self.import = Some(Import { tag: tag.clone(), bytes: 0, adopting: false });
+        self.import = Some(Import { tag: tag.clone(), bytes: 0, news: node.now, adopting: false });
         self.arm_cleanup(node);
         node.event(Event::Import(ImportOrder { partition: self.partition, tag: tag.clone() }));
         self.tell_copy(node, tag, CopyProgress::Running { bytes: 0 });
@@ -222,6 +230,7 @@ impl Replica {
         match progress {
             CopyProgress::Running { bytes } => {
                 import.bytes = bytes;
+                import.news = node.now;
                 self.tell_copy(node, tag.clone(), CopyProgress::Running { bytes });
             }
             CopyProgress::Done { base, bytes } => self.adopt(node, tag.clone(), base, bytes),
