@@ -8,7 +8,7 @@ use ringway_topology::Owner;
 use super::disk::{DiskOp, Ticket};
 use super::event::{Event, ImportOrder};
 use super::log::Log;
-use super::message::{CopyProgress, Message};
+use super::message::{AppendResult, CopyProgress, Message};
 use super::node::{Node, Wait};
 use super::options::Mutant;
 use super::replica::{Replica, Source};
@@ -180,8 +180,11 @@ impl Replica {
         if !self.learn(node, claim, Source::Owner) {
             return self.tell_claim(node, from);
         }
-        if self.office.is_some() || (self.is_owner(node) && self.is_sealed(node)) {
+        if self.office.is_some() {
             return;
+        }
+        if let Some(ballot) = self.sealed_at().filter(|_| self.is_owner(node)) {
+            return self.answer(node, from, claim, None, AppendResult::Sealed { ballot });
         }
         match &self.import {
             Some(import) if import.is_stuck(node) => {

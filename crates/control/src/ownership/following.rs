@@ -183,7 +183,7 @@ impl Replica {
         }
     }
 
-    fn answer(
+    pub(super) fn answer(
         &self,
         node: &mut Node,
         to: &Owner,

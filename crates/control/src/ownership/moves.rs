@@ -32,8 +32,6 @@ pub(super) struct Moving {
     /// When something last came closer: without that it is given up.
     news: Duration,
     bytes: u64,
-    /// Why a copy was given up, in words.
-    pub(super) failure: Option<String>,
     pub(super) proposal: Option<Proposal>,
 }
 
@@ -87,14 +85,14 @@ impl Replica {
         if node.wishes.stopping {
             return self.successor(node, office);
         }
-        let wish = node.wishes.owners.get(&self.partition).filter(|_| !node.wishes.paused);
-        let wish = wish.filter(|to| **to != office.claim.owners && !to.is_empty());
-        let healing = || office.progress.iter().any(|(o, p)| p.sealed && office.claim.names(o));
-        match wish {
-            Some(to) if to.iter().all(|owner| node.wishes.eligible.contains(owner)) => Some(to.clone()),
-            // An owner that sealed itself in vain follows again at the next epoch.
-            _ => healing().then(|| office.claim.owners.clone()),
+        if office.progress.iter().any(|(owner, p)| p.sealed && office.claim.names(owner)) {
+            // An owner that sealed itself in vain follows again at the next epoch; the wish can wait for that.
+            return Some(office.claim.owners.clone());
         }
+        let wish = node.wishes.owners.get(&self.partition).filter(|_| !node.wishes.paused)?;
+        let other = *wish != office.claim.owners && !wish.is_empty();
+        let able = wish.iter().all(|owner| node.wishes.eligible.contains(owner));
+        (other && able).then(|| wish.clone())
     }
 
     /// The same owners, led by the best of the others.
@@ -170,7 +168,7 @@ impl Replica {
             node.fenced.insert(self.partition);
         }
         let (since, news) = (node.now, node.now);
-        office.moving = Some(Moving { to, phase, since, news, bytes: 0, failure: None, proposal: None });
+        office.moving = Some(Moving { to, phase, since, news, bytes: 0, proposal: None });
         self.office = Some(office);
         self.tell_move(node, None);
         self.tend(node);
@@ -252,10 +250,7 @@ impl Replica {
             joiner.is_some_and(|joiner| matches!(joiner.state, State::Lacks))
         });
         match moving.phase {
-            MovePhase::Preparing | MovePhase::Copying if lost => {
-                let why = moving.failure.clone().unwrap_or_else(|| "a copy failed".to_owned());
-                self.abort_move(node, &why);
-            }
+            MovePhase::Preparing | MovePhase::Copying if lost => self.abort_move(node, "a copy failed"),
             MovePhase::Preparing if now >= moving.since + fence => {
                 self.abort_move(node, "the target lags behind");
             }
