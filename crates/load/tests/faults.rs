@@ -11,7 +11,7 @@ use server::{Fault, Server};
 /// A short run: 1,000 requests.
 fn options(server: &Server) -> Options {
     Options {
-        targets: vec![format!("http://{}", server.address).parse().unwrap()],
+        targets: vec![format!("http://{}", server.address).parse().expect("a run ends")],
         admins: Vec::new(),
         rate: 2_000.0,
         duration: Duration::from_millis(500),
@@ -30,7 +30,7 @@ fn options(server: &Server) -> Options {
 }
 
 fn load(options: Options) -> Summary {
-    run(options, |_| {}, std::future::pending()).unwrap()
+    run(options, |_| {}, std::future::pending()).expect("a run ends")
 }
 
 fn load_with(fault: Fault) -> Summary {

@@ -177,10 +177,10 @@ fn clusters(start: Content, ops: &[Op]) -> Option<Vec<Cluster>> {
     }
     let mut next: BTreeMap<Content, Content> = BTreeMap::new();
     for (content, (_, expects, _)) in &single {
-        if let Some(expected) = expects {
-            if !single.contains_key(expected) || next.insert(*expected, *content).is_some() {
-                return None;
-            }
+        if let Some(expected) = expects
+            && (!single.contains_key(expected) || next.insert(*expected, *content).is_some())
+        {
+            return None;
         }
     }
     let mut merged = Vec::new();

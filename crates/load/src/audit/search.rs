@@ -248,7 +248,7 @@ impl<'a> Window<'a> {
 
     /// What may change the key next, the most urgent last (it is tried first).
     fn steps(&self, left: &Set, holds: Content, last: Content, may_delete: bool, used: usize) -> Vec<Step> {
-        let mut heir = None;
+        let mut heirs = Vec::new();
         for index in self.remaining(left) {
             match self.ops[index].action {
                 // Unique values do not come back: this one is still to be read here, and cannot be now.
@@ -256,14 +256,16 @@ impl<'a> Window<'a> {
                 Action::Write { expects: Some(expected), .. }
                     if expected == holds && holds != Content::Absent =>
                 {
-                    // Two heirs of one value: no order at all.
-                    if heir.replace(index).is_some() {
-                        return Vec::new();
-                    }
+                    heirs.push(index);
                 }
                 _ => {}
             }
         }
+        // Two heirs of one value: no order at all.
+        if heirs.len() > 1 {
+            return Vec::new();
+        }
+        let heir = heirs.first().copied();
         let mutations = self.remaining(left).filter(|index| self.ops[*index].mutates()).count();
         let mut delete: Option<usize> = None;
         let mut writes: Vec<usize> = Vec::new();

@@ -30,17 +30,17 @@ const VIOLATIONS_TOLD: usize = 20;
 pub fn html(summary: &Summary) -> String {
     let mut out = String::with_capacity(64 << 10);
     let verdict = if summary.passed { ("good", "passed") } else { ("bad", "failed") };
-    let _ = write!(
+    let _ = writeln!(
         out,
         "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"/>\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\"/>\
-         <title>ringway load: {}</title><style>{}</style></head><body><main>\n",
+         <title>ringway load: {}</title><style>{}</style></head><body><main>",
         verdict.1,
         include_str!("style.css"),
     );
-    let _ = write!(
+    let _ = writeln!(
         out,
-        "<header><h1>ringway load <span class=\"verdict {}\">{}</span></h1><p class=\"asked\">{}</p></header>\n",
+        "<header><h1>ringway load <span class=\"verdict {}\">{}</span></h1><p class=\"asked\">{}</p></header>",
         verdict.0,
         verdict.1,
         escape(&asked_for(summary))
@@ -56,9 +56,9 @@ pub fn html(summary: &Summary) -> String {
     events(&mut out, &summary.events);
     list(&mut out, "note", &summary.notes);
     seconds(&mut out, &summary.series);
-    let _ = write!(
+    let _ = writeln!(
         out,
-        "</main><div id=\"tip\"></div><script>/*<![CDATA[*/const seconds={};{}/*]]>*/</script></body></html>\n",
+        "</main><div id=\"tip\"></div><script>/*<![CDATA[*/const seconds={};{}/*]]>*/</script></body></html>",
         script_data(&folded(&summary.series)),
         include_str!("hover.js"),
     );
@@ -107,7 +107,7 @@ fn asked_for(summary: &Summary) -> String {
 fn list(out: &mut String, class: &str, lines: &[String]) {
     if !lines.is_empty() {
         let items: String = lines.iter().map(|line| format!("<li>{}</li>", escape(line))).collect();
-        let _ = write!(out, "<ul class=\"{class}\">{items}</ul>\n");
+        let _ = writeln!(out, "<ul class=\"{class}\">{items}</ul>");
     }
 }
 
@@ -202,9 +202,9 @@ fn plots(out: &mut String, summary: &Summary) {
     }
     let marks = marks(&summary.events, axis.end);
     for (index, plot) in plots.iter().enumerate() {
-        let _ = write!(
+        let _ = writeln!(
             out,
-            "<figure><figcaption><b>{}</b> <span>{}</span>{}</figcaption>{}</figure>\n",
+            "<figure><figcaption><b>{}</b> <span>{}</span>{}</figcaption>{}</figure>",
             escape(plot.title),
             escape(plot.unit),
             if plot.curves.len() > 1 { plot.legend() } else { String::new() },
@@ -305,10 +305,10 @@ fn verdict_of(out: &mut String, audit: &AuditReport) {
         (0, false) => "No violation was found, but not everything could be checked.",
         _ => "The service broke its promise.",
     };
-    let _ = write!(
+    let _ = writeln!(
         out,
         "<h2>Audit</h2><p>{verdict} {} operations in {} windows checked; {} windows undecided, {} keys unreadable at the end, \
-         {} operations unchecked.</p>\n",
+         {} operations unchecked.</p>",
         audit.operations, audit.windows, audit.undecided, audit.unread, audit.unchecked
     );
     for violation in audit.violations.iter().take(VIOLATIONS_TOLD) {
@@ -321,9 +321,9 @@ fn verdict_of(out: &mut String, audit: &AuditReport) {
                 format!("<li{class}>{}</li>", escape(line))
             })
             .collect();
-        let _ = write!(
+        let _ = writeln!(
             out,
-            "<details open=\"open\"><summary><b>{}</b> {} at {:.3} s of the run's clock: {}</summary><ol>{history}</ol></details>\n",
+            "<details open=\"open\"><summary><b>{}</b> {} at {:.3} s of the run's clock: {}</summary><ol>{history}</ol></details>",
             escape(violation.kind),
             escape(&violation.key),
             violation.at_seconds,
@@ -348,9 +348,9 @@ fn events(out: &mut String, events: &[Event]) {
     }
     out.push_str("</tbody></table>\n");
     if events.len() > EVENTS_LISTED {
-        let _ = write!(
+        let _ = writeln!(
             out,
-            "<p class=\"note\">{} more are in the JSON file.</p>\n",
+            "<p class=\"note\">{} more are in the JSON file.</p>",
             events.len() - EVENTS_LISTED
         );
     }

@@ -69,12 +69,12 @@ struct Request {
 
 impl Server {
     pub(crate) fn start(fault: Fault) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").expect("loopback works");
+        let address = listener.local_addr().expect("loopback works");
         let store = Arc::new(Mutex::new(Store::default()));
         thread::spawn(move || {
             for stream in listener.incoming() {
-                let (stream, store) = (stream.unwrap(), store.clone());
+                let (stream, store) = (stream.expect("loopback works"), store.clone());
                 thread::spawn(move || serve(stream, &store, fault));
             }
         });
@@ -83,11 +83,11 @@ impl Server {
 }
 
 fn serve(stream: TcpStream, store: &Mutex<Store>, fault: Fault) {
-    stream.set_nodelay(true).unwrap();
-    let mut reader = BufReader::new(stream.try_clone().unwrap());
+    stream.set_nodelay(true).expect("loopback works");
+    let mut reader = BufReader::new(stream.try_clone().expect("loopback works"));
     let mut stream = stream;
     while let Some(request) = read(&mut reader) {
-        let Some(answer) = store.lock().unwrap().answer(&request, fault) else { return };
+        let Some(answer) = store.lock().expect("loopback works").answer(&request, fault) else { return };
         if stream.write_all(&answer).is_err() {
             return;
         }
@@ -109,7 +109,7 @@ fn read(reader: &mut BufReader<TcpStream>) -> Option<Request> {
         match name {
             "If-Match" => request.if_match = Some(value.to_owned()),
             "If-None-Match" => request.if_none_match = true,
-            "Content-Length" => request.body = vec![0; value.parse().unwrap()],
+            "Content-Length" => request.body = vec![0; value.parse().expect("loopback works")],
             _ => {}
         }
     }
@@ -128,7 +128,7 @@ impl Store {
         match fault {
             // The lock is held: nobody is answered.
             Fault::StallsOnce { at, for_ms } if self.requests == at => {
-                thread::sleep(Duration::from_millis(for_ms));
+                stall(Duration::from_millis(for_ms));
             }
             Fault::OverloadedEvery(n) if hits(n, self.requests) => return Some(problem(503, "overloaded")),
             _ => {}
@@ -163,7 +163,7 @@ impl Store {
             }
             Fault::DamagesEvery(n) if hit(n) => {
                 let mut value = value;
-                *value.last_mut().unwrap() ^= 1;
+                *value.last_mut().expect("loopback works") ^= 1;
                 (value, version)
             }
             _ => (value, version),
@@ -184,7 +184,7 @@ impl Store {
             Fault::DropsEvery(n) if hit(n) => return reply(204, "", b""),
             Fault::DropsAfter(n) if self.requests > n => return reply(204, "", b""),
             Fault::UnknownEvery(n) if hit(n) => {
-                if self.writes / n % 2 == 0 {
+                if (self.writes / n).is_multiple_of(2) {
                     self.set(key, Some(&request.body));
                 }
                 return problem(504, "outcome_unknown");
@@ -220,8 +220,8 @@ impl Store {
         if fault == Fault::NoEvents {
             return problem(404, "no_such_page");
         }
-        let after: u64 = after.parse().unwrap();
-        let wall = std::time::UNIX_EPOCH.elapsed().unwrap().as_millis();
+        let after: u64 = after.parse().expect("loopback works");
+        let wall = std::time::UNIX_EPOCH.elapsed().expect("loopback works").as_millis();
         let event = |id: u64, node: &str| {
             format!(
                 r#"{{"id":{id},"at_ms":{wall},"kind":"member_dead","subject":"{node}","text":"{node} is dead"}}"#
@@ -238,6 +238,11 @@ impl Store {
         let body = format!(r#"{{"events":[{events}],"next":{}}}"#, (after + 1).max(3));
         reply(200, "Content-Type: application/json\r\n", body.as_bytes())
     }
+}
+
+#[expect(clippy::disallowed_methods, reason = "the fault is to block everybody")]
+fn stall(time: Duration) {
+    thread::sleep(time);
 }
 
 fn problem(status: u16, reason: &str) -> Vec<u8> {
