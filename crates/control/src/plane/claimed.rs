@@ -13,8 +13,7 @@ use crate::claims::{ClaimBook, HintRefusal, Learned, Source};
 use crate::desired::{Absences, WishBook};
 use crate::own::Statement;
 use crate::ownership::{Claim, Wishes};
-use crate::records::{BOOTSTRAP_KEY, Order, OrderPhase};
-use crate::records::{Binding, BindingRecord, BootstrapRecord, claim};
+use crate::records::{BOOTSTRAP_KEY, Binding, BindingRecord, BootstrapRecord, Order, OrderPhase, claim};
 use crate::view::{FatalReason, PlaneEvent};
 
 /// What a member keeps in `claimed` ownership and in no other.

@@ -86,6 +86,16 @@ fn nodes_bound_to_other_lists_form_nothing_and_name_them() {
 }
 
 #[test]
+fn to_know_all_nodes_is_not_enough_before_the_cluster_has_formed() {
+    let list = [1, 2, 3];
+    let restored = list.map(|n| (record(n).key(), 1 << 20, record(n).encode())).to_vec();
+    let options = PlaneOptions { restored, seeds_configured: false, ..founder(1, &list) };
+    let plane = Plane::new(options, ms(0)).unwrap();
+    assert_eq!(reason(&plane), "the cluster forms once n2, n3 have accepted the bootstrap list too");
+    assert_eq!(plane.map().nodes().len(), 0);
+}
+
+#[test]
 fn a_restart_of_all_from_their_records_is_the_same_cluster() {
     let mut world = World::new();
     let list = [1, 2, 3];
@@ -203,6 +213,10 @@ fn who_serves_keeps_its_cluster_when_another_ones_record_comes_about() {
     };
     let before = world.member(members[0]).map().digest();
     world.meet_record(members[0], &claimed(256), "bootstrap", 9, other.encode());
+    let kept = world.member(members[0]).plane.lasting_records();
+    let (_, version, value) = kept.iter().find(|(key, ..)| key == "bootstrap").unwrap();
+    assert_eq!(*version, 9, "theirs is about");
+    assert_eq!(BootstrapRecord::decode(value).unwrap().cluster, ours, "and never kept");
     world.run(SOON);
     for at in &members {
         assert_eq!(formed(&world, *at), Some(ours));

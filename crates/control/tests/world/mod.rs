@@ -191,7 +191,7 @@ impl World {
         let mut gossip = Gossip::new(Config::default(), name, terms, identity, Keyring::none(), 7, self.now);
         gossip.set_record(self.now, key, version, value).unwrap();
         gossip.join(self.now, &[at]);
-        for _ in 0..20 {
+        for _ in 0..5 {
             while let Some(transmit) = gossip.poll_transmit() {
                 let plane = &mut self.members.get_mut(&at).unwrap().plane;
                 match transmit.via {
