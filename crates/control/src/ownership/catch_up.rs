@@ -75,7 +75,7 @@ impl Replica {
         let State::Pulls(pull) = &progress.state else { return };
         let silent = node.now >= pull.news + node.timing().copy_timeout;
         if silent || self.log.bytes() > COPY_LOG_BYTES_MAX {
-            return self.give_up_copy(node, progress);
+            return self.give_up_copy(node, claim.names(to), progress);
         }
         if pull.heard {
             progress.due = node.now + retry * 10;
@@ -92,9 +92,13 @@ impl Replica {
         progress.state = State::Pulls(Pull { tag, news: node.now, heard: false, bytes: 0 });
     }
 
-    fn give_up_copy(&self, node: &mut Node, progress: &mut Progress) {
+    /// An owner is asked again where it stands, so that one that is gone takes no place; a joiner's move ends.
+    fn give_up_copy(&self, node: &mut Node, owner: bool, progress: &mut Progress) {
         node.stats.copies_aborted += 1;
         progress.state = State::Lacks;
+        if owner {
+            self.probe_end(progress);
+        }
         progress.pin = None;
         progress.due = node.now + node.timing().move_retry;
     }

@@ -391,7 +391,7 @@ impl Replica {
         progress.due = node.now + pause.min(timing.heartbeat_max);
     }
 
-    /// One append; false when the log does not reach back to what is needed.
+    /// One append; false when there is nothing that could be said.
     fn send_append(
         &self,
         node: &mut Node,
@@ -400,10 +400,11 @@ impl Replica {
         progress: &mut Progress,
         fresh: bool,
     ) -> bool {
-        let Some(prev) = self.log.position(progress.next - 1) else {
-            self.lack(node, progress);
-            return false;
-        };
+        // What is trimmed cannot be sent. Its answer to the end of the log tells whether it lives, and needs a copy.
+        let prev = self.log.position(progress.next - 1).unwrap_or_else(|| {
+            self.probe_end(progress);
+            self.log.last()
+        });
         let entries = self.log.after(prev.seq, APPEND_ENTRIES_MAX, APPEND_BYTES_MAX);
         let Some(commit) = self.log.position(self.commit) else { return false };
         if matches!(progress.state, State::Stream) {
@@ -414,6 +415,12 @@ impl Replica {
         let heard = if fresh { progress.heard } else { Duration::ZERO };
         node.send(to, Message::Append { claim, copy, prev, entries, commit, heard });
         true
+    }
+
+    /// The next append asks where the owner stands.
+    pub(super) fn probe_end(&self, progress: &mut Progress) {
+        progress.state = State::Probe;
+        progress.next = self.log.last().seq + 1;
     }
 
     /// An owner's clock, to be sent back with what was committed by then.

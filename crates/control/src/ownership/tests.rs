@@ -676,3 +676,19 @@ fn an_any_read_says_how_long_ago_its_owner_heard_of_all_that_was_committed() {
     let staleness = world.node(3).admit_any_read(now, P, epoch).unwrap();
     assert!(staleness >= now - cut_at, "{staleness:?}");
 }
+
+#[test]
+fn an_owner_that_is_gone_takes_no_place_for_copies() {
+    let mut world = World::with_timing(3, Timing { log_entries_max: 4, ..Timing::default() });
+    world.bootstrap(&[1, 2, 3]);
+    world.run(ms(100));
+    world.crash(3);
+    for counter in 1..=20 {
+        world.write(1, counter, "x");
+    }
+    world.run(ms(30_000));
+    assert_eq!(world.node(1).stats().copies_begun, 0, "nobody asked for one");
+    world.start(3);
+    world.run(ms(6_000));
+    assert_eq!(world.data(3).len(), 20);
+}
