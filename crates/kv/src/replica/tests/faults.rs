@@ -208,8 +208,6 @@ async fn batches_outlast_a_disk_that_is_full_beyond_the_ballast() {
         queue(&store, vec![apply(P, vec![Arc::clone(one)])], false).await.unwrap().unwrap();
     }
     assert_eq!(get(&store, b"k").await.unwrap().unwrap(), [13]);
-    let mut importing = store.import(P, copies::tag(1));
-    importing.write(ExportFrame::Start { base: at(1), clock: 1 }).await.unwrap();
     // The write, and its repetition after the ballast was given up.
     store.shared.disk.faults.full_writes.store(2, Ordering::Relaxed);
     let last = queue(&store, vec![apply(P, more[4..].to_vec()), DiskOp::Round(9)], true);
@@ -243,9 +241,37 @@ async fn batches_outlast_a_disk_that_is_full_beyond_the_ballast() {
     assert_eq!(get(&store, b"k").await.unwrap().unwrap(), [14]);
     assert_eq!(recovered(&store, P).applied, at(14));
     assert_eq!(store.partition_stats(P).keys, 10);
-    let end = ExportFrame::End { keys: 0, bytes: 0, checksum: 0 };
-    importing.write(end).await.unwrap();
-    assert!(importing.finish().await.is_err());
+}
+
+#[tokio::test]
+async fn copies_do_not_outlast_the_engines_life() {
+    let (_dir, store) = new();
+    let writes: Vec<_> = (0..4u8).map(|n| (None, put(&[n], &value(300_000, n)))).collect();
+    apply_all(&store, 0, &writes).await;
+    let mut exporting = store.export(P).await.unwrap();
+    let mut frames = Vec::new();
+    while let Some(frame) = exporting.next().await.unwrap() {
+        frames.push(frame);
+    }
+    let mut exporting = store.export(P).await.unwrap();
+    exporting.next().await.unwrap();
+    let mut importing = store.import(P, copies::tag(1));
+    for frame in &frames[..3] {
+        importing.write(frame.clone()).await.unwrap();
+    }
+    store.shared.disk.faults.full_writes.store(2, Ordering::Relaxed);
+    write(&store, vec![DiskOp::Round(9)]).await;
+    assert_eq!(store.shared.metrics.store.reopened.get(), 1);
+    until(|| store.has_room()).await;
+    let mut outcome = Ok(());
+    for frame in &frames[3..] {
+        outcome = outcome.and(importing.write(frame.clone()).await);
+    }
+    let finished = importing.finish().await;
+    assert_eq!(outcome, Err(StoreError::DiskFull), "rows that were not synced are gone");
+    assert!(finished.is_err(), "{finished:?}");
+    let failed = exporting.next().await;
+    assert!(matches!(failed, Err(StoreError::Failed(_))), "pages of an earlier life are something else now");
 }
 
 /// A batch that does not fit into the file as it is.
