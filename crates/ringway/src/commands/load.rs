@@ -181,7 +181,7 @@ impl Progress {
             eprint!("\r\x1b[K{tick}");
             // A terminal that went away does not stop the load.
             let _ = std::io::stderr().flush();
-        } else if self.ticks % QUIET_LINE_EVERY == 0 && self.ticks > 0 {
+        } else if self.ticks > 0 && self.ticks.is_multiple_of(QUIET_LINE_EVERY) {
             eprintln!("{tick}");
         }
         self.ticks += 1;
@@ -202,17 +202,16 @@ fn render(summary: &Summary) -> String {
         100.0 * summary.error_rate,
         summary.unknown,
     );
-    let phases = summary.by_phase.iter().filter(|(name, _)| **name != "load");
-    let rows: Vec<_> = phases
-        .chain(&summary.by_method)
+    let rows: Vec<_> = summary
+        .parts()
         .map(|(name, part)| {
             let ms = &part.latency_ms;
             let ms = [ms.p50, ms.p90, ms.p99, ms.p999, ms.max].map(|ms| format!("{ms:.2}"));
             let [p50, p90, p99, p999, max] = ms;
-            [(*name).to_owned(), part.requests.to_string(), part.errors.to_string(), p50, p90, p99, p999, max]
+            [name.to_owned(), part.requests.to_string(), part.errors.to_string(), p50, p90, p99, p999, max]
         })
         .collect();
-    out.push_str(&table(["ms", "requests", "errors", "p50", "p90", "p99", "p99.9", "max"], &rows));
+    out.push_str(&table(["latency in ms", "requests", "errors", "p50", "p90", "p99", "p99.9", "max"], &rows));
     for (kind, count) in &summary.errors_by_kind {
         out.push_str(&format!("error: {kind}: {count}\n"));
     }
