@@ -160,9 +160,12 @@ impl Announced {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use ringway_control::ownership::Position;
     use ringway_topology::{Epoch, Owner, StoreId};
+    use tokio::time::timeout;
 
     fn claim(partition: u32, epoch: u64) -> Arc<Claim> {
         let owner = Owner { node: "n1".parse().unwrap(), store: StoreId(1) };
@@ -174,16 +177,17 @@ mod tests {
         })
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn announcements_wait_one_per_partition_and_the_latest_wins() {
         let announced = Announced::default();
-        for claim in [claim(2, 5), claim(1, 3), claim(2, 4), claim(2, 7), claim(3, 1)] {
+        for claim in [claim(2, 5), claim(1, 3), claim(2, 7), claim(2, 6), claim(3, 1)] {
             announced.put(claim);
         }
         announced.news().await;
         assert_eq!(announced.take(2), [claim(1, 3), claim(2, 7)]);
-        announced.news().await;
-        assert_eq!(announced.take(2), [claim(3, 1)], "the rest is told without another announcement");
+        let told = timeout(Duration::from_secs(1), announced.news()).await;
+        told.expect("the rest is told without another announcement");
+        assert_eq!(announced.take(2), [claim(3, 1)]);
         assert_eq!(announced.take(2), Vec::<Arc<Claim>>::new());
     }
 
