@@ -145,14 +145,13 @@ impl Replica {
                     progress.matched = base.seq;
                 }
             }
-            CopyProgress::Done { .. } => self.copy_failed(node, from, "it is not of this log"),
-            CopyProgress::Failed { why } => self.copy_failed(node, from, &why),
+            CopyProgress::Done { .. } | CopyProgress::Failed { .. } => self.copy_failed(node, from),
         }
         self.note_copied(node, from);
         self.tend(node);
     }
 
-    fn copy_failed(&mut self, node: &mut Node, from: &Owner, why: &str) {
+    fn copy_failed(&mut self, node: &mut Node, from: &Owner) {
         let retry = node.now + node.timing().move_retry;
         let Some(office) = &mut self.office else { return };
         let Some(progress) = office.progress_of(node, from) else { return };
@@ -160,9 +159,6 @@ impl Replica {
         progress.state = State::Lacks;
         progress.pin = None;
         progress.due = retry;
-        if let Some(moving) = &mut office.moving {
-            moving.failure = Some(format!("the copy to {} failed: {why}", from.node));
-        }
     }
 
     /// Bytes a joiner or owner has pulled; `None` when it pulls nothing.

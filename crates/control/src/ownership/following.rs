@@ -59,7 +59,8 @@ impl Replica {
             return;
         }
         let current = self.learn(node, &append.claim, Source::Owner);
-        if !current && !(node.breaks(Mutant::NoEpochCheck) && self.epoch() > append.claim.epoch) {
+        let taken_late = node.breaks(Mutant::NoEpochCheck) && self.epoch() > append.claim.epoch;
+        if !current && !taken_late {
             return self.tell_claim(node, from);
         }
         if self.office.is_some() || !self.takes_appends(node, &append) {

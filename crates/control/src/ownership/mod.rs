@@ -8,6 +8,10 @@
 //! [`Ownership`] is the whole state machine of one node, without sockets, disk or clock: `handle_*` take in what
 //! happened, `poll_*` give out what is to be done. A shell in `ringway-node` and the simulator drive it alike.
 //!
+//! `engine` routes each input to its `replica`, which is split by what it does: `replication` (the primary's side) and
+//! `following` (the others'), `deciding`, `takeover`, `moves`, `catch_up` and `cleanup`. What the partitions of a node
+//! share is in `node`: the disk queue, timers, and the `lease` book.
+//!
 //! *Invariant*: nothing is said that rests on a change not yet durable; see [`disk`].
 
 mod catch_up;

@@ -114,10 +114,9 @@ impl Replica {
         replica.applied = found.applied;
         replica.applying = found.applied.seq;
         replica.commit = found.applied.seq;
-        if let Some(ballot) = replica.acceptor.sealed_at() {
-            if !node.breaks(Mutant::BallotReuse) {
-                node.note_round(ballot.round);
-            }
+        let sealed = replica.sealed_at().filter(|_| !node.breaks(Mutant::BallotReuse));
+        if let Some(ballot) = sealed {
+            node.note_round(ballot.round);
         }
         replica.index(node);
         replica.resume(node);
@@ -290,12 +289,11 @@ impl Replica {
         let owner = self.is_owner(node);
         let primary = self.claim().and_then(|claim| claim.primary()).filter(|primary| *primary != node.me());
         let follow = primary.filter(|_| owner).cloned();
-        if let Some(old) = std::mem::replace(&mut self.followed, follow.clone()) {
-            if let Some(partitions) = node.followed.get_mut(&old) {
-                partitions.remove(&self.partition);
-                if partitions.is_empty() {
-                    node.followed.remove(&old);
-                }
+        let old = std::mem::replace(&mut self.followed, follow.clone());
+        if let Some((old, partitions)) = old.and_then(|old| node.followed.get_mut(&old).map(|p| (old, p))) {
+            partitions.remove(&self.partition);
+            if partitions.is_empty() {
+                node.followed.remove(&old);
             }
         }
         if let Some(primary) = follow {

@@ -125,10 +125,9 @@ impl Replica {
     }
 
     fn own_ballot(&self, node: &mut Node) -> Ballot {
-        if node.breaks(Mutant::BallotReuse) {
-            if let Some(own) = self.acceptor.promised.as_ref().filter(|b| b.proposer == *node.me()) {
-                return own.clone();
-            }
+        let own = self.acceptor.promised.as_ref().filter(|ballot| ballot.proposer == *node.me());
+        if let Some(own) = own.filter(|_| node.breaks(Mutant::BallotReuse)) {
+            return own.clone();
         }
         if let Some(sealed) = self.sealed_at() {
             node.note_round(sealed.round);

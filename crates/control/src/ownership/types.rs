@@ -141,7 +141,8 @@ pub enum Copy {
 /// The acceptor's side of one partition: durable before anything is said about it, and never deleted.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Acceptor {
-    /// The highest decided claim this store knows of and was concerned by; `None` at a joiner that never owned.
+    /// The highest decided claim this store knows of and was concerned by; A joiner keeps the one its copy was
+    /// ordered under.
     pub claim: Option<Arc<Claim>>,
     /// The highest ballot promised for the epoch after it.
     pub promised: Option<Ballot>,
