@@ -44,7 +44,7 @@ fn arguments() -> anyhow::Result<Arguments> {
     let mut found = Arguments {
         seed: String::new(),
         cluster: "demo".to_owned(),
-        partitions: 16_384,
+        partitions: 2_048,
         replicas: 3,
         ownership: Ownership::Claimed,
     };

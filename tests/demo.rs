@@ -80,6 +80,22 @@ fn the_printed_curl_lines_work_and_the_data_is_there_the_next_time() {
         .expect("cargo runs");
     assert!(embedded.status.success(), "{}", String::from_utf8_lossy(&embedded.stderr));
 
+    // Its nodes are drained, stopped and started by commands, and nothing is lost.
+    let at = ["--admin", admin];
+    let done = |words: &[&str]| {
+        let output = run(&[words, &at[..]].concat());
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{words:?}: {error}");
+    };
+    done(&["demo", "stop", "n2"]);
+    assert_eq!(client.get(&format!("{proxy}/kv/mine")).text(), "my value", "the others serve");
+    let again = run(&[&["demo", "stop", "n2"][..], &at].concat());
+    assert_eq!(again.status.code(), Some(5), "it is stopped already");
+    done(&["demo", "start", "n2"]);
+    let few = run(&[&["drain", "n3"][..], &at].concat());
+    assert!(String::from_utf8_lossy(&few.stderr).contains("too_few_nodes"), "three nodes hold three copies");
+    assert_eq!(client.get(&format!("{proxy}/kv/element:Au")).json()["name"], "Gold");
+
     process.signal("INT");
     assert!(process.wait().success(), "Ctrl-C ends it cleanly:\n{}", process.log());
 
@@ -115,7 +131,7 @@ fn other_numbers_of_nodes_than_those_on_disk_are_refused() {
     let data = dir.path().join("data");
     let (mut process, _) = demo(dir.path(), &data, "2");
     process.stop();
-    // In derived ownership a third node would take over keys whose data stays with the first two.
+    // Each store is bound to the list that formed its cluster.
     let output = run(&["demo", "--nodes", "3", "--dir", data.to_str().unwrap()]);
     let error = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(2), "{error}");

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 /// Generous: these machines are shared. A test waits as long as it must and never fails for being slow.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(180);
 
 /// The built binary.
 pub fn ringway() -> Command {
@@ -365,7 +365,11 @@ impl Cluster {
 
     /// Waits until every partition has a serving primary and is where it is wanted, and every member sees the same.
     pub fn settled(&self, what: &str) {
-        eventually(what, || self.unsettled().is_none().then_some(()));
+        let deadline = now() + PATIENCE;
+        while let Some(why) = self.unsettled() {
+            assert!(now() < deadline, "not within {PATIENCE:?}: {what}: {why}");
+            pause();
+        }
     }
 
     /// What keeps the cluster from being settled.

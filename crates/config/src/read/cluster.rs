@@ -154,7 +154,7 @@ pub(super) fn node(root: &Section<'_>) -> Option<NodeSettings> {
     section.time("ready_wait", &mut ready_wait, Duration::ZERO..=Duration::from_secs(60), because);
     let mut replace_after = NodeSettings::REPLACE_AFTER_DEFAULT;
     let because = "a node that is away for longer is replaced by copying its partitions; shorter copies for every reboot, longer leaves the other copies alone for longer";
-    section.time("replace_after", &mut replace_after, SECOND..=SECOND * 3_600 * 24 * 30, because);
+    section.time("replace_after", &mut replace_after, SECOND * 10..=SECOND * 3_600 * 24, because);
     let mut stop_timeout = NodeSettings::STOP_TIMEOUT_DEFAULT;
     let because = "a node that stops hands the partitions it leads to others first; those it could not hand over wait for a takeover";
     section.time("stop_timeout", &mut stop_timeout, Duration::ZERO..=SECOND * 3_600, because);

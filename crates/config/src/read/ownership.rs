@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use ringway_control::ownership::Timing;
+use ringway_control::records::BOOTSTRAP_NODES_MAX;
 use ringway_kv::{Durability, KvOptions};
 use ringway_proxy::RoutingOptions;
 use ringway_topology::{ClusterSettings, Ownership};
@@ -17,6 +18,9 @@ const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
 const KIB: u64 = 1 << 10;
 const GIB: u64 = 1 << 30;
+
+/// Most partitions with claims.
+const PARTITIONS_MAX: u32 = 65_536;
 
 /// So many asks must fit into a lease, or one lost packet ends it.
 const ASKS_PER_LEASE_MIN: u32 = 3;
@@ -138,6 +142,7 @@ pub(super) fn check(
     peer(root, network);
     durable(root, store);
     replicas(root, cluster.replicas);
+    bounds_of_claims(root, cluster, node);
     if let Some(node) = node {
         first_nodes(root, cluster, node, network);
     }
@@ -197,6 +202,28 @@ fn replicas(root: &Section<'_>, replicas: u8) {
         .accepted("3 or more, odd")
         .because(because)
         .remedy("write `replicas: 3` before the first start, and run at least three nodes");
+}
+
+/// Each partition has a record of its own in gossip, and the list of the first nodes must fit into one.
+fn bounds_of_claims(root: &Section<'_>, cluster: &ClusterSettings, node: Option<&NodeSettings>) {
+    let partitions = cluster.partitions.get();
+    if partitions > PARTITIONS_MAX {
+        root.refuse_in(
+            "cluster",
+            "partitions",
+            format!("`{partitions}` is too many for `ownership: claimed`"),
+        )
+        .accepted(format!("a power of two from 1 to {PARTITIONS_MAX}"))
+        .because("every partition has a claim that all members hold and compare")
+        .remedy(format!("write {PARTITIONS_MAX} or less: it is good to {} nodes", PARTITIONS_MAX / 256));
+    }
+    let first = node.map_or(0, |node| node.bootstrap.len());
+    if first > BOOTSTRAP_NODES_MAX {
+        root.refuse_in("node", "bootstrap", format!("names {first} nodes"))
+            .accepted(format!("at most {BOOTSTRAP_NODES_MAX} in `claimed` ownership"))
+            .because("the cluster is formed by one record that names all of them")
+            .remedy("form it of fewer nodes; the others join it through `gossip.seeds`");
+    }
 }
 
 /// Who forms the cluster: nothing is served before every node of the list has accepted it.

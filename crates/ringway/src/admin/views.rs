@@ -14,6 +14,7 @@ use super::api::{
     MovingView, NodeView, PartitionView, PartitionsView,
 };
 use super::desired;
+use crate::plan::is_where_wanted;
 use crate::text;
 
 /// Most moves in one answer.
@@ -111,8 +112,9 @@ fn claims(map: &Map, view: &ClusterView, wanted: &Placement) -> ClaimsView {
     let pause = ownership.pause.as_ref().filter(|pause| pause.paused);
     let differs = |partition: &Partition| {
         let row = map.owners(*partition);
-        let owners = row.as_slice().iter().filter_map(|&index| map.node(index)).map(|node| &node.id);
-        !owners.eq(wanted.owners(*partition).iter().filter_map(|&index| wanted.node_id(index)))
+        let nodes = row.as_slice().iter().filter_map(|&index| map.node(index));
+        let owners: Vec<&NodeId> = nodes.map(|node| &node.id).collect();
+        !is_where_wanted(&owners, &wanted_owners(wanted, *partition))
     };
     ClaimsView {
         formed: ownership.formed.map(|uuid| uuid.to_string()),
@@ -122,6 +124,10 @@ fn claims(map: &Map, view: &ClusterView, wanted: &Placement) -> ClaimsView {
         replaced: ownership.replaced.iter().map(ToString::to_string).collect(),
         here: None,
     }
+}
+
+fn wanted_owners(wanted: &Placement, partition: Partition) -> Vec<&NodeId> {
+    wanted.owners(partition).iter().filter_map(|&index| wanted.node_id(index)).collect()
 }
 
 /// What this node is in its partitions.
@@ -209,8 +215,11 @@ pub(super) fn partition(map: &Map, partition: Partition, context: &PartitionCont
     };
     let wanted = context.wanted.as_ref();
     let desired = wanted.map(|wanted| {
-        let ids = wanted.owners(partition).iter().filter_map(|&index| wanted.node_id(index));
-        ids.map(ToString::to_string).collect()
+        let held: Vec<&NodeId> = owners.iter().map(|node| &node.id).collect();
+        let wanted = wanted_owners(wanted, partition);
+        // In the order they are in, when nothing will be changed about it.
+        let shown = if is_where_wanted(&held, &wanted) { held } else { wanted };
+        shown.into_iter().map(ToString::to_string).collect()
     });
     let report = context.reports.get(&partition);
     PartitionView {

@@ -79,7 +79,15 @@ impl Question {
     }
 }
 
-/// The partitions whose owners differ from those the placement wants, in whatever way.
+/// Whether owners are those that are wanted: the same primary and the same set. The order of the replicas says only who
+/// takes over first, and nothing moves for it.
+pub(crate) fn is_where_wanted(owners: &[&NodeId], wanted: &[&NodeId]) -> bool {
+    owners.first() == wanted.first()
+        && owners.len() == wanted.len()
+        && owners.iter().all(|owner| wanted.contains(owner))
+}
+
+/// The partitions whose primary or whose set of owners is not what the placement wants.
 fn differing(committed: &[Vec<NodeId>], wanted: &Placement) -> Vec<PartitionMove> {
     let rows = committed.iter().zip(wanted.rows()).enumerate();
     rows.filter_map(|(partition, (from, to))| {
@@ -181,6 +189,11 @@ mod tests {
         let calm = settled().answer(&drain("n2")).unwrap();
         assert_eq!(settled().answer(&drain("n2")).unwrap().digest, calm.digest);
         assert_ne!(settled().answer(&drain("n3")).unwrap().digest, calm.digest);
+
+        let mut reordered = settled();
+        reordered.committed.as_mut().unwrap().iter_mut().for_each(|owners| owners.swap(1, 2));
+        let reordered = reordered.answer(&drain("n2")).unwrap();
+        assert!(reordered.notes.is_empty(), "nothing moves for the order of replicas: {:?}", reordered.notes);
 
         let mut moved_on = settled();
         let committed = moved_on.committed.as_mut().unwrap();
