@@ -294,6 +294,7 @@ impl<S: ReplicaStore> Engine<S> {
             writes_waiting: self.waiting.len() as u64,
             messages_queued: self.links.queued() as u64,
             batches_under_way: self.batches_under_way as u64,
+            protocol: self.ownership.stats(),
             ..Gauges::default()
         };
         for status in self.ownership.partitions() {

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use ringway_control::ownership::{AppendResult, Event, Message, MovePhase, Role};
+use ringway_control::ownership::{AppendResult, Event, Message, MovePhase, Role, Stats};
 use ringway_proxy::metrics::{Family, Kind, Metrics, Point, RegisterError};
 
 use crate::peer::refusal::PeerRefusal;
@@ -99,6 +99,8 @@ pub struct Gauges {
     pub messages_queued: u64,
     /// Batches the disk has not finished.
     pub batches_under_way: u64,
+    /// What the protocol counted.
+    pub protocol: Stats,
 }
 
 impl Gauges {
@@ -249,8 +251,87 @@ impl Counters {
             single(gauges.writes_waiting),
             single(self.writes_unknown.get()),
             single(self.requests_refused.get()),
+            protocol(&gauges.protocol),
         ]
     }
+}
+
+/// The protocol's own counters, each under its name.
+fn protocol(stats: &Stats) -> Vec<Point> {
+    let Stats {
+        takeovers,
+        takeovers_failed,
+        takeovers_yielded,
+        decided,
+        moves_begun,
+        moves_committed,
+        moves_aborted,
+        moves_healing,
+        copies_begun,
+        copies_aborted,
+        copies_adopted,
+        appends_nacked,
+        appends_sealed,
+        appends_repeated,
+        writes_busy,
+        writes_disk_full,
+        writes_unknown,
+        writes_joined,
+        promises_busy,
+        drops,
+        alarms,
+        malformed,
+    } = *stats;
+    labelled(
+        [
+            "takeovers",
+            "takeovers_failed",
+            "takeovers_yielded",
+            "decided",
+            "moves_begun",
+            "moves_committed",
+            "moves_aborted",
+            "moves_healing",
+            "copies_begun",
+            "copies_aborted",
+            "copies_adopted",
+            "appends_nacked",
+            "appends_sealed",
+            "appends_repeated",
+            "writes_busy",
+            "writes_disk_full",
+            "writes_unknown",
+            "writes_joined",
+            "promises_busy",
+            "drops",
+            "alarms",
+            "malformed",
+        ],
+        [
+            takeovers,
+            takeovers_failed,
+            takeovers_yielded,
+            decided,
+            moves_begun,
+            moves_committed,
+            moves_aborted,
+            moves_healing,
+            copies_begun,
+            copies_aborted,
+            copies_adopted,
+            appends_nacked,
+            appends_sealed,
+            appends_repeated,
+            writes_busy,
+            writes_disk_full,
+            writes_unknown,
+            writes_joined,
+            promises_busy,
+            drops,
+            alarms,
+            malformed,
+        ],
+    )
 }
 
 fn single(value: u64) -> Vec<Point> {
@@ -276,7 +357,7 @@ const fn counter(name: &'static str, help: &'static str, label: Option<&'static 
 }
 
 /// In the order of [`Counters::points`].
-const FAMILIES: [Family; 25] = [
+const FAMILIES: [Family; 26] = [
     gauge("owner_partitions", "Partitions by what this node is in them.", Some("role")),
     gauge("owner_led", "Partitions this node leads.", None),
     gauge("owner_led_without_lease", "Partitions this node leads without a lease: reads wait.", None),
@@ -302,6 +383,7 @@ const FAMILIES: [Family; 25] = [
     gauge("writes_waiting", "Writes that wait for their outcome.", None),
     counter("writes_unknown_total", "Writes answered with an unknown outcome.", None),
     counter("owner_requests_refused_total", "Requests refused because the owner's queue was full.", None),
+    counter("ownership_events_total", "What the ownership protocol did, by what.", Some("event")),
 ];
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! Nodes in one process, on loopback; the test is their membership.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -57,12 +58,24 @@ pub(crate) struct Cluster {
     pub(crate) places: Vec<Place>,
     pub(crate) settings: Arc<ClusterSettings>,
     spread: Arc<Mutex<Spread>>,
-    keyring: Keyring,
+    pub(crate) keyring: Keyring,
+    lease: Duration,
 }
 
 impl Cluster {
     /// A cluster of `nodes` nodes; the first `replicas` own every partition, the first of them as primary.
+    ///
+    /// Its leases are so long that a busy machine does not lose them.
     pub(crate) async fn start(nodes: u32, replicas: u8) -> Self {
+        Self::with_lease(nodes, replicas, Duration::from_secs(10)).await
+    }
+
+    /// A cluster whose leases soon end.
+    pub(crate) async fn impatient(nodes: u32, replicas: u8) -> Self {
+        Self::with_lease(nodes, replicas, Duration::from_secs(1)).await
+    }
+
+    async fn with_lease(nodes: u32, replicas: u8, lease: Duration) -> Self {
         let settings = Arc::new(ClusterSettings {
             name: "shop".parse().unwrap(),
             partitions: PartitionCount::new(PARTITIONS).unwrap(),
@@ -85,7 +98,7 @@ impl Cluster {
             glue: None,
         };
         let places: Vec<Place> = (1..=nodes).map(place).collect();
-        let mut cluster = Self { places, settings, spread: Arc::default(), keyring };
+        let mut cluster = Self { places, settings, spread: Arc::default(), keyring, lease };
         for at in 0..cluster.places.len() {
             cluster.start_node(at).await;
         }
@@ -121,7 +134,11 @@ impl Cluster {
             feed,
             metrics: place.metrics.clone(),
         };
-        let owner = OwnerOptions { timing: timing(), ..OwnerOptions::default() };
+        let owner = OwnerOptions {
+            timing: timing(self.lease),
+            write_timeout: Duration::from_secs(3),
+            ..OwnerOptions::default()
+        };
         let owner_parts = OwnerParts {
             cluster: self.settings.name.clone(),
             generation: place.generation,
@@ -190,7 +207,7 @@ impl Cluster {
     }
 
     /// Puts somebody between everyone and a node's peer listener.
-    pub(crate) fn redirect_peers_of(&self, at: usize, to: std::net::SocketAddr) {
+    pub(crate) fn redirect_peers_of(&self, at: usize, to: SocketAddr) {
         let mut spread = self.spread.lock().unwrap();
         let id = &self.places[at].owner.node;
         spread.nodes.iter_mut().filter(|node| node.id == *id).for_each(|node| node.peer = Some(to));
@@ -234,21 +251,17 @@ impl Cluster {
         body: Bytes,
         headers: &[(&'static str, &str)],
     ) -> Answer {
-        let addr = self.places[at].node.as_ref().expect("the node runs").addr();
-        let mut request = Request::new(Full::new(body));
-        *request.method_mut() = method;
-        *request.uri_mut() = format!("/kv/{key}").parse().unwrap();
-        request.headers_mut().insert("host", HeaderValue::from_static("shop"));
-        for (name, value) in headers {
-            request.headers_mut().append(*name, HeaderValue::from_str(value).unwrap());
-        }
-        exchange(addr, request).await
+        send(self.addr(at), method, key, body, headers).await
+    }
+
+    /// Where a node's data listener is.
+    pub(crate) fn addr(&self, at: usize) -> SocketAddr {
+        self.places[at].node.as_ref().expect("the node runs").addr()
     }
 
     /// Sends a router's request without the body it announces: the beginning of the answer.
     pub(crate) async fn head(&self, at: usize, method: &str, key: &str, headers: &[(&str, &str)]) -> String {
-        let addr = self.places[at].node.as_ref().expect("the node runs").addr();
-        let mut stream = TcpStream::connect(addr).await.unwrap();
+        let mut stream = TcpStream::connect(self.addr(at)).await.unwrap();
         let partition = self.partition_of(key);
         let mut text = format!("{method} /kv/{key} HTTP/1.1\r\nhost: shop\r\n");
         text.push_str(&format!("ringway-partition: {partition}\r\nringway-epoch: 1\r\n"));
@@ -317,6 +330,8 @@ pub(crate) struct Answer {
     pub(crate) status: StatusCode,
     pub(crate) headers: HeaderMap,
     pub(crate) body: String,
+    /// The body as it came.
+    pub(crate) bytes: Bytes,
 }
 
 impl Answer {
@@ -331,7 +346,24 @@ impl Answer {
     }
 }
 
-pub(crate) async fn exchange(addr: std::net::SocketAddr, request: Request<Full<Bytes>>) -> Answer {
+pub(crate) async fn send(
+    addr: SocketAddr,
+    method: Method,
+    key: &str,
+    body: Bytes,
+    headers: &[(&'static str, &str)],
+) -> Answer {
+    let mut request = Request::new(Full::new(body));
+    *request.method_mut() = method;
+    *request.uri_mut() = format!("/kv/{key}").parse().unwrap();
+    request.headers_mut().insert("host", HeaderValue::from_static("shop"));
+    for (name, value) in headers {
+        request.headers_mut().append(*name, HeaderValue::from_str(value).unwrap());
+    }
+    exchange(addr, request).await
+}
+
+pub(crate) async fn exchange(addr: SocketAddr, request: Request<Full<Bytes>>) -> Answer {
     let stream = TcpStream::connect(addr).await.unwrap();
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.unwrap();
     let driver = tokio::spawn(connection);
@@ -340,7 +372,7 @@ pub(crate) async fn exchange(addr: std::net::SocketAddr, request: Request<Full<B
     let (status, headers) = (answer.status(), answer.headers().clone());
     let body = answer.into_body().collect().await.unwrap().to_bytes();
     driver.abort();
-    Answer { status, headers, body: String::from_utf8_lossy(&body).into_owned() }
+    Answer { status, headers, body: String::from_utf8_lossy(&body).into_owned(), bytes: body }
 }
 
 /// Waits until something is so.
@@ -353,15 +385,14 @@ pub(crate) async fn until(what: &str, mut check: impl AsyncFnMut() -> bool) {
     tokio::time::timeout(PATIENCE, waiting).await.unwrap_or_else(|_| panic!("never: {what}"));
 }
 
-/// Quick, but not so quick that a busy machine misses every lease.
-fn timing() -> Timing {
+fn timing(lease: Duration) -> Timing {
     let ms = Duration::from_millis;
     Timing {
-        lease: ms(1_000),
+        lease,
         ask_period: ms(200),
         retry_period: ms(50),
         heartbeat_max: ms(500),
-        copy_timeout: ms(3_000),
+        copy_timeout: ms(5_000),
         move_retry: ms(200),
         drop_grace: ms(200),
         ..Timing::default()

@@ -28,6 +28,8 @@ pub(crate) struct MemoryStore {
     pub(crate) truncate: AtomicBool,
     /// Exports tell a wrong checksum.
     pub(crate) miscount: AtomicBool,
+    /// Reads find their value and then wait.
+    pub(crate) hold_reads: AtomicBool,
     /// There is no room for new values.
     pub(crate) full: AtomicBool,
 }
@@ -182,6 +184,13 @@ impl MemoryStore {
         disk.data.get(&partition)?.values.get(key).map(|(_, _, value)| value.clone())
     }
 
+    fn find(&self, partition: Partition, key: &[u8]) -> Option<(ValueMeta, Bytes)> {
+        let disk = self.disk.lock().unwrap();
+        let (etag, content_type, value) = disk.data.get(&partition)?.values.get(key)?;
+        let (bytes, content_type) = (value.len() as u64, content_type.clone());
+        Some((ValueMeta { etag: *etag, bytes, content_type }, value.clone()))
+    }
+
     /// Whether a copy of the partition is being, or was, built aside.
     pub(crate) fn has_aside(&self, partition: Partition) -> bool {
         self.disk.lock().unwrap().aside.keys().any(|(of, _)| *of == partition)
@@ -221,7 +230,7 @@ impl ReplicaStore for MemoryStore {
     }
 
     async fn head(&self, partition: Partition, key: &[u8]) -> Result<Option<ValueMeta>, StoreError> {
-        Ok(self.get(partition, key).await?.map(|(meta, _)| meta))
+        Ok(self.find(partition, key).map(|(meta, _)| meta))
     }
 
     async fn get(
@@ -230,14 +239,12 @@ impl ReplicaStore for MemoryStore {
         key: &[u8],
     ) -> Result<Option<(ValueMeta, Self::Value)>, StoreError> {
         use http_body_util::BodyExt;
-        let disk = self.disk.lock().unwrap();
-        let found = disk.data.get(&partition).and_then(|data| data.values.get(key));
-        Ok(found.map(|(etag, content_type, value)| {
-            let bytes = value.len() as u64;
-            let meta = ValueMeta { etag: *etag, bytes, content_type: content_type.clone() };
-            let never: fn(std::convert::Infallible) -> StoreError = |never| match never {};
-            (meta, Full::new(value.clone()).map_err(never))
-        }))
+        let found = self.find(partition, key);
+        while self.hold_reads.load(Ordering::Relaxed) {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+        let never: fn(std::convert::Infallible) -> StoreError = |never| match never {};
+        Ok(found.map(|(meta, value)| (meta, Full::new(value).map_err(never))))
     }
 
     fn has_room(&self) -> bool {

@@ -1,15 +1,17 @@
 //! Crashes, returns, and hand-overs.
 
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use http::{Method, StatusCode};
 use ringway_topology::Partition;
 
-use crate::cluster::{Cluster, PARTITIONS, until};
+use crate::cluster::{Cluster, PARTITIONS, send, until};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_dead_primary_is_taken_over_with_everything_acknowledged_and_catches_up_when_it_is_back() {
-    let mut cluster = Cluster::start(3, 3).await;
+    let mut cluster = Cluster::impatient(3, 3).await;
     for number in 0..16 {
         let put = cluster.request(1, Method::PUT, &format!("k{number}"), &format!("v{number}")).await;
         assert_eq!(put.status, StatusCode::CREATED, "{put:?}");
@@ -70,8 +72,33 @@ async fn a_node_hands_over_all_it_leads_and_goes_without_an_error() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_read_that_was_under_way_when_the_lease_ended_is_not_answered() {
+    let mut cluster = Cluster::impatient(3, 3).await;
+    assert_eq!(cluster.request(0, Method::PUT, "a", "one").await.status, StatusCode::CREATED);
+    until("served", async || cluster.routed(0, Method::GET, "a", "", 1, &[]).await.status == 200).await;
+    let store = Arc::clone(&cluster.places[0].store);
+    store.hold_reads.store(true, Ordering::Relaxed);
+    let (addr, partition) = (cluster.addr(0), cluster.partition_of("a").to_string());
+    let slow = tokio::spawn(async move {
+        let headers = [("ringway-partition", partition.as_str()), ("ringway-epoch", "1")];
+        send(addr, Method::GET, "a", "".into(), &headers).await
+    });
+    cluster.kill(1).await;
+    cluster.kill(2).await;
+    until("the lease ends", async || {
+        let misdirected = cluster.routed(0, Method::HEAD, "b", "", 1, &[]).await;
+        misdirected.status == StatusCode::MISDIRECTED_REQUEST
+    })
+    .await;
+    assert!(!slow.is_finished(), "it has read its value and was not answered yet");
+    store.hold_reads.store(false, Ordering::Relaxed);
+    let answer = slow.await.unwrap();
+    assert_eq!(answer.status, StatusCode::MISDIRECTED_REQUEST, "{answer:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_a_majority_nothing_is_served() {
-    let mut cluster = Cluster::start(3, 3).await;
+    let mut cluster = Cluster::impatient(3, 3).await;
     assert_eq!(cluster.request(0, Method::PUT, "a", "one").await.status, StatusCode::CREATED);
     cluster.kill(1).await;
     cluster.kill(2).await;
@@ -80,6 +107,18 @@ async fn without_a_majority_nothing_is_served() {
     })
     .await;
     let place = &cluster.places[0];
+    if place.owner_handle().led().await > 0 {
+        let write = cluster.routed(0, Method::PUT, "a", "two", 1, &[]).await;
+        if write.status == StatusCode::SERVICE_UNAVAILABLE {
+            assert_eq!(
+                write.header("ringway-outcome"),
+                Some("unknown"),
+                "appended, never committed: {write:?}"
+            );
+        } else {
+            assert_eq!(write.status, StatusCode::MISDIRECTED_REQUEST, "not led any more: {write:?}");
+        }
+    }
     until("the metrics say so", async || {
         let text = place.metrics.encode().unwrap();
         text.lines().any(|line| line == format!("ringway_owner_led_without_lease {PARTITIONS}"))
