@@ -248,9 +248,14 @@ pub struct Client {
 
 impl Client {
     pub fn new() -> Self {
+        Self::with_timeout(PATIENCE)
+    }
+
+    /// One that does not wait longer than this for an answer.
+    pub fn with_timeout(timeout: Duration) -> Self {
         let config = ureq::Agent::config_builder()
             .http_status_as_error(false)
-            .timeout_global(Some(PATIENCE))
+            .timeout_global(Some(timeout))
             .max_redirects(0)
             .build();
         Self { agent: config.into() }
@@ -342,6 +347,14 @@ impl Mode {
         }
     }
 
+    /// Whom a first node joins. One that said goodbye is called by nobody when it is back, so it must know others.
+    fn seeds(self, gossip: &[u16]) -> &[u16] {
+        match self {
+            Self::Derived => &gossip[..1],
+            Self::Claimed(_) => gossip,
+        }
+    }
+
     fn peer_yaml(self) -> &'static str {
         match self {
             Self::Derived => "",
@@ -403,7 +416,7 @@ impl Cluster {
         let started: Vec<_> = ids
             .iter()
             .zip(&gossip)
-            .map(|(id, &port)| start_node(mode, dir.path(), id, port, &bootstrap, &gossip[..1]))
+            .map(|(id, &port)| start_node(mode, dir.path(), id, port, &bootstrap, mode.seeds(&gossip)))
             .collect();
         let nodes = started.into_iter().map(Node::when_ready).collect();
         let proxy = start_proxy(mode, dir.path(), "proxy", &gossip, "");
