@@ -145,13 +145,14 @@ impl Replica {
                     progress.matched = base.seq;
                 }
             }
-            CopyProgress::Done { .. } | CopyProgress::Failed { .. } => self.copy_failed(node, from),
+            CopyProgress::Done { .. } => self.copy_failed(node, from, "it is not of this log"),
+            CopyProgress::Failed { why } => self.copy_failed(node, from, &why),
         }
         self.note_copied(node, from);
         self.tend(node);
     }
 
-    fn copy_failed(&mut self, node: &mut Node, from: &Owner) {
+    fn copy_failed(&mut self, node: &mut Node, from: &Owner, why: &str) {
         let retry = node.now + node.timing().move_retry;
         let Some(office) = &mut self.office else { return };
         let Some(progress) = office.progress_of(node, from) else { return };
@@ -159,6 +160,9 @@ impl Replica {
         progress.state = State::Lacks;
         progress.pin = None;
         progress.due = retry;
+        if let Some(moving) = &mut office.moving {
+            moving.failure = Some(format!("the copy to {} failed: {why}", from.node));
+        }
     }
 
     /// Bytes a joiner or owner has pulled; `None` when it pulls nothing.

@@ -23,6 +23,9 @@ const FENCE_DOUBLINGS_MAX: u32 = 2;
 /// Doublings of the pause before a failed move is tried again.
 const RETRY_DOUBLINGS_MAX: u32 = 4;
 
+/// Why a copy was given up that nobody said anything about.
+const SILENT_COPY: &str = "a copy stood still for too long, or too much was written meanwhile";
+
 /// A move under way.
 #[derive(Debug)]
 pub(super) struct Moving {
@@ -32,6 +35,8 @@ pub(super) struct Moving {
     /// When something last came closer: without that it is given up.
     news: Duration,
     bytes: u64,
+    /// Why a copy was given up, in words.
+    pub(super) failure: Option<String>,
     pub(super) proposal: Option<Proposal>,
 }
 
@@ -168,7 +173,7 @@ impl Replica {
             node.fenced.insert(self.partition);
         }
         let (since, news) = (node.now, node.now);
-        office.moving = Some(Moving { to, phase, since, news, bytes: 0, proposal: None });
+        office.moving = Some(Moving { to, phase, since, news, bytes: 0, failure: None, proposal: None });
         self.office = Some(office);
         self.tell_move(node, None);
         self.tend(node);
@@ -250,7 +255,10 @@ impl Replica {
             joiner.is_some_and(|joiner| matches!(joiner.state, State::Lacks))
         });
         match moving.phase {
-            MovePhase::Preparing | MovePhase::Copying if lost => self.abort_move(node, "a copy failed"),
+            MovePhase::Preparing | MovePhase::Copying if lost => {
+                let why = moving.failure.clone().unwrap_or_else(|| SILENT_COPY.to_owned());
+                self.abort_move(node, &why);
+            }
             MovePhase::Preparing if now >= moving.since + fence => {
                 self.abort_move(node, "the target lags behind");
             }
