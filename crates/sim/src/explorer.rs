@@ -365,7 +365,10 @@ impl Explorer {
         let mut there: Vec<Owner> = self.world.nodes.iter().map(|node| node.owner.clone()).collect();
         for partition in self.world.partitions() {
             self.rng.shuffle(&mut there);
-            let owners: Arc<[Owner]> = there.iter().take(self.climate.replicas).cloned().collect();
+            // Now and then fewer or more than there were.
+            let replicas =
+                if self.rng.chance(100_000) { 1 + self.rng.below(4) } else { self.climate.replicas };
+            let owners: Arc<[Owner]> = there.iter().take(replicas).cloned().collect();
             self.desired.insert(partition, owners);
         }
     }
@@ -402,6 +405,10 @@ impl Explorer {
         for place in 0..self.world.nodes.len() {
             self.world.resume(place);
             self.world.start(place);
+        }
+        // What came to a paused node, it finds first.
+        self.world.run_until(self.world.now + ms(1));
+        for place in 0..self.world.nodes.len() {
             self.world.give(place, Input::DiskFull(false));
         }
         let now = self.world.now;

@@ -5,7 +5,7 @@
 //!
 //! - [`explorer`] runs one partition on a few nodes through a random schedule of everything that goes wrong, [`sweep`]
 //!   many schedules at once, [`mutants`] the same with one rule of the protocol taken out;
-//! - [`script`] plays a schedule written by hand, for what is too rare to be met by chance;
+//! - [`script`] plays a schedule written by hand, and [`directed`] has those for what is too rare to be met by chance;
 //! - [`cluster`] runs whole clusters with their control planes;
 //! - [`world`] holds nodes, routers and network together and lets time go on;
 //! - [`node`] is a process on a disk and a clock, [`plane`] its control plane, [`router`] a router with its clients;
@@ -15,6 +15,7 @@
 pub mod checkers;
 pub mod clock;
 pub mod cluster;
+pub mod directed;
 pub mod disk;
 pub mod explorer;
 pub mod history;

@@ -180,6 +180,23 @@ fn report(arguments: &Arguments, total: &Swept) {
     }
 }
 
-fn all_mutants(_arguments: &Arguments) -> bool {
-    true
+/// Runs the guard checks; whether every rule taken out was noticed, and nothing with all of them in.
+fn all_mutants(arguments: &Arguments) -> bool {
+    if !cfg!(feature = "mutants") {
+        eprintln!("this build breaks no rules; build it with --features mutants");
+        return false;
+    }
+    let mut all = true;
+    println!("{:<26}{:<52}{}", "rule taken out", "caught by", "as");
+    for mutant in Mutant::ALL.into_iter().filter(|mutant| arguments.mutant.is_none_or(|only| only == *mutant))
+    {
+        let caught = mutants::hunt(mutant, arguments.jobs);
+        let (by, how) = match &caught {
+            Ok(caught) => (caught.by.clone(), caught.violation.to_string()),
+            Err(problem) => (problem.clone(), "NOT CAUGHT".to_owned()),
+        };
+        all &= caught.is_ok();
+        println!("{:<26}{by:<52}{}", mutants::name(mutant), how.chars().take(110).collect::<String>());
+    }
+    all
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use ringway_control::ownership::{Envelope, Mutant, Timing, Wishes};
 use ringway_topology::{Owner, Partition};
 
-use crate::checkers::Violation;
+use crate::checkers::{Rule, Violation};
 use crate::network::{Place, Weather};
 use crate::node::{NodeOptions, place_of};
 use crate::router::{Patience, Wanted};
@@ -79,7 +79,8 @@ impl Script {
             operation_gap_max: Duration::ZERO,
             keys: 1,
             patience: Patience { attempt: ms(50), pause_max: ms(10), client: ms(2_000) },
-            gossip_gap_max: ms(10),
+            // Nobody hears of a claim but from its owners.
+            gossip_gap_max: Duration::from_secs(3_600),
             import_delay_max: ms(5),
             import_failure_ppm: 0,
             timer_late_max: Duration::ZERO,
@@ -128,6 +129,69 @@ impl Script {
             }
         }
         count
+    }
+
+    /// Sends the newest of the held messages that are wanted, and loses the others of them.
+    pub fn deliver_last(&mut self, wanted: impl Fn(&Envelope) -> bool) {
+        let newest = self.world.held.iter().rposition(&wanted).map(|at| self.world.held.remove(at));
+        self.lose(wanted);
+        if let Some(envelope) = newest
+            && let Some((from, to)) = link(&envelope)
+        {
+            self.world.send(from, to, envelope);
+        }
+    }
+
+    /// Lets time go on until a message is held that is looked for; whether there is one.
+    pub fn await_held(&mut self, limit: Duration, looked_for: impl Fn(&Envelope) -> bool) -> bool {
+        self.pass_until(limit, |_| false, looked_for)
+    }
+
+    /// The same, while those of the held messages that are wanted go on their way.
+    pub fn pass_until(
+        &mut self,
+        limit: Duration,
+        wanted: impl Fn(&Envelope) -> bool,
+        looked_for: impl Fn(&Envelope) -> bool,
+    ) -> bool {
+        let end = self.world.now + limit;
+        while self.world.now < end && !self.world.held.iter().any(&looked_for) {
+            self.deliver(&wanted);
+            self.run(ms(1));
+        }
+        self.world.held.iter().any(&looked_for)
+    }
+
+    /// Lets time go on until an epoch is decided; whether it was.
+    pub fn await_epoch(&mut self, epoch: u64, limit: Duration) -> bool {
+        let end = self.world.now + limit;
+        let decided = |script: &Self| script.epoch() >= epoch;
+        while self.world.now < end && !decided(self) {
+            self.run(ms(1));
+        }
+        decided(self)
+    }
+
+    /// Lets time go on until another write is acknowledged; whether one was.
+    pub fn await_acknowledged(&mut self, limit: Duration) -> bool {
+        let (end, before) = (self.world.now + limit, self.world.checkers.acknowledged);
+        while self.world.now < end && self.world.checkers.acknowledged == before {
+            self.run(ms(1));
+        }
+        self.world.checkers.acknowledged > before
+    }
+
+    /// The newest epoch.
+    #[must_use]
+    pub fn epoch(&self) -> u64 {
+        self.world.checkers.claims_of(P).next_back().map_or(0, |claim| claim.epoch.0)
+    }
+
+    /// A router hears of the newest claim.
+    pub fn tell_router(&mut self, router: usize) {
+        if let Some(claim) = self.world.checkers.claims_of(P).next_back() {
+            self.world.routers[router].learn(&Arc::clone(claim));
+        }
     }
 
     /// Loses those messages of the held ones that are not wanted; how many they were.
@@ -226,6 +290,17 @@ impl Script {
     #[must_use]
     pub fn answered(&self) -> (u64, u64) {
         (self.world.checkers.acknowledged, self.world.checkers.reads)
+    }
+
+    /// Ends the script, at which these own the partition and everything is at rest.
+    #[must_use]
+    pub fn end_at_rest(mut self, owners: &[Place]) -> Option<Violation> {
+        let owners: Vec<Owner> = owners.iter().map(|place| self.world.nodes[*place].owner.clone()).collect();
+        let unrest = self.world.unled(P, &owners).or_else(|| self.world.unsettled(P));
+        if let Some(what) = unrest {
+            self.world.checkers.violated(self.world.now, Rule::Convergence, what);
+        }
+        self.end()
     }
 
     /// Ends the script: the first violation, if there was one.
