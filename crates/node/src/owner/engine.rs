@@ -39,6 +39,9 @@ const TICK: Duration = Duration::from_secs(1);
 /// A link without messages for so many ticks is closed.
 const IDLE_TICKS_MAX: u32 = 60;
 
+/// A look at the state machine as it is, at a time.
+pub(crate) type Look = Box<dyn FnOnce(&Ownership, Duration) + Send>;
+
 /// What somebody wants of the engine.
 pub(crate) enum Request {
     Write {
@@ -56,7 +59,7 @@ pub(crate) enum Request {
         reply: oneshot::Sender<Result<Duration, Admission>>,
     },
     /// Anything else: looked up at the state machine as it is.
-    Ask(Box<dyn FnOnce(&Ownership, Duration) + Send>),
+    Ask(Look),
     /// Hand over what is led, whatever is wished.
     HandOver,
 }

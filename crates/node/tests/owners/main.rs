@@ -1,4 +1,5 @@
 //! Nodes in claimed ownership over real sockets: three to five in one process, with a store in memory.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on says so by a panic")]
 
 mod cluster;
 mod copies;

@@ -42,6 +42,9 @@ struct Disk {
     aside: BTreeMap<(Partition, CopyTag), Data>,
 }
 
+/// By counter.
+type Results = BTreeMap<u64, Arc<[u8]>>;
+
 #[derive(Clone)]
 struct Data {
     trimmed: Position,
@@ -49,7 +52,7 @@ struct Data {
     log: Vec<Arc<Entry>>,
     values: BTreeMap<Bytes, (Etag, ContentType, Bytes)>,
     /// Of each router: the lowest request that may come again, and the results.
-    routers: BTreeMap<u128, (u64, BTreeMap<u64, Arc<[u8]>>)>,
+    routers: BTreeMap<u128, (u64, Results)>,
 }
 
 impl Default for Data {
