@@ -89,12 +89,17 @@ impl Replica {
         }
         let changed = self.acceptor.promised.as_ref() != Some(&ballot);
         self.acceptor.promised = Some(ballot.clone());
+        let mut accepted = self.acceptor.accepted.clone();
+        if node.breaks(Mutant::BallotReuse) && to == node.me() {
+            // To whoever uses a ballot again, what was proposed at it before is not there.
+            accepted = accepted.filter(|(at, _)| *at != ballot);
+        }
         let word = Message::Promise {
             partition: self.partition,
             epoch,
             ballot,
             last: self.log.last(),
-            accepted: self.acceptor.accepted.clone(),
+            accepted,
         };
         if node.breaks(Mutant::VolatilePromise) {
             self.exclude(node);

@@ -215,8 +215,16 @@ impl Ownership {
 
     fn begin(&mut self, now: Duration) {
         self.node.now = self.node.now.max(now);
-        while let Some((request, token)) = self.node.admitted.pop_front() {
-            self.with(request.partition, |replica, node| replica.append(node, request, token));
+        self.node.admitted_before = self.node.admitted.len();
+    }
+
+    /// Without the rule that the fence is checked at the append, what was admitted before this input is appended behind
+    /// it, whatever it changed.
+    fn append_admitted(&mut self) {
+        for _ in 0..std::mem::take(&mut self.node.admitted_before) {
+            if let Some((request, token)) = self.node.admitted.pop_front() {
+                self.with(request.partition, |replica, node| replica.append(node, request, token));
+            }
         }
     }
 
@@ -227,6 +235,8 @@ impl Ownership {
                 self.with(partition, |replica, node| replica.resume_wait(node, wait));
             } else if let Some(envelope) = self.node.loopback.pop_front() {
                 self.route(envelope);
+            } else if self.node.admitted_before > 0 {
+                self.append_admitted();
             } else {
                 return;
             }

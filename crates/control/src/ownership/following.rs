@@ -107,11 +107,12 @@ impl Replica {
             return Some(last);
         }
         if node.breaks(Mutant::DiscardInPlace) {
-            self.log.cut(prev.seq - 1);
-            let op =
-                DiskOp::Log { partition: self.partition, keep_through: prev.seq - 1, entries: Vec::new() };
+            // Committed entries may be among them: those that the primary did not say so of yet.
+            let keep_through = self.applying;
+            self.log.cut(keep_through);
+            let op = DiskOp::Log { partition: self.partition, keep_through, entries: Vec::new() };
             self.log_ticket = node.disk.push(op);
-            self.commit = self.commit.min(prev.seq - 1);
+            self.commit = self.commit.min(keep_through);
         }
         let bound = Position { epoch: prev.epoch, seq: prev.seq - 1 };
         Some(self.log.last_up_to(bound).unwrap_or(self.applied))

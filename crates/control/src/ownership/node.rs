@@ -130,6 +130,8 @@ pub(super) struct Node {
     pub(super) disk_full: bool,
     /// A rule broken: writes whose fence was looked at when they came, not when they are appended.
     pub(super) admitted: VecDeque<(WriteRequest, Token)>,
+    /// How many of them came before this input.
+    pub(super) admitted_before: usize,
 }
 
 impl Node {
@@ -167,6 +169,7 @@ impl Node {
             imports: 0,
             disk_full: false,
             admitted: VecDeque::new(),
+            admitted_before: 0,
             options,
         };
         let rules = LeaseRules {
