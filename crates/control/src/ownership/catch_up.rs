@@ -134,7 +134,9 @@ impl Replica {
                 pull.news = now;
                 pull.bytes = bytes;
             }
-            CopyProgress::Done { base, bytes } if self.log.has(base) => {
+            CopyProgress::Done { base, bytes }
+                if self.log.has(base) || node.breaks(Mutant::UntaggedCopies) =>
+            {
                 pull.bytes = bytes;
                 progress.copy = joins.then(|| tag.clone());
                 progress.state = State::Probe;
