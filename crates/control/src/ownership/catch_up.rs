@@ -145,6 +145,7 @@ impl Replica {
                 progress.due = now;
                 if node.breaks(Mutant::UntaggedCopies) {
                     progress.matched = base.seq;
+                    progress.state = State::Stream;
                 }
             }
             CopyProgress::Done { .. } => self.copy_failed(node, from, "it is not of this log"),
