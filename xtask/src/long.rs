@@ -10,6 +10,10 @@ use crate::test::Tally;
 use crate::tools::{self, CARGO_DENY, CARGO_FUZZ};
 
 const SECONDS_DEFAULT: u32 = 600;
+/// Random schedules of one partition in `schedules`.
+const SCHEDULES: u64 = 100_000;
+/// Simulated clusters in `seeds`.
+const CLUSTERS: u64 = 1_000;
 
 /// `cargo xtask long NAME [--seconds N]`.
 pub(crate) fn run(args: &[&str]) -> Result<()> {
@@ -27,6 +31,9 @@ pub(crate) fn run(args: &[&str]) -> Result<()> {
         "chaos" => chaos(&[]),
         "cuts" => cuts(),
         "bench" => check("cargo", &["bench", "--package", "ringway", "--locked", "--bench", "*"]),
+        "mutants" => simulate(&["--features", "mutants"], &["mutants"]),
+        "schedules" => sweep("explore", SCHEDULES),
+        "seeds" => sweep("cluster", CLUSTERS),
         "advisories" => advisories(),
         _ => match name.strip_prefix("fuzz-") {
             Some(target) if fuzz_targets()?.iter().any(|known| known == target) => fuzz(target, seconds),
@@ -49,6 +56,9 @@ fn unknown(problem: &str) -> Result<()> {
          chaos        moves, crashes and pauses of a whole cluster under an audited load, at full scale\n  \
          cuts         cut networks, in network namespaces; needs root\n  \
          bench        every criterion benchmark\n  \
+         mutants      every rule of the ownership protocol taken out once: who notices\n  \
+         schedules    {SCHEDULES} random schedules of one partition; goes on where it was stopped\n  \
+         seeds        {CLUSTERS} simulated whole clusters; goes on where it was stopped\n  \
          advisories   cargo deny check advisories (downloads the advisory database){fuzz}"
     );
 }
@@ -130,6 +140,23 @@ fn some_pass(command: Command) -> Result<()> {
     Ok(())
 }
 
+/// Runs the simulator in the release build.
+fn simulate(features: &[&str], args: &[&str]) -> Result<()> {
+    let fixed = ["run", "--release", "--locked", "--package", "ringway-sim"];
+    check("cargo", &[&fixed[..], features, &["--"], args].concat())
+}
+
+/// Runs the simulator over many seeds, on every core. How far it came is kept under the build products, per revision of
+/// the sources: what another revision was clean of says nothing.
+fn sweep(command: &str, count: u64) -> Result<()> {
+    let revision =
+        run::capture("git", &["-c", tools::GIT_TRUSTS_CHECKOUT, "rev-parse", "--short=12", "HEAD"])?;
+    let kept = run::target_dir().join("sim");
+    fs::create_dir_all(&kept).with_context(|| kept.display().to_string())?;
+    let kept = kept.join(format!("{command}-{}", revision.trim()));
+    simulate(&[], &[command, "--seeds", &format!("0..{count}"), "--resume", &kept.to_string_lossy()])
+}
+
 fn advisories() -> Result<()> {
     tools::cargo_tool(&CARGO_DENY)?;
     check("cargo-deny", &["--locked", "check", "advisories"])
@@ -183,7 +210,18 @@ mod tests {
     #[test]
     fn an_unknown_name_lists_the_known_ones() {
         let message = run(&["no-such-run"]).unwrap_err().to_string();
-        for name in ["no-such-run", "placement", "words", "full-disk", "bench", "advisories", "fuzz-wire"] {
+        for name in [
+            "no-such-run",
+            "placement",
+            "words",
+            "full-disk",
+            "bench",
+            "mutants",
+            "schedules",
+            "seeds",
+            "advisories",
+            "fuzz-wire",
+        ] {
             assert!(message.contains(name), "{name} in {message}");
         }
     }

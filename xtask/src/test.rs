@@ -24,6 +24,10 @@ pub(crate) fn run() -> Result<ExitCode> {
 pub(crate) fn all(tally: &mut Tally) -> Result<()> {
     tools::test_tools()?;
     run::watch("cargo", &["test", "--workspace", "--locked", "--no-fail-fast"], |line| tally.see(line))?;
+    // Every rule of the ownership protocol taken out once. Not together with the rest: features are shared in a build.
+    let mutants =
+        ["test", "--package", "ringway-sim", "--features", "mutants", "--locked", "--test", "mutants"];
+    run::watch("cargo", &mutants, |line| tally.see(line))?;
     if has_benches()? {
         // Without `--bench` on its command line criterion runs each benchmark once, untimed.
         run::check("cargo", &["test", "--package", "ringway", "--locked", "--bench", "*"])?;

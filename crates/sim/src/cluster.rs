@@ -18,7 +18,7 @@ use crate::checkers::{Rule, show};
 use crate::explorer::{ExploreOptions, Outcome};
 use crate::network::{Place, Weather};
 use crate::node::NodeOptions;
-use crate::plane::ClusterOptions;
+use crate::plane::{ClusterOptions, Member};
 use crate::rng::Rng;
 use crate::router::Patience;
 use crate::world::{World, WorldOptions};
@@ -306,12 +306,35 @@ impl Cluster {
 
     // ---- operators
 
-    /// Gives a command to the plane of some node that listens.
+    /// Gives a command to the plane of some node that is ready.
     fn operate(&mut self, command: Command) {
-        let awake: Vec<Place> =
-            self.world.nodes.iter().filter(|node| node.is_awake()).map(|node| node.place).collect();
-        if let Some(place) = self.rng.pick(&awake) {
+        let ready = |place: &Place| self.member_of(*place).is_some_and(|it| it.plane.readiness().is_ready());
+        let ready: Vec<Place> = (0..self.world.nodes.len()).filter(ready).collect();
+        if let Some(place) = self.rng.pick(&ready) {
             self.world.order(*place, command);
+        }
+    }
+
+    /// The control plane of a node that listens.
+    fn member_of(&self, place: Place) -> Option<&Member> {
+        self.world.nodes.get(place).filter(|node| node.is_awake())?.member.as_ref()
+    }
+
+    /// Repeats what was ordered and did not reach everybody: whoever was asked may have been cut off, or crashed.
+    fn insist(&mut self) {
+        let views: Vec<_> = (0..self.world.nodes.len())
+            .filter_map(|place| Some(self.member_of(place)?.plane.view(self.world.now).ownership))
+            .collect();
+        let held = |pause: &Option<Pause>| pause.as_ref().is_some_and(|pause| pause.paused);
+        if views.iter().any(|view| held(&view.pause)) {
+            self.operate(Command::Pause(Pause { paused: false, by: "the simulator".to_owned() }));
+        }
+        for place in self.leaving.clone() {
+            let owner = self.world.nodes[place].owner.clone();
+            let leaves = |order: &Order| order.node == owner.node && order.phase == OrderPhase::Leaving;
+            if !self.world.nodes[place].gone && !views.iter().all(|view| view.orders.iter().any(leaves)) {
+                self.give_order(place, OrderPhase::Leaving, None);
+            }
         }
     }
 
@@ -383,7 +406,7 @@ impl Cluster {
             }
             self.start(place);
         }
-        self.operate(Command::Pause(Pause { paused: false, by: "the simulator".to_owned() }));
+        self.moves_held = false;
         let now = self.world.now;
         self.world.routers.iter_mut().for_each(|router| router.count_anew(now));
     }
@@ -399,6 +422,7 @@ impl Cluster {
     fn wait_for(&mut self, end: Duration, open: impl Fn(&Self) -> Option<String>) {
         while self.world.checkers.violation().is_none() {
             self.drained();
+            self.insist();
             let Some(what) = open(self) else { return };
             if self.world.now >= end {
                 self.world.checkers.violated(self.world.now, Rule::Convergence, what);

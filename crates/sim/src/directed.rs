@@ -31,6 +31,8 @@ pub fn of(mutant: Mutant) -> Option<Directed> {
         Mutant::CleanupForgets => former_owner_asked_again,
         Mutant::ProgressPerNode => new_disk_at_an_old_node,
         Mutant::BallotReuse => ballot_used_twice,
+        Mutant::UntaggedCopies => copies_of_a_deposed_primary,
+        Mutant::DiscardInPlace => entries_thrown_away_before_others_came,
         _ => return None,
     };
     Some(directed)
@@ -48,6 +50,27 @@ fn is_accept(envelope: &Envelope) -> bool {
 
 fn is_promise(envelope: &Envelope) -> bool {
     matches!(envelope.message, Message::Promise { .. })
+}
+
+fn is_copy(envelope: &Envelope) -> bool {
+    matches!(envelope.message, Message::Copy { .. })
+}
+
+fn is_decided(envelope: &Envelope) -> bool {
+    matches!(envelope.message, Message::Decided { .. })
+}
+
+fn is_append(envelope: &Envelope) -> bool {
+    matches!(envelope.message, Message::Append { .. })
+}
+
+fn carries_entries(envelope: &Envelope) -> bool {
+    matches!(&envelope.message, Message::Append { entries, .. } if !entries.is_empty())
+}
+
+/// What an owner says to a candidate, and not what it says as one.
+fn is_vote(envelope: &Envelope) -> bool {
+    is_promise(envelope) || is_accepted(envelope) || matches!(envelope.message, Message::Fetched { .. })
 }
 
 fn is_accepted(envelope: &Envelope) -> bool {
@@ -257,4 +280,115 @@ fn new_disk_at_an_old_node(mutant: Option<Mutant>) -> Option<Violation> {
     script.write(0, 0);
     script.run(ms(500));
     script.end_at_rest(&[2, 0, 1])
+}
+
+/// Rule 16: nodes 3 and 4 have copies of node 0's log, with entries that no other owner has. Node 1 takes over, and goes on
+/// with the copies as if they were of its own log; then it is gone, and the copies decide.
+fn copies_of_a_deposed_primary(mutant: Option<Mutant>) -> Option<Violation> {
+    let mut script = Script::new(5, 3, mutant);
+    script.write(0, 0);
+    script.run(ms(50));
+    script.cut(&[0], &[1, 2]);
+    script.wish(&[0, 3, 4]);
+    // Before the move fences: the entries reach the joiners, and nobody else.
+    script.write(0, 0);
+    script.write(0, 0);
+    script.run(ms(25));
+    script.crash(0, usize::MAX);
+    script.hold(1, 3);
+    script.hold(1, 4);
+    script.await_epoch(2, ms(1_000));
+    script.run(ms(20));
+    script.tell_router(1);
+    script.write(1, 0);
+    script.await_acknowledged(ms(50));
+    script.wish(&[1, 3, 4]);
+    for _ in 0..300 {
+        script.deliver(|envelope| is_copy(envelope) || is_decided(envelope));
+        script.run(ms(1));
+    }
+    script.crash(1, usize::MAX);
+    script.lose(|_| true);
+    script.release(1, 3);
+    script.release(1, 4);
+    script.run(ms(1_000));
+    script.start(1);
+    script.run(ms(1_000));
+    script.end()
+}
+
+/// Rule 2, with seven owners. Nodes 1 and 2 hold an entry that is committed by 0, 1, 2 and 3, and do not know that it is, and
+/// behind it entries that nobody else has. Node 4, which has the committed one from node 3, becomes primary twice and asks
+/// them for the entry before its newest: that one they lack. What they throw away then is missed when 0, 3 and 4 are gone.
+fn entries_thrown_away_before_others_came(mutant: Option<Mutant>) -> Option<Violation> {
+    let mut script = Script::new(7, 7, mutant);
+    script.write(0, 0);
+    script.run(ms(300));
+    script.cut(&[4, 5, 6], &[0, 1, 2, 3]);
+    for follower in [1, 2, 3] {
+        script.hold(0, follower);
+        script.hold(follower, 0);
+    }
+    script.write(0, 0);
+    script.await_held(ms(20), carries_entries);
+    script.deliver(carries_entries);
+    script.run(ms(3));
+    script.write(0, 1);
+    script.write(0, 1);
+    script.write(0, 1);
+    script.run(ms(12));
+    script.deliver(|envelope| carries_entries(envelope) && !is_on(envelope, 0, 3));
+    script.run(ms(3));
+    for follower in [1, 2, 3] {
+        script.release(follower, 0);
+    }
+    script.await_acknowledged(ms(30));
+    script.crash(0, usize::MAX);
+    script.lose(|_| true);
+    // Node 4 alone can win among 3 to 6, and brings nobody in line.
+    script.mend();
+    script.cut(&[1, 2], &[3, 4, 5, 6]);
+    for voter in [3, 5, 6] {
+        script.hold(4, voter);
+        for other in [3, 4, 5, 6] {
+            script.hold(voter, other);
+        }
+    }
+    let voting = |envelope: &Envelope| {
+        is_vote(envelope) || (place_of(&envelope.from.node) == Some(4) && !is_append(envelope))
+    };
+    script
+        .pass_until(ms(2_000), voting, |envelope| is_decided(envelope) && decided_epoch(envelope) == Some(2));
+    script.deliver(voting);
+    script.run(ms(10));
+    script.crash(4, usize::MAX);
+    script.start(4);
+    script
+        .pass_until(ms(3_000), voting, |envelope| is_decided(envelope) && decided_epoch(envelope) == Some(3));
+    script.deliver(voting);
+    script.run(ms(10));
+    // Nodes 1 and 2 hear of it, and it not of them.
+    script.hold(1, 4);
+    script.hold(2, 4);
+    script.mend();
+    script.cut(&[1, 2], &[3, 5, 6]);
+    script.run(ms(100));
+    script.crash(4, usize::MAX);
+    script.crash(3, usize::MAX);
+    script.mend();
+    script.let_go();
+    script.run(ms(3_000));
+    script.start(0);
+    script.start(3);
+    script.start(4);
+    script.run(ms(2_000));
+    script.end()
+}
+
+/// The epoch of a decided claim.
+fn decided_epoch(envelope: &Envelope) -> Option<u64> {
+    match &envelope.message {
+        Message::Decided { claim } => Some(claim.epoch.0),
+        _ => None,
+    }
 }

@@ -57,6 +57,8 @@ pub enum Wanted {
 pub enum Answer {
     /// The write was applied, and came to this.
     Written(Verdict),
+    /// The write was acknowledged without saying what it came to. No rule allows that.
+    Acknowledged,
     /// This is there.
     Found(Option<Cell>),
     /// Not processed.
@@ -311,7 +313,7 @@ impl Router {
             self.learn(claim);
             self.hint(now, claim);
         }
-        if self.member.is_some() && !matches!(answer, Answer::Written(_) | Answer::Found(_)) {
+        if self.member.is_some() && matches!(answer, Answer::Refused(_) | Answer::Unknown) {
             return self.judged(now, rng, patience, checkers, (number, attempt), answer);
         }
         let Some(operation) = self.operations.get_mut(&number).filter(|it| it.attempt == attempt) else {
@@ -319,6 +321,7 @@ impl Router {
         };
         match answer {
             Answer::Written(verdict) => self.written(now, checkers, number, *verdict),
+            Answer::Acknowledged => self.acknowledged(now, checkers, number),
             Answer::Found(cell) => self.found(now, checkers, number, *cell),
             Answer::Unknown => {
                 operation.doubtful = true;
@@ -435,6 +438,13 @@ impl Router {
                     format!("the open request {:?} is forgotten", operation.counter),
                 );
             }
+        }
+    }
+
+    fn acknowledged(&mut self, now: Duration, checkers: &mut Checkers, number: u64) {
+        let Some(operation) = self.operations.remove(&number) else { return };
+        if let Wanted::Write(action) = operation.wanted {
+            checkers.write_ended(operation.partition, action.key, action.value, Fate::Acknowledged(now));
         }
     }
 

@@ -77,7 +77,7 @@ impl Script {
             weather: Weather::fair(ms(1)),
             disk_delay_max: ms(1),
             operation_gap_max: Duration::ZERO,
-            keys: 1,
+            keys: 2,
             patience: Patience { attempt: ms(50), pause_max: ms(10), client: ms(2_000) },
             // Nobody hears of a claim but from its owners.
             gossip_gap_max: Duration::from_secs(3_600),
@@ -114,6 +114,12 @@ impl Script {
     pub fn release(&mut self, from: Place, to: Place) {
         self.world.held_links.remove(&(from, to));
         self.deliver(|envelope| link(envelope) == Some((from, to)));
+    }
+
+    /// Loses all that is held back, and holds nothing back any more.
+    pub fn let_go(&mut self) {
+        self.world.held_links.clear();
+        self.world.held.clear();
     }
 
     /// Sends those messages of the held ones that are wanted; how many they were.

@@ -604,6 +604,7 @@ impl World {
             format!("      answers write {} of router {}: {:?}", ask.operation, ask.router, reply.outcome)
         });
         let answer = match reply.outcome {
+            WriteOutcome::Applied { result, .. } if result.is_empty() => Answer::Acknowledged,
             WriteOutcome::Applied { result, .. } => {
                 let Some(verdict) = Verdict::decode(&result) else {
                     return self.checkers.violated(
