@@ -17,10 +17,15 @@ mod text;
 use std::process::ExitCode;
 
 use clap::Parser;
+use mimalloc::MiMalloc;
 
 use crate::admin::OrderVerb;
 use crate::cli::{Cli, Command, KvCommand};
 use crate::exit::Failure;
+
+/// Requests allocate on one thread and free on another all the time; the system's allocator takes twice as long for it.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();

@@ -52,7 +52,7 @@ pub struct Timing {
     /// Longest time between two appends to an owner of an idle partition: an `any` read of one may call itself
     /// twice as stale. Default 5 s.
     pub heartbeat_max: Duration,
-    /// A commit that no append carried is told after this. Default 20 ms.
+    /// A commit that no append carried is told after this. Default 100 ms.
     pub commit_tell_delay: Duration,
     /// Added per rank among the owners before a takeover starts. Default 100 ms.
     pub takeover_rank_delay: Duration,
@@ -90,7 +90,7 @@ impl Default for Timing {
             ask_period: ms(500),
             retry_period: ms(100),
             heartbeat_max: ms(5_000),
-            commit_tell_delay: ms(20),
+            commit_tell_delay: ms(100),
             takeover_rank_delay: ms(100),
             takeover_jitter: ms(100),
             fence_timeout: ms(1_000),

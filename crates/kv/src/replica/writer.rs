@@ -9,7 +9,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use redb::Durability;
 use ringway_node::StoreError;
@@ -33,6 +33,9 @@ const GROUP_BYTES_MAX: usize = 4 << 20;
 const UNSYNCED_BATCHES_MAX: usize = 1_024;
 /// Their bytes.
 const UNSYNCED_BYTES_MAX: usize = 16 << 20;
+/// Least time between the beginnings of two groups: what is queued meanwhile goes as one. The first batch after a silence
+/// goes at once, and so does a group that is full.
+const GROUP_GAP: Duration = Duration::from_millis(6);
 /// How often an idle writer looks at the free disk space.
 const LOOK_PERIOD: Duration = Duration::from_secs(1);
 /// Longest pause between two attempts on a full disk.
@@ -107,6 +110,8 @@ pub(super) struct Writer {
     rewound: bool,
     /// Groups since the last sweep.
     unswept_groups: usize,
+    /// When the last group was begun.
+    begun: Instant,
     /// Why no batch is written any more.
     broken: Option<StoreError>,
     stopping: bool,
@@ -129,6 +134,7 @@ impl Writer {
             unsynced_bytes: 0,
             rewound: false,
             unswept_groups: 0,
+            begun: now(),
             broken,
             stopping: false,
         }
@@ -177,10 +183,17 @@ impl Writer {
             }
             let full = group.len() >= self.shared.options.group_max || bytes >= GROUP_BYTES_MAX;
             if !full && !self.stopping {
-                next = self.backlog.pop_front().or_else(|| self.jobs.try_recv().ok());
+                next = self.backlog.pop_front().or_else(|| self.next_soon(!group.is_empty()));
             }
         }
+        self.begun = now();
         Some(group)
+    }
+
+    /// What is queued, or will be before the next group is to begin.
+    fn next_soon(&self, waiting: bool) -> Option<Job> {
+        let left = GROUP_GAP.saturating_sub(now().saturating_duration_since(self.begun));
+        if waiting && !left.is_zero() { self.jobs.recv_timeout(left).ok() } else { self.jobs.try_recv().ok() }
     }
 
     /// Does at once what needs no transaction; gives back what does.
@@ -473,4 +486,9 @@ impl Job {
             _ => {}
         }
     }
+}
+
+#[expect(clippy::disallowed_methods, reason = "paces the groups; decides nothing else")]
+fn now() -> Instant {
+    Instant::now()
 }

@@ -14,6 +14,7 @@ use ringway_control::ownership::wire::{BATCH_BYTES_MAX, BATCH_MESSAGES_MAX, put_
 use ringway_control::ownership::{Entry, Message};
 use ringway_topology::{Owner, SnapshotCell};
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use super::MESSAGES_PATH;
 use super::client::{Connection, PeerError, address};
@@ -24,6 +25,9 @@ use crate::owner::stats::{Counters, Unsent};
 pub(crate) const OUTBOX_MESSAGES_MAX: usize = 32_768;
 /// Most bytes of entries queued for one peer.
 pub(crate) const OUTBOX_BYTES_MAX: usize = 64 << 20;
+/// Least time between the beginnings of two batches: what is said meanwhile goes as one. The first message after a
+/// silence goes at once.
+const BATCH_GAP: Duration = Duration::from_millis(6);
 /// Time for a batch to be answered.
 const BATCH_TIMEOUT: Duration = Duration::from_secs(2);
 /// First pause after a failure; doubles up to [`BACKOFF_MAX`].
@@ -72,21 +76,32 @@ impl Outbox {
         self.filled.notify_one();
     }
 
-    /// Waits for messages and takes everything that is queued, up to one batch. `None` when the link is to end.
-    async fn next_batch(&self) -> Option<Vec<Message>> {
-        loop {
-            let (batch, closed) = self.take_batch();
-            if !batch.is_empty() {
-                return Some(batch);
-            }
-            if closed {
-                return None;
-            }
+    /// Waits for messages, and until `not_before`, and takes everything that is queued, up to one batch. `None` when the
+    /// link is to end.
+    async fn next_batch(&self, not_before: Instant) -> Option<Vec<Message>> {
+        while self.is_idle() {
             self.filled.notified().await;
         }
+        if !self.is_full() {
+            tokio::time::sleep_until(not_before).await;
+        }
+        let batch = self.take_batch();
+        (!batch.is_empty()).then_some(batch)
     }
 
-    fn take_batch(&self) -> (Vec<Message>, bool) {
+    /// Nothing is queued, and the link goes on.
+    fn is_idle(&self) -> bool {
+        let queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        queue.messages.is_empty() && !queue.closed
+    }
+
+    /// There is more than a batch to say.
+    fn is_full(&self) -> bool {
+        let queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        queue.messages.len() >= BATCH_MESSAGES_MAX || queue.bytes >= BATCH_BYTES_MAX
+    }
+
+    fn take_batch(&self) -> Vec<Message> {
         let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
         let (mut batch, mut total) = (Vec::new(), 0);
         while batch.len() < BATCH_MESSAGES_MAX {
@@ -97,7 +112,7 @@ impl Outbox {
             }
             batch.extend(queue.pop());
         }
-        (batch, queue.closed)
+        batch
     }
 }
 
@@ -140,7 +155,9 @@ impl Link {
         let mut connection = None;
         let mut backoff = BACKOFF_MIN;
         let mut failing = false;
-        while let Some(batch) = self.outbox.next_batch().await {
+        let mut not_before = Instant::now();
+        while let Some(batch) = self.outbox.next_batch(not_before).await {
+            not_before = Instant::now() + BATCH_GAP;
             let count = batch.len();
             let mut text = Vec::new();
             batch.iter().for_each(|message| put_message(&mut text, message));
@@ -222,14 +239,14 @@ mod tests {
             assert_eq!(outbox.push(message(partition)), 0);
         }
         let batch: Vec<_> = (0..3).map(message).collect();
-        assert_eq!(outbox.next_batch().await.unwrap(), batch);
+        assert_eq!(outbox.next_batch(Instant::now()).await.unwrap(), batch);
 
         let beyond = OUTBOX_MESSAGES_MAX as u32 + 5;
         let dropped: usize = (0..beyond).map(|partition| outbox.push(message(partition))).sum();
         assert_eq!(dropped, 5);
-        assert_eq!(outbox.next_batch().await.unwrap()[0], message(5), "the oldest went");
+        assert_eq!(outbox.next_batch(Instant::now()).await.unwrap()[0], message(5), "the oldest went");
         outbox.close();
-        while let Some(batch) = outbox.next_batch().await {
+        while let Some(batch) = outbox.next_batch(Instant::now()).await {
             let mut text = Vec::new();
             batch.iter().for_each(|message| put_message(&mut text, message));
             assert!(text.len() <= BATCH_BYTES_MAX && batch.len() <= BATCH_MESSAGES_MAX);

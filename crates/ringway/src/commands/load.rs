@@ -110,7 +110,7 @@ pub(crate) fn run(args: LoadArgs) -> Result<ExitCode, Failure> {
     for file in [&json, &report].into_iter().flatten() {
         check_writable(file)?;
     }
-    let mut progress = Progress { terminal: std::io::stderr().is_terminal(), ticks: 0 };
+    let mut progress = Progress { terminal: std::io::stderr().is_terminal(), ticks: 0, begun: false };
     let interrupted = async {
         // Without the signal there is nothing to wait for: the load ends by its schedule.
         if tokio::signal::ctrl_c().await.is_err() {
@@ -173,6 +173,8 @@ impl LoadArgs {
 struct Progress {
     terminal: bool,
     ticks: u64,
+    /// It was said that the preparation is over.
+    begun: bool,
 }
 
 impl Progress {
@@ -181,6 +183,9 @@ impl Progress {
             eprint!("\r\x1b[K{tick}");
             // A terminal that went away does not stop the load.
             let _ = std::io::stderr().flush();
+        } else if !self.begun && !tick.elapsed.is_zero() {
+            self.begun = true;
+            eprintln!("prepared: the load runs");
         } else if self.ticks > 0 && self.ticks.is_multiple_of(QUIET_LINE_EVERY) {
             eprintln!("{tick}");
         }

@@ -1,0 +1,106 @@
+//! `kill -9` of source, target and proxy in every phase of a handoff.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::shop::{Scale, Shop};
+use crate::support::{Client, eventually, timed};
+use crate::traffic::Traffic;
+
+/// The phases a source passes through, by the kind of the event that begins each.
+const PHASES: [&str; 4] = ["move_copying", "move_fenced", "move_proposed", "move_committed"];
+
+/// Who is killed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Victim {
+    Source,
+    Target,
+    Proxy,
+}
+
+/// The node whose moves are watched.
+const SOURCE: &str = "n1";
+/// The node whose weight goes up, so that partitions of all others move to it.
+const TARGET: &str = "n5";
+
+#[test]
+fn nobody_can_be_killed_at_a_wrong_moment() {
+    let scale = Scale::chosen();
+    let phases = if scale.runs > 1 { &PHASES[..] } else { &PHASES[1..2] };
+    let mut shop = Shop::open();
+    let seconds = scale.seconds + 60 * 3 * u32::try_from(phases.len()).expect("a few");
+    let mut traffic = Traffic::start(&shop, "phases", scale, seconds);
+    traffic.under_way();
+    for victim in [Victim::Source, Victim::Target, Victim::Proxy] {
+        for phase in phases {
+            kill_in(&mut shop, victim, phase);
+        }
+    }
+    // A client of a proxy that is killed sees its connection break: that is no fault of the cluster's.
+    traffic.stop().is_linearizable("every phase of a handoff");
+}
+
+/// Makes partitions move, kills the victim when one of them enters the phase, starts it again and waits until nothing
+/// is half-moved; then moves everything back.
+fn kill_in(shop: &mut Shop, victim: Victim, phase: &str) {
+    let mut watch = Watch::of(&shop.node(SOURCE).admin);
+    shop.operate(&["plan", "--weight", &format!("{TARGET}=4"), "--commit"]);
+    let entered = watch.wait_for(phase);
+    match victim {
+        Victim::Source => shop.node_mut(SOURCE).process.kill(),
+        Victim::Target => shop.node_mut(TARGET).process.kill(),
+        Victim::Proxy => shop.proxy.process.kill(),
+    }
+    match victim {
+        Victim::Source => shop.start_again(SOURCE),
+        Victim::Target => shop.start_again(TARGET),
+        Victim::Proxy => shop.start_proxy_again(),
+    }
+    let ((), settled) = timed(|| shop.wait_until_whole(&format!("{victim:?} killed in {phase}")));
+    println!("{victim:?} killed in {phase} ({entered} partitions were in it): whole again after {settled:?}");
+    shop.operate(&["plan", "--weight", &format!("{TARGET}=1"), "--commit"]);
+    shop.wait_until_whole("moved back");
+}
+
+/// Follows the events of one node.
+struct Watch {
+    client: Client,
+    url: String,
+    next: u64,
+    phase_of: BTreeMap<String, String>,
+}
+
+impl Watch {
+    fn of(admin: &str) -> Self {
+        let mut watch = Self {
+            client: Client::with_timeout(Duration::from_secs(5)),
+            url: format!("{admin}/v1/events"),
+            next: 0,
+            phase_of: BTreeMap::new(),
+        };
+        watch.look();
+        watch.phase_of.clear();
+        watch
+    }
+
+    /// Waits until a partition enters the phase; how many are in it by the last look.
+    fn wait_for(&mut self, phase: &str) -> usize {
+        eventually(phase, || {
+            self.look();
+            let inside = self.phase_of.values().filter(|now| *now == phase).count();
+            (inside > 0).then_some(inside)
+        })
+        .0
+    }
+
+    fn look(&mut self) {
+        let answer = self.client.get(&format!("{}?after={}", self.url, self.next)).json();
+        self.next = answer["next"].as_u64().expect("next");
+        for event in answer["events"].as_array().into_iter().flatten() {
+            let text = |name: &str| event[name].as_str().unwrap_or_default().to_owned();
+            if text("kind").starts_with("move_") {
+                self.phase_of.insert(text("subject"), text("kind"));
+            }
+        }
+    }
+}
