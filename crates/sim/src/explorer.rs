@@ -354,7 +354,9 @@ impl Explorer {
                 .filter_map(|node| node.engine.as_ref())
                 .flat_map(|engine| engine.partitions().filter(|status| status.partition == partition));
             let mut targets = statuses.filter_map(|status| status.moving);
-            proposed_survive && newest_survive && targets.all(|moving| survives(&moving.to))
+            let desired_survive = self.desired.get(&partition).is_none_or(|owners| survives(owners));
+            let targets_survive = desired_survive && targets.all(|moving| survives(&moving.to));
+            proposed_survive && newest_survive && targets_survive
         })
     }
 

@@ -118,6 +118,8 @@ enum Happening {
     Begin(Place),
     Learn(Place, Arc<Claim>),
     Gossip,
+    /// A member without company asks its seeds, in this life.
+    Join(Place, u64),
     /// For a router's plane; one for a node's is an [`Input`].
     Packet {
         from: Place,
@@ -365,6 +367,7 @@ impl World {
             Happening::Begin(place) => self.begin(place),
             Happening::Learn(place, claim) => self.routers[place - self.options.nodes].learn(&claim),
             Happening::Gossip => self.gossip(),
+            Happening::Join(place, life) => self.join(place, life),
             Happening::Packet { from, to, packet } => self.router_packet(from, to, packet),
             Happening::Pull(joiner, life, order) => self.pull(joiner, life, order),
         }
@@ -662,6 +665,8 @@ impl World {
                 MovePhase::Committed => "move committed",
                 MovePhase::Aborted => "move aborted",
             }),
+            // Nobody forces a claim here: what is promised without a majority is none of the checkers' business.
+            Event::Forced(_) => self.tally.count("forced"),
             Event::Alarm { known, other } => {
                 let what = format!("{} and {}", show_claim(&known), show_claim(&other));
                 self.checkers.violated(self.now, Rule::Alarm, what);

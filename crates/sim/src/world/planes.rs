@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use ringway_control::{Command, PlaneEvent};
+use ringway_control::{Command, Plane, PlaneEvent};
 use ringway_gossip::{Transmit, Via};
 
 use super::{Happening, World};
@@ -11,6 +11,9 @@ use crate::checkers::{Rule, show};
 use crate::network::Place;
 use crate::node::Input;
 use crate::plane::{Kept, Member, Packet, address_of, node_plane, place_at, router_plane};
+
+/// Between two questions to the seeds, while nobody answered.
+const JOIN_GAP: Duration = Duration::from_secs(1);
 
 impl World {
     /// Starts a node's plane, and lets it join whoever is there.
@@ -24,7 +27,30 @@ impl World {
             Ok(member) => node.member = Some(member),
             Err(problem) => return self.checkers.violated(self.now, Rule::Assertion, problem),
         }
+        let life = self.nodes[place].generation;
+        self.join(place, life);
+    }
+
+    /// Asks the seeds for what they know, again and again until there is somebody.
+    pub(super) fn join(&mut self, place: Place, life: u64) {
+        if self.nodes.get(place).is_some_and(|node| node.generation != life) {
+            return;
+        }
+        let (_, member) = self.member(place);
+        let lonely = |plane: &Plane| plane.is_alone() || !plane.readiness().is_ready();
+        if !member.is_some_and(|member| lonely(&member.plane)) {
+            return;
+        }
+        self.after(JOIN_GAP, Happening::Join(place, life));
+        if self.nodes.get(place).is_some_and(|node| node.paused) {
+            return;
+        }
         self.command(place, Command::Join(self.others(place)));
+        if place < self.nodes.len() {
+            self.drive(place);
+        } else {
+            self.drive_router(place);
+        }
     }
 
     /// Starts the routers' planes.
@@ -37,8 +63,7 @@ impl World {
                 Ok(member) => self.routers[index].member = Some(member),
                 Err(problem) => return self.checkers.violated(self.now, Rule::Assertion, problem),
             }
-            self.command(place, Command::Join(self.others(place)));
-            self.drive_router(place);
+            self.join(place, 1);
         }
     }
 
