@@ -51,6 +51,7 @@ impl Replica {
             return;
         }
         node.note_round(ballot.round);
+        self.forcing.heard(node.now, from);
         if let Some(sealed) = self.sealed_at().filter(|sealed| *sealed > ballot) {
             return self.refuse(node, from, epoch, ballot, Some(sealed));
         }
@@ -94,13 +95,8 @@ impl Replica {
             // To whoever uses a ballot again, what was proposed at it before is not there.
             accepted = accepted.filter(|(at, _)| *at != ballot);
         }
-        let word = Message::Promise {
-            partition: self.partition,
-            epoch,
-            ballot,
-            last: self.log.last(),
-            accepted,
-        };
+        let word =
+            Message::Promise { partition: self.partition, epoch, ballot, last: self.log.last(), accepted };
         if node.breaks(Mutant::VolatilePromise) {
             self.exclude(node);
             node.send(to, word);
@@ -224,7 +220,7 @@ impl Replica {
     }
 
     /// The claim is decided: says so to everybody concerned, and follows it.
-    fn decide(&mut self, node: &mut Node, before: &Claim, claim: &Arc<Claim>) {
+    pub(super) fn decide(&mut self, node: &mut Node, before: &Claim, claim: &Arc<Claim>) {
         node.stats.decided += 1;
         let everybody: BTreeSet<&Owner> = before.owners.iter().chain(claim.owners.iter()).collect();
         for owner in everybody {
@@ -248,6 +244,7 @@ impl Replica {
         if known.next_epoch() != epoch || !known.names(from) {
             return;
         }
+        self.forcing.heard(node.now, from);
         let Some(higher) = promised else { return }; // It is asked again by and by.
         node.note_round(higher.round);
         if self.candidacy.as_ref().is_some_and(|candidacy| candidacy.ballot == *ballot) {

@@ -9,6 +9,7 @@ use ringway_topology::{Epoch, Owner, Partition};
 use super::disk::{DiskBatch, Recovered, Written};
 use super::event::{Event, PartitionStatus};
 use super::following::Append;
+use super::forcing::ForceRefusal;
 use super::lease::Grant;
 use super::message::{CopyProgress, Envelope, Message};
 use super::node::Node;
@@ -155,6 +156,27 @@ impl Ownership {
     ) -> Result<Duration, Admission> {
         let replica = self.replicas.get(&partition).ok_or(Admission::Behind)?;
         replica.admit_any_read(&self.node, now, epoch)
+    }
+
+    /// Makes a claim for a partition whose owners have lost their majority for good, from what this owner has. It holds
+    /// once it is durable; [`Event::Forced`] says so. What the lost owners alone acknowledged is gone then: see
+    /// docs/OWNERSHIP.md.
+    ///
+    /// # Errors
+    /// Why not; nothing was changed.
+    pub fn force_claim(&mut self, now: Duration, partition: Partition) -> Result<Arc<Claim>, ForceRefusal> {
+        self.begin(now);
+        let mut outcome = Err(ForceRefusal::NotOwner);
+        self.with(partition, |replica, node| outcome = replica.force(node));
+        self.settle();
+        outcome
+    }
+
+    /// The same, for every partition owned here that is not served; ascending. Nothing is said of those that are.
+    pub fn force_stuck(&mut self, now: Duration) -> Vec<(Partition, Result<Arc<Claim>, ForceRefusal>)> {
+        let owned: Vec<Partition> = self.node.owned.iter().copied().collect();
+        let forced = owned.into_iter().map(|partition| (partition, self.force_claim(now, partition)));
+        forced.filter(|(_, outcome)| *outcome != Err(ForceRefusal::Served)).collect()
     }
 
     /// The next message to send. It rests on nothing that is not durable.

@@ -48,6 +48,8 @@ pub enum Event {
         /// The epoch to be decided.
         epoch: Epoch,
     },
+    /// An operator forced this claim, decided by nobody, and it holds: what the lost owners alone acknowledged is gone.
+    Forced(Arc<Claim>),
     /// Two decided claims of one epoch differ. It must never happen; the data of this partition is in danger.
     Alarm {
         /// The one known before.

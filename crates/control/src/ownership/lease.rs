@@ -168,6 +168,16 @@ impl LeaseBook {
         self.given.get(owner).is_some_and(|until| now < *until)
     }
 
+    /// Until when the last grant to `owner` runs, or ran.
+    pub(super) fn given_until(&self, owner: &Owner) -> Option<Duration> {
+        self.given.get(owner).copied()
+    }
+
+    /// Until when the last lease that `owner` granted runs, or ran.
+    pub(super) fn granted_until(&self, owner: &Owner) -> Option<Duration> {
+        self.grantors.get(owner).map(|grantor| grantor.until)
+    }
+
     /// Takes in a grant.
     pub(super) fn granted(
         &mut self,

@@ -9,7 +9,7 @@
 //! happened, `poll_*` give out what is to be done. A shell in `ringway-node` and the simulator drive it alike.
 //!
 //! `engine` routes each input to its `replica`, which is split by what it does: `replication` (the primary's side) and
-//! `following` (the others'), `deciding`, `takeover`, `moves`, `catch_up` and `cleanup`. What the partitions of a node
+//! `following` (the others'), `deciding`, `takeover`, `forcing`, `moves`, `catch_up` and `cleanup`. What the partitions of a node
 //! share is in `node`: the disk queue, timers, and the `lease` book.
 //!
 //! *Invariant*: nothing is said that rests on a change not yet durable; see [`disk`].
@@ -21,6 +21,7 @@ pub mod disk;
 mod engine;
 mod event;
 mod following;
+mod forcing;
 mod lease;
 mod log;
 pub mod message;
@@ -41,6 +42,7 @@ pub mod wire;
 pub use disk::{Applied, DiskBatch, DiskOp, Recovered, RecoveredPartition, Ticket, Written};
 pub use engine::Ownership;
 pub use event::{Event, ImportOrder, MovePhase, MoveProgress, PartitionStatus, Role};
+pub use forcing::{FORCE_AFTER_LEASES, FORCED_EPOCH_GAP, ForceRefusal};
 pub use message::{AppendResult, CopyProgress, Envelope, Message};
 pub use options::{Mutant, OwnershipOptions, Timing, Wishes};
 pub use request::{Admission, Reply, Token, WriteOutcome, WriteRequest};

@@ -29,6 +29,8 @@ pub(super) enum Wait {
     Send(Box<Envelope>),
     /// Send a proposal: one's own acceptance of it is durable.
     Propose(Ballot),
+    /// Follow a forced claim.
+    Forced(Arc<Claim>),
     /// Say that a copy was adopted.
     Adopted { tag: CopyTag, base: Position, bytes: u64 },
 }

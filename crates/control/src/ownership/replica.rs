@@ -10,6 +10,7 @@ use ringway_topology::{Epoch, Owner, Partition};
 use super::catch_up::Import;
 use super::disk::{Applied, DiskOp, RecoveredPartition, Ticket};
 use super::event::{Event, PartitionStatus, Role};
+use super::forcing::Forcing;
 use super::log::Log;
 use super::message::Message;
 use super::node::{Node, Wait};
@@ -69,6 +70,8 @@ pub(super) struct Replica {
     pub(super) told: u32,
     /// Two claims of this epoch were seen, and the alarm was given.
     pub(super) alarmed: bool,
+    /// What may be forced, and when.
+    pub(super) forcing: Forcing,
     /// The primary under which [`Node::followed`] lists this partition.
     followed: Option<Owner>,
 }
@@ -97,6 +100,7 @@ impl Replica {
             drop_at: None,
             told: 0,
             alarmed: false,
+            forcing: Forcing::default(),
             followed: None,
         }
     }
@@ -105,6 +109,7 @@ impl Replica {
     pub(super) fn recover(node: &mut Node, found: RecoveredPartition) -> Self {
         let mut replica = Self::new(found.partition);
         replica.acceptor = found.acceptor;
+        replica.forcing = Forcing::since(node.now);
         replica.log = Log::behind(found.trimmed);
         for entry in found.log {
             if entry.position.seq == replica.log.last().seq + 1 {
@@ -190,6 +195,7 @@ impl Replica {
         self.leave_office(node, Some(claim));
         self.end_candidacy(node);
         self.attempts = 0;
+        self.forcing = Forcing::since(node.now);
         self.end_import_before(node, claim);
         let named = node.is_named(claim);
         let copy = if named { Copy::Owned } else { self.acceptor.copy.clone() };
@@ -320,6 +326,7 @@ impl Replica {
             Wait::Logged { claim, through } => self.logged(node, &claim, through),
             Wait::Prepare(ballot) => self.send_prepares(node, &ballot),
             Wait::Propose(ballot) => self.send_proposal(node, &ballot),
+            Wait::Forced(claim) => self.forced(node, &claim),
             Wait::Adopted { tag, base, bytes } => self.tell_adopted(node, tag, base, bytes),
             Wait::Send(envelope) => {
                 let envelope = *envelope;

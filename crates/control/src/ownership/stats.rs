@@ -11,6 +11,8 @@ pub struct Stats {
     pub takeovers_yielded: u64,
     /// Claims this node decided.
     pub decided: u64,
+    /// Claims an operator forced here.
+    pub forced: u64,
     /// Planned moves begun.
     pub moves_begun: u64,
     /// Planned moves decided.

@@ -166,6 +166,7 @@ impl Replica {
         if claim.next_epoch() != epoch || !claim.names(from) {
             return;
         }
+        self.forcing.promised(node.now, from, promise.0, promise.1.clone());
         let Some(candidacy) = self.candidacy.as_mut().filter(|candidacy| candidacy.ballot == *ballot) else {
             return;
         };

@@ -8,6 +8,8 @@ use ringway_topology::{Epoch, NodeId, Owner, Partition, StoreId};
 
 use super::*;
 
+mod forcing;
+
 const P: Partition = Partition(7);
 /// How long a message travels.
 const HOP: Duration = Duration::from_millis(1);

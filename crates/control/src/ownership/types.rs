@@ -35,7 +35,7 @@ pub struct Ballot {
 pub struct Claim {
     /// Whose owners.
     pub partition: Partition,
-    /// One above the epoch it follows. The first is 1.
+    /// One above the epoch it follows; a forced one is far above. The first is 1.
     pub epoch: Epoch,
     /// Primary first. At most `REPLICAS_MAX`, each once.
     pub owners: Arc<[Owner]>,
