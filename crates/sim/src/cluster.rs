@@ -497,7 +497,6 @@ fn world_options(rng: &mut Rng, founders: usize, nodes: usize, options: ExploreO
         import_delay_max: ms([20, 500][rng.below(2)]),
         import_failure_ppm: [0, 100_000][rng.below(2)],
         timer_late_max: ms(1),
-        news_late_max: Duration::from_secs(25),
         cluster: Some(ClusterOptions {
             settings,
             founders,

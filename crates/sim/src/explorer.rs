@@ -511,7 +511,6 @@ fn world_options(rng: &mut Rng, climate: &Climate, options: ExploreOptions) -> W
         import_delay_max: ms([5, 60][rng.below(2)]),
         import_failure_ppm: [0, 200_000][rng.below(2)],
         timer_late_max: ms([0, 3][rng.below(2)]),
-        news_late_max: ms(1_000),
         cluster: None,
         trace: options.trace,
     }

@@ -187,7 +187,7 @@ fn all_mutants(arguments: &Arguments) -> bool {
         return false;
     }
     let mut all = true;
-    println!("{:<26}{:<52}{}", "rule taken out", "caught by", "as");
+    println!("{:<26}{:<52}as", "rule taken out", "caught by");
     for mutant in Mutant::ALL.into_iter().filter(|mutant| arguments.mutant.is_none_or(|only| only == *mutant))
     {
         let caught = mutants::hunt(mutant, arguments.jobs);

@@ -84,7 +84,6 @@ impl Script {
             import_delay_max: ms(5),
             import_failure_ppm: 0,
             timer_late_max: Duration::ZERO,
-            news_late_max: ms(1_000),
             cluster: None,
             trace: std::env::var_os("RINGWAY_SIM_TRACE").is_some(),
         };

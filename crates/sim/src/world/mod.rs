@@ -74,8 +74,6 @@ pub struct WorldOptions {
     pub import_failure_ppm: u32,
     /// Longest time a timer is late.
     pub timer_late_max: Duration,
-    /// How late news of the primary may be: the staleness that an `any` read states is counted from its arrival.
-    pub news_late_max: Duration,
     /// With control planes: real gossip, placement and maps. Without, claims spread by a pretended gossip, and wishes
     /// come from whoever owns the world.
     pub cluster: Option<ClusterOptions>,
@@ -506,7 +504,7 @@ impl World {
                 Ok(staleness) => {
                     let (found, seen) = node.disk.store().read(ask.partition, key);
                     let stretched = staleness + staleness * self.options.drift_ppm / 1_000_000;
-                    let bound = self.now.saturating_sub(stretched + self.options.news_late_max);
+                    let bound = self.now.saturating_sub(stretched);
                     self.checkers.any_read(self.now, ask.partition, bound, &node.owner, seen);
                     Answer::Found(found)
                 }
