@@ -156,7 +156,8 @@ impl Replica {
         if known && self.commit >= append.commit.seq {
             if self.applied.seq >= append.commit.seq {
                 self.news = self.news.max(Some(append.heard));
-            } else {
+            } else if self.news_pending.is_none() {
+                // Kept until it is applied: under steady writes there is always a later one, and none would ever be reached.
                 self.news_pending = Some((append.heard, append.commit.seq));
             }
         }

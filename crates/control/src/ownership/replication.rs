@@ -59,7 +59,7 @@ pub(super) struct Progress {
     pub(super) due: Duration,
     /// Repeats, or idle heartbeats, in a row.
     quiet: u32,
-    /// The latest clock value it sent.
+    /// The clock value it sent last.
     heard: Duration,
     /// It said that it is sealed.
     pub(super) sealed: bool,
@@ -423,11 +423,12 @@ impl Replica {
         progress.next = self.log.last().seq + 1;
     }
 
-    /// An owner's clock, to be sent back with what was committed by then.
+    /// An owner's clock, to be sent back with what was committed by then. The latest word counts, not the highest
+    /// value: with the owner's machine its clock starts anew. One that was overtaken on its way only makes it look staler.
     pub(super) fn note_heard(&mut self, node: &Node, from: &Owner, at: Duration) {
         let progress = self.office.as_mut().and_then(|office| office.progress_of(node, from));
         if let Some(progress) = progress {
-            progress.heard = progress.heard.max(at);
+            progress.heard = at;
         }
     }
 
