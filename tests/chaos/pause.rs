@@ -12,7 +12,7 @@ const STOPPED: std::time::Duration = std::time::Duration::from_secs(20);
 #[test]
 fn a_stopped_primary_serves_nothing_under_its_old_epoch() {
     let scale = Scale::chosen();
-    let mut shop = Shop::open();
+    let shop = Shop::open();
     let mut traffic = Traffic::start(&shop, "pause", scale, scale.seconds + 30);
     traffic.under_way();
     let led = |shop: &Shop| -> Vec<Value> {

@@ -4,11 +4,16 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::shop::{Scale, Shop};
-use crate::support::{Client, eventually, timed};
+use crate::support::{Client, now, timed};
 use crate::traffic::Traffic;
 
 /// The phases a source passes through, by the kind of the event that begins each.
 const PHASES: [&str; 4] = ["move_copying", "move_fenced", "move_proposed", "move_committed"];
+
+/// So often partitions are moved to and fro to catch one of them in a phase.
+const ROUNDS_MAX: usize = 5;
+/// A change of weight has begun all its moves by then.
+const MOVES_TAKE_MAX: Duration = Duration::from_secs(20);
 
 /// Who is killed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,21 +48,33 @@ fn nobody_can_be_killed_at_a_wrong_moment() {
 /// Makes partitions move, kills the victim when one of them enters the phase, starts it again and waits until nothing
 /// is half-moved; then moves everything back.
 fn kill_in(shop: &mut Shop, victim: Victim, phase: &str) {
-    let mut watch = Watch::of(&shop.node(SOURCE).admin);
-    shop.operate(&["plan", "--weight", &format!("{TARGET}=4"), "--commit"]);
-    let entered = watch.wait_for(phase);
+    let inside = (0..ROUNDS_MAX).find_map(|_| {
+        let mut watch = Watch::of(&shop.node(SOURCE).admin);
+        shop.operate(&["plan", "--weight", &format!("{TARGET}=4"), "--commit"]);
+        let inside = watch.wait_for(phase);
+        if inside.is_none() {
+            move_back(shop);
+        }
+        inside
+    });
     match victim {
         Victim::Source => shop.node_mut(SOURCE).process.kill(),
         Victim::Target => shop.node_mut(TARGET).process.kill(),
         Victim::Proxy => shop.proxy.process.kill(),
     }
+    let inside = inside.unwrap_or_else(|| panic!("no partition was seen in {phase}"));
     match victim {
         Victim::Source => shop.start_again(SOURCE),
         Victim::Target => shop.start_again(TARGET),
         Victim::Proxy => shop.start_proxy_again(),
     }
     let ((), settled) = timed(|| shop.wait_until_whole(&format!("{victim:?} killed in {phase}")));
-    println!("{victim:?} killed in {phase} ({entered} partitions were in it): whole again after {settled:?}");
+    println!("{victim:?} killed in {phase} ({inside} partitions were in it): whole again after {settled:?}");
+    move_back(shop);
+}
+
+fn move_back(shop: &Shop) {
+    shop.wait_until_whole("moved");
     shop.operate(&["plan", "--weight", &format!("{TARGET}=1"), "--commit"]);
     shop.wait_until_whole("moved back");
 }
@@ -83,14 +100,18 @@ impl Watch {
         watch
     }
 
-    /// Waits until a partition enters the phase; how many are in it by the last look.
-    fn wait_for(&mut self, phase: &str) -> usize {
-        eventually(phase, || {
+    /// Looks without a pause until a partition is in the phase; how many are in it by the last look. None when the
+    /// moves are over and none was caught in it: some phases last milliseconds.
+    fn wait_for(&mut self, phase: &str) -> Option<usize> {
+        let deadline = now() + MOVES_TAKE_MAX;
+        while now() < deadline {
             self.look();
             let inside = self.phase_of.values().filter(|now| *now == phase).count();
-            (inside > 0).then_some(inside)
-        })
-        .0
+            if inside > 0 {
+                return Some(inside);
+            }
+        }
+        None
     }
 
     fn look(&mut self) {
