@@ -29,7 +29,7 @@ pub mod view;
 
 pub use plane::{ClaimHint, Command, Plane, PlaneError, PlaneOptions};
 pub use records::{
-    Binding, BindingRecord, BootstrapRecord, MemberKind, MemberRecord, NodeRecord, Order, OrderPhase, Pause,
-    RecordProblem,
+    Binding, BindingRecord, BootstrapRecord, MemberKind, MemberRecord, NodeRecord, Nonce, Order, OrderPhase,
+    Pause, RecordProblem, START_KEY_PREFIX, StartRecord,
 };
 pub use view::{ClusterView, FatalReason, MemberStatus, OwnershipView, PlaneEvent, PlaneStats, Readiness};

@@ -11,7 +11,8 @@
 //! Even then it first makes sure that its name is its own. What a member starts from, a copied data directory for one,
 //! may be enough for rule 2 while another process lives under the same id. So a member with seeds waits until it has
 //! met somebody, who would know, for [`SEEDS_PATIENCE`] at most: a cluster that restarts must not wait for nodes that
-//! are down. And while another process is being asked whether it has this member's id
+//! are down. One whose store was started before waits, within the same time, until it has exchanged full state with
+//! whoever it met: they may remember a later start of that store, and then this one is an older copy. And while another process is being asked whether it has this member's id
 //! ([`ringway_gossip::Gossip::contested_at`]), nothing makes a member ready.
 //!
 //! A member that became ready stays so: cut off from the others it goes on serving what it knows, and shows how old
@@ -41,6 +42,9 @@ pub(crate) struct Gate {
     seeds_configured: bool,
     /// Until when the seeds may take to answer.
     patient_until: Duration,
+    /// Whether others may remember a start of this store.
+    has_past: bool,
+    synced: bool,
     synced_with_ready: bool,
 }
 
@@ -60,12 +64,26 @@ impl Gate {
         kind: MemberKind,
         mut bootstrap: Vec<NodeId>,
         seeds_configured: bool,
+        has_past: bool,
         now: Duration,
     ) -> Self {
         bootstrap.sort();
         bootstrap.dedup();
         let patient_until = now + SEEDS_PATIENCE;
-        Self { kind, bootstrap, seeds_configured, patient_until, synced_with_ready: false }
+        Self {
+            kind,
+            bootstrap,
+            seeds_configured,
+            patient_until,
+            has_past,
+            synced: false,
+            synced_with_ready: false,
+        }
+    }
+
+    /// A full state exchange with anybody finished.
+    pub(crate) fn synced(&mut self) {
+        self.synced = true;
     }
 
     /// A full state exchange with a ready member finished.
@@ -94,8 +112,16 @@ impl Gate {
         let missing: Vec<&str> =
             self.bootstrap.iter().filter(|id| !directory.knows_node(id)).map(NodeId::as_str).collect();
         if missing.is_empty() {
-            let unheard = self.seeds_configured && others.is_empty() && now < self.patient_until;
-            return if unheard { Err("waiting for a seed to answer".to_owned()) } else { Ok(()) };
+            if !self.seeds_configured || now >= self.patient_until {
+                return Ok(());
+            }
+            if others.is_empty() {
+                return Err("waiting for a seed to answer".to_owned());
+            }
+            if self.has_past && !self.synced {
+                return Err("waiting to hear which start of this store others remember".to_owned());
+            }
+            return Ok(());
         }
         Err(format!(
             "waiting for the bootstrap nodes {} to be seen, or for a ready member; {}",

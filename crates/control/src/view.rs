@@ -10,7 +10,7 @@ use ringway_gossip::{DeadCause, State, Stats};
 use ringway_topology::{ClusterUuid, NodeId};
 
 use crate::plane::names;
-use crate::records::{MemberKind, Order, Pause, RecordProblem};
+use crate::records::{MemberKind, Order, Pause, RecordProblem, StartRecord};
 
 /// Whether a member may serve.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -194,6 +194,13 @@ pub enum FatalReason {
         /// The cluster.
         cluster: ClusterUuid,
     },
+    /// The group remembers a start of this node's store that its data directory does not know of.
+    OlderCopy {
+        /// The start that is remembered.
+        met: StartRecord,
+        /// How many starts the directory knows of.
+        known: usize,
+    },
     /// This program does not derive the claims that the cluster started with.
     ClaimsDiffer {
         /// What the bootstrap record was written under, and we are not.
@@ -230,6 +237,14 @@ impl fmt::Display for FatalReason {
                  take node.bootstrap out of the configuration and start with an empty data_dir",
                 names(accepted),
                 names(formed)
+            ),
+            Self::OlderCopy { met: StartRecord { node, store, generation, nonce }, known } => write!(
+                f,
+                "the data directory of node {node} is an older copy of its store {store}: the cluster remembers a start \
+                 of that store (generation {generation}, nonce {nonce}) that is not among the {known} this directory \
+                 knows of. It may have forgotten what it promised and what it acknowledged, so it must not take part. \
+                 Put the newest copy back; or move the directory away and start this node as a new store, which is \
+                 given its copies by the other owners"
             ),
             Self::ClaimsDiffer { differences } => {
                 write!(f, "this program does not derive the owners that the cluster started with: ")?;

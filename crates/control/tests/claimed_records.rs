@@ -7,7 +7,9 @@ use std::sync::Arc;
 use proptest::prelude::*;
 use ringway_control::ownership::{Claim, Position};
 use ringway_control::records::{BOOTSTRAP_NODES_MAX, BY_TEXT_BYTES_MAX, Founder, claim, is_lasting};
-use ringway_control::{Binding, BindingRecord, BootstrapRecord, Order, OrderPhase, Pause, RecordProblem};
+use ringway_control::{
+    Binding, BindingRecord, BootstrapRecord, Nonce, Order, OrderPhase, Pause, RecordProblem, StartRecord,
+};
 use ringway_gossip::RECORD_VALUE_BYTES_MAX;
 use ringway_topology::{
     ClusterUuid, Epoch, NodeId, Owner, Partition, PlacementDigest, REPLICAS_MAX, StoreId, Weight, ZoneName,
@@ -61,6 +63,12 @@ prop_compose! {
 }
 
 prop_compose! {
+    fn start()(node in id(), store: u128, generation: u64, nonce: u128) -> StartRecord {
+        StartRecord { node, store: StoreId(store), generation, nonce: Nonce(nonce) }
+    }
+}
+
+prop_compose! {
     fn any_claim()(
         partition in 0..1u32 << 20, epoch in 2u64.., behind in 1u64.., seq: u64,
         owners in prop::collection::btree_map(id(), any::<u128>(), 1..=REPLICAS_MAX),
@@ -79,22 +87,24 @@ fn read(kind: usize, bytes: &[u8]) -> Result<Vec<u8>, RecordProblem> {
         2 => BootstrapRecord::decode(bytes).map(|record| record.encode()),
         3 => Order::decode(bytes).map(|record| record.encode()),
         4 => Pause::decode(bytes).map(|record| record.encode()),
+        5 => StartRecord::decode(bytes).map(|record| record.encode()),
         _ => claim::decode(Partition(7), Epoch(u64::MAX), bytes).map(|claim| claim::encode(&claim)),
     }
 }
 
-const KINDS: usize = 6;
+const KINDS: usize = 7;
 
 fn written() -> impl Strategy<Value = [Vec<u8>; KINDS]> {
     let formed = prop::option::of(any::<u128>().prop_map(ClusterUuid));
-    (binding(), formed, bootstrap(), order(), any::<bool>(), by(), any_claim()).prop_map(
-        |(binding, formed, bootstrap, order, paused, by, claim)| {
+    (binding(), formed, bootstrap(), order(), any::<bool>(), by(), start(), any_claim()).prop_map(
+        |(binding, formed, bootstrap, order, paused, by, start, claim)| {
             [
                 binding.encode(),
                 BindingRecord { binding, formed }.encode(),
                 bootstrap.encode(),
                 order.encode(),
                 Pause { paused, by }.encode(),
+                start.encode(),
                 claim::encode(&claim),
             ]
         },
@@ -105,7 +115,7 @@ proptest! {
     #[test]
     fn records_come_back_as_they_were(
         binding in binding(), formed: Option<u128>, bootstrap in bootstrap(), order in order(), paused: bool, by in by(),
-        any_claim in any_claim(),
+        start in start(), any_claim in any_claim(),
     ) {
         prop_assert_eq!(Binding::decode(&binding.encode()), Ok(binding.clone()));
         let record = BindingRecord { binding, formed: formed.map(ClusterUuid) };
@@ -116,6 +126,8 @@ proptest! {
         let pause = Pause { paused, by };
         prop_assert!(pause.encode().len() <= 131, "the documented size");
         prop_assert_eq!(Pause::decode(&pause.encode()), Ok(pause));
+        prop_assert!(start.encode().len() <= 105, "the documented size");
+        prop_assert_eq!(StartRecord::decode(&start.encode()), Ok(start));
         let key = claim::key(any_claim.partition);
         prop_assert_eq!(claim::partition_of(&key), Some(any_claim.partition));
         let value = claim::encode(&any_claim);
@@ -200,6 +212,10 @@ fn the_bytes_are_these() {
     };
     assert_eq!(hex(&order.encode()), format!("01026e31{store}0200000003026f70"));
     assert_eq!(hex(&Pause { paused: true, by: "op".to_owned() }.encode()), "0101026f70");
+
+    let start = StartRecord { node: node("n1"), store: StoreId(0xa1), generation: 7, nonce: Nonce(0xa1) };
+    assert_eq!(start.key(), "start/n1");
+    assert_eq!(hex(&start.encode()), format!("01026e31{store}0000000000000007{store}"));
 
     let owner = |name: &str| Owner { node: node(name), store: StoreId(0xa1) };
     let decided = Claim {

@@ -34,8 +34,8 @@ pub use member::{Goodbye, Member, MemberOptions};
 pub use ownership::{ClaimFeed, MemberHandle};
 pub use record_file::RecordFileError;
 pub use ringway_control::{
-    Binding, ClaimHint, ClusterView, FatalReason, MemberKind, MemberStatus, NodeRecord, Order, OrderPhase,
-    OwnershipView, Pause, PlaneEvent, PlaneStats, Readiness,
+    Binding, ClaimHint, ClusterView, FatalReason, MemberKind, MemberStatus, NodeRecord, Nonce, Order,
+    OrderPhase, OwnershipView, Pause, PlaneEvent, PlaneStats, Readiness,
 };
 pub use ringway_gossip::{Key, Keyring, NONCE_BYTES, PURPOSE_BYTES, SEAL_BYTES, Unopened};
 pub use stats::MemberStats;

@@ -10,7 +10,7 @@ use std::time::Duration;
 use ringway_control::ownership::Wishes;
 use ringway_control::plane::{DEBOUNCE_MAX_DEFAULT, DEBOUNCE_MIN_DEFAULT, REPLACE_AFTER_DEFAULT};
 use ringway_control::{
-    Binding, ClusterView, MemberKind, NodeRecord, Plane, PlaneEvent, PlaneOptions, Readiness,
+    Binding, ClusterView, MemberKind, NodeRecord, Nonce, Plane, PlaneEvent, PlaneOptions, Readiness,
 };
 use ringway_gossip::{Config, Identity, Keyring};
 use ringway_topology::{ClusterSettings, ClusterUuid, Map, NodeId, SnapshotCell};
@@ -70,6 +70,9 @@ pub struct MemberOptions {
     pub binding: Option<Binding>,
     /// The cluster this member's data directory belongs to already. Another cluster is refused.
     pub cluster_uuid: Option<ClusterUuid>,
+    /// The starts that a node's data directory knows of, in `claimed` ownership. One that others remember and that is
+    /// not among them makes the directory an older copy, which is refused ([`Fatal`]).
+    pub starts: Vec<Nonce>,
     /// How long a node may be away before its partitions are copied elsewhere, in `claimed` ownership.
     /// *Range*: 10 s – 24 h. *Default*: 10 min.
     pub replace_after: Duration,
@@ -113,6 +116,7 @@ impl MemberOptions {
             snapshot: None,
             binding: None,
             cluster_uuid: None,
+            starts: Vec::new(),
             replace_after: REPLACE_AFTER_DEFAULT,
             debounce_min: DEBOUNCE_MIN_DEFAULT,
             debounce_max: DEBOUNCE_MAX_DEFAULT,
@@ -190,6 +194,7 @@ impl Member {
             restored,
             binding: options.binding,
             cluster_uuid: options.cluster_uuid,
+            starts: options.starts,
             replace_after: options.replace_after,
             debounce_min: options.debounce_min,
             debounce_max: options.debounce_max,

@@ -12,7 +12,7 @@ use std::collections::btree_map::Entry;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use ringway_control::ownership::Claim;
-use ringway_control::{ClaimHint, Command, Order, Pause, PlaneEvent};
+use ringway_control::{ClaimHint, Command, Nonce, Order, Pause, PlaneEvent};
 use ringway_topology::Partition;
 use tokio::sync::{Notify, broadcast, mpsc};
 
@@ -68,6 +68,12 @@ impl MemberHandle {
     /// being a member until it is shut down.
     pub async fn stopping(&self) {
         self.command(Command::Stopping).await;
+    }
+
+    /// Tells the start of this life, whose nonce is on disk by now. Only once the member is ready: before, it may not
+    /// have heard of the latest start.
+    pub async fn started(&self, nonce: Nonce) {
+        self.command(Command::Started(nonce)).await;
     }
 
     async fn command(&self, command: Command) {

@@ -174,6 +174,7 @@ fn member_plane(
         restored: Vec::new(),
         binding: None,
         cluster_uuid: None,
+        starts: Vec::new(),
         replace_after: cluster.replace_after,
         debounce_min: ringway_control::plane::DEBOUNCE_MIN_DEFAULT,
         debounce_max: ringway_control::plane::DEBOUNCE_MAX_DEFAULT,

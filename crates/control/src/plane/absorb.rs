@@ -9,7 +9,7 @@ use ringway_gossip::Event;
 use super::Plane;
 use crate::directory::{Change, Refusal};
 use crate::records::claim::CLAIM_KEY_PREFIX;
-use crate::records::{BOOTSTRAP_KEY, RecordProblem, is_lasting};
+use crate::records::{BOOTSTRAP_KEY, RecordProblem, START_KEY_PREFIX, is_lasting};
 use crate::view::{FatalReason, PlaneEvent};
 
 impl Plane {
@@ -49,6 +49,7 @@ impl Plane {
             Event::Synced { with } => {
                 self.confirmed_at = Some(now);
                 self.synced_with.push(with);
+                self.gate.synced();
                 self.gate_stale = true;
             }
             Event::Conflict { id, here, there, newcomer } => self.absorb_conflict(id, here, there, newcomer),
@@ -103,6 +104,9 @@ impl Plane {
         }
         if key == BOOTSTRAP_KEY {
             return self.absorb_bootstrap(now, value);
+        }
+        if key.starts_with(START_KEY_PREFIX) {
+            return self.absorb_start(key, value);
         }
         match self.directory.absorb(key, value) {
             Ok(Change::Nothing) => return,

@@ -7,6 +7,7 @@ use std::time::Duration;
 use ringway_topology::settings::CONTRACT_VERSION;
 use ringway_topology::{ClusterUuid, Epoch, NodeId, Owner, Placement};
 
+use super::starts::Starts;
 use super::{ClaimHint, DESIRED_STABLE, Plane, PlaneOptions, REASSERT_GAP};
 use crate::bootstrap::{FIRST_EPOCH, NotFormed, first_claims, form};
 use crate::claims::{ClaimBook, HintRefusal, Learned, Source};
@@ -21,6 +22,7 @@ use crate::view::{FatalReason, PlaneEvent};
 pub(super) struct Claimed {
     pub(super) formation: Formation,
     pub(super) claims: ClaimBook,
+    pub(super) starts: Starts,
     /// Of a node; a router brings nothing about.
     pub(super) wishes: Option<WishBook>,
     pub(super) unsaid_wishes: Option<Arc<Wishes>>,
@@ -66,6 +68,7 @@ impl Claimed {
                 reassert_at: None,
             },
             claims: ClaimBook::new(options.settings.partitions.get(), me.clone()),
+            starts: Starts::new(me.clone(), &options.starts),
             wishes: me.map(WishBook::new),
             unsaid_wishes: None,
             absences: Absences::new(options.replace_after),

@@ -22,6 +22,7 @@
 //! | `absorb` | takes in what gossip tells |
 //! | `settle` | whether this member may serve, and what it says of itself |
 //! | `publish` | maps and wishes |
+//! | `starts` | whether this member's data directory is the newest one of its store |
 //! | `claimed` | the forming of the cluster, claims and hints, what operators say |
 //!
 //! *Invariants.* While it is open whether another process has this member's id, a member that does not serve yet
@@ -35,6 +36,7 @@ mod claimed;
 mod options;
 mod publish;
 mod settle;
+mod starts;
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -125,7 +127,8 @@ impl Plane {
         let settings = Arc::new(settings);
         let terms = settings.terms().into_bytes();
         let gossip = Gossip::new(gossip, settings.name.as_str(), terms, identity.clone(), keyring, seed, now);
-        let gate = Gate::new(options.kind, options.bootstrap, options.seeds_configured, now);
+        let has_past = claimed.is_some() && !options.starts.is_empty();
+        let gate = Gate::new(options.kind, options.bootstrap, options.seeds_configured, has_past, now);
         let mut plane = Self {
             gossip,
             directory: Directory::new(NODES_MAX, MEMBER_RECORDS_MAX),
@@ -228,6 +231,7 @@ impl Plane {
             Command::Hint(hint) => self.take_hint(now, &hint),
             Command::Order(order) => self.decree(now, order.key(), order.encode()),
             Command::Pause(pause) => self.decree(now, PAUSE_KEY.to_owned(), pause.encode()),
+            Command::Started(nonce) => self.tell_start(now, nonce),
             Command::Stopping => self.stop(now),
         }
         self.pump(now);

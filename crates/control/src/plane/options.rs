@@ -10,7 +10,7 @@ use ringway_topology::{ClusterSettings, ClusterUuid, Epoch, NODES_MAX, NodeId, O
 use thiserror::Error;
 
 use crate::ownership::Claim;
-use crate::records::{BOOTSTRAP_NODES_MAX, Binding, MemberKind, NodeRecord, Order, Pause};
+use crate::records::{BOOTSTRAP_NODES_MAX, Binding, MemberKind, NodeRecord, Nonce, Order, Pause};
 
 /// How long records must stand still before the placement runs, unless configured.
 pub const DEBOUNCE_MIN_DEFAULT: Duration = Duration::from_millis(100);
@@ -71,6 +71,9 @@ pub struct PlaneOptions {
     pub binding: Option<Binding>,
     /// The cluster this member's data directory belongs to already. Another cluster is refused.
     pub cluster_uuid: Option<ClusterUuid>,
+    /// The starts this node's data directory knows of (`claimed` only). A start of its store that is remembered and is
+    /// not among them makes the directory an older copy, which is refused: [`FatalReason::OlderCopy`](crate::FatalReason).
+    pub starts: Vec<Nonce>,
     /// How long a node may be away before the desired owners are computed without it (`claimed` only; a moment later
     /// copies of what it owned are made elsewhere). Range 10 s – 24 h, default [`REPLACE_AFTER_DEFAULT`].
     pub replace_after: Duration,
@@ -121,6 +124,8 @@ pub enum Command {
     Order(Order),
     /// Spread whether moves may begin.
     Pause(Pause),
+    /// Tell the start of this life, whose nonce is on disk: once this member is ready.
+    Started(Nonce),
     /// This node is going to stop: tell the others not to count on it, and hand over what it leads.
     Stopping,
 }

@@ -16,6 +16,10 @@ impl Plane {
     /// Acts on everything that is due. Whether gossip may have something new to say.
     pub(super) fn settle(&mut self, now: Duration) -> bool {
         self.follow_contest();
+        self.refuse_older_copy();
+        if self.fatal {
+            return false;
+        }
         let formed = self.seek_formation(now);
         if self.fatal {
             return formed;

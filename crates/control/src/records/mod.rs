@@ -11,6 +11,7 @@
 //! | `claim/<partition>` | [`Claim`](crate::ownership::Claim), its version the epoch: see [`claim`] | the map | no |
 //! | `order/<id>` | [`Order`]: an operator's word on a node | the placement | yes |
 //! | `pause` | [`Pause`]: whether moves may begin | the owners | yes |
+//! | `start/<id>` | [`StartRecord`]: the latest start of a store | its node, for older copies of its directory | yes |
 //!
 //! A lasting record is kept by every member for its next life. Claims are not: owners keep their own, with what they
 //! promised, and say them again when they start.
@@ -22,6 +23,7 @@ pub mod claim;
 mod codec;
 mod formation;
 mod orders;
+mod start;
 
 use std::net::SocketAddr;
 
@@ -33,6 +35,7 @@ pub use formation::{
     BINDING_KEY_PREFIX, BOOTSTRAP_KEY, BOOTSTRAP_NODES_MAX, Binding, BindingRecord, BootstrapRecord, Founder,
 };
 pub use orders::{BY_TEXT_BYTES_MAX, ORDER_KEY_PREFIX, Order, OrderPhase, PAUSE_KEY, Pause};
+pub use start::{Nonce, START_KEY_PREFIX, StartRecord};
 
 /// Keys of node records start with this.
 pub const NODE_KEY_PREFIX: &str = "node/";
@@ -49,7 +52,7 @@ const FORMAT: u8 = 1;
 /// Whether a record outlives the process that wrote it.
 #[must_use]
 pub fn is_lasting(key: &str) -> bool {
-    let prefixes = [NODE_KEY_PREFIX, BINDING_KEY_PREFIX, ORDER_KEY_PREFIX];
+    let prefixes = [NODE_KEY_PREFIX, BINDING_KEY_PREFIX, ORDER_KEY_PREFIX, START_KEY_PREFIX];
     key == BOOTSTRAP_KEY || key == PAUSE_KEY || prefixes.iter().any(|prefix| key.starts_with(prefix))
 }
 

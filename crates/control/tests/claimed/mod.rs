@@ -3,6 +3,7 @@
 mod claims;
 mod formation;
 mod orders;
+mod starts;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

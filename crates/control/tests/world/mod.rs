@@ -73,6 +73,7 @@ pub(crate) fn node(n: u8) -> PlaneOptions {
         restored: Vec::new(),
         binding: None,
         cluster_uuid: None,
+        starts: Vec::new(),
         replace_after: REPLACE_AFTER_DEFAULT,
         debounce_min: ms(100),
         debounce_max: ms(250),
