@@ -11,6 +11,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Status
 use http_body::Body as _;
 use http_body_util::BodyExt;
 use ringway_control::ownership::{self, WriteOutcome, WriteRequest};
+use ringway_member::clock::Clock;
 use ringway_proxy::edge::{ConnectionInfo, WorkerService};
 use ringway_proxy::key::RoutingKey;
 use ringway_proxy::metrics::{MethodClass, Misdirected};
@@ -124,7 +125,8 @@ impl<S: ReplicaStore> ClaimedService<S> {
     async fn read(&self, parts: &request::Parts, place: Place<'_>) -> Result<Response<Body>, Unserved> {
         let condition = condition(&parts.headers)?;
         let any = asks_for_any(&parts.headers);
-        self.admit(any, place).await?;
+        let asked = Clock::now();
+        let staleness = self.admit(any, place).await?;
         let found = match parts.method {
             Method::HEAD => self.store.head(place.partition, &place.key.key).await?.map(|meta| (meta, None)),
             _ => match self.store.get(place.partition, &place.key.key).await? {
@@ -132,10 +134,12 @@ impl<S: ReplicaStore> ClaimedService<S> {
                 None => None,
             },
         };
-        let staleness = self.admit(any, place).await?;
+        self.admit(any, place).await?;
         let mut response = self.found(&condition, found, place.partition)?;
         if let Some(staleness) = staleness {
-            let ms = u64::try_from(staleness.as_millis()).unwrap_or(u64::MAX);
+            // What the owner has heard since is perhaps not in the value.
+            let staleness = staleness + Clock::now().saturating_sub(asked);
+            let ms = u64::try_from(staleness.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX);
             response.headers_mut().insert(RINGWAY_STALENESS, HeaderValue::from(ms));
         }
         Ok(response)

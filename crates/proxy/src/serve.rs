@@ -229,7 +229,7 @@ fn settle(
         Ok(Forwarded::Answered(answer)) => {
             node.metrics.answer(answer.status(), elapsed);
             core.nodes.report(node, || core.now(), !is_failure(answer.status()));
-            if exchange.facts.unsettled && says_nothing(answer.status()) {
+            if exchange.facts.unsettled && says_nothing(&answer) {
                 return (Outcome::Unknown, None);
             }
             if target.claimed && headers::served_epoch(answer.headers()) > Some(target.map_epoch) {
@@ -265,9 +265,14 @@ fn settle(
     (outcome, None)
 }
 
-/// Whether an answer to a repeated write tells nothing of the copies before it: the node did not look.
-fn says_nothing(status: StatusCode) -> bool {
-    status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS
+/// Whether an answer to a repeated write tells nothing of the copies before it: the node did not look. Of the client's
+/// errors a node finds 404 and 412 when it looks; others it makes up from the request alone, and perhaps not as the
+/// node before it did, whose bounds may be wider.
+fn says_nothing(answer: &Response<UpstreamBody>) -> bool {
+    let status = answer.status();
+    let found = matches!(status, StatusCode::NOT_FOUND | StatusCode::PRECONDITION_FAILED)
+        || headers::served_epoch(answer.headers()).is_some();
+    status.is_server_error() || (status.is_client_error() && !found)
 }
 
 /// Learns from a 421, for this request and, through the queue of hints, for all.

@@ -252,17 +252,18 @@ fn a_hold_for_a_takeover_that_never_comes_ends_in_503_or_in_an_unknown_outcome()
 }
 
 #[test]
-fn an_overloaded_node_does_not_settle_a_write_that_was_sent_before() {
+fn a_node_that_did_not_look_does_not_settle_a_write_that_was_sent_before() {
     run(async {
         let busy =
             || reply("HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\ncontent-length: 0\r\n\r\n");
         let full = reply("HTTP/1.1 507 Insufficient Storage\r\ncontent-length: 0\r\n\r\n");
         let unmet = reply("HTTP/1.1 412 Precondition Failed\r\ncontent-length: 0\r\n\r\n");
-        let node = FakeNode::start([reset(), busy(), full, unmet]).await;
+        let large = reply("HTTP/1.1 413 Content Too Large\r\ncontent-length: 0\r\n\r\n");
+        let node = FakeNode::start([reset(), busy(), full, large, unmet]).await;
         let router = Cluster::at_epoch_1(&[(node.addr, Alive)]).router(options());
         assert_eq!(call(&router, put("v")).await.0, 412, "that is what became of it");
         let sent = ids(&node);
-        assert!(sent.len() == 4 && sent.iter().all(|id| *id == sent[0]), "{sent:?}");
+        assert!(sent.len() == 5 && sent.iter().all(|id| *id == sent[0]), "{sent:?}");
 
         let node = FakeNode::start([vec![reset()], vec![busy(); 99]].concat()).await;
         let router = Cluster::at_epoch_1(&[(node.addr, Alive)]).router(brief_hold());
