@@ -1,5 +1,9 @@
 //! Planned changes under load: join, drain, weight, a full rolling restart.
 
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
 use crate::shop::{Scale, Shop};
 use crate::support::eventually;
 use crate::traffic::Traffic;
@@ -72,4 +76,50 @@ fn every_node_restarts_one_after_the_other() {
             shop.wait_until_whole("home again");
         }
     });
+}
+
+/// What a plan says of partitions is what then moves; of bytes, within a tenth.
+#[test]
+fn a_plan_says_what_then_moves() {
+    let scale = Scale::chosen();
+    let mut shop = Shop::open();
+    Traffic::start(&shop, "fill", scale, 1).outcome().is_flawless("fill");
+    let (owners, copied) = (owners(&shop), copied(&shop));
+
+    let plan = shop.operate_json(&["plan", "--drain", "n2"]);
+    assert_eq!(plan["sizes_unknown"], 0, "{plan}");
+    shop.operate(&["commit", plan["digest"].as_str().expect("a digest")]);
+    let drained = shop.node_mut("n2").process.wait();
+    assert!(drained.success(), "a drained node says goodbye and ends: {drained}");
+    shop.nodes.retain(|node| node.id != "n2");
+    shop.wait_until_whole("drained");
+
+    let now = self::owners(&shop);
+    let moved = now.iter().filter(|(partition, set)| owners[partition] != **set).count();
+    let moved_bytes = self::copied(&shop) - copied;
+    println!(
+        "planned {} partitions, {} bytes; moved {moved}, {moved_bytes}",
+        plan["partitions_changed"], plan["bytes"]
+    );
+    assert_eq!(plan["partitions_changed"].as_u64(), Some(moved as u64), "{plan}");
+    let planned = plan["bytes"].as_f64().expect("bytes");
+    assert!((moved_bytes - planned).abs() <= 0.1 * planned, "planned {planned} bytes, moved {moved_bytes}");
+}
+
+/// The primary of every partition, and all its owners.
+fn owners(shop: &Shop) -> BTreeMap<u64, (String, Vec<String>)> {
+    let row = |row: &Value| {
+        let ids = row["owners"].as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned);
+        let mut ids: Vec<String> = ids.collect();
+        let primary = ids.first().cloned().unwrap_or_default();
+        ids.sort();
+        (row["partition"].as_u64().expect("a partition"), (primary, ids))
+    };
+    shop.partitions(&shop.proxy.admin).iter().map(row).collect()
+}
+
+/// Bytes that copies brought to the nodes that stay.
+fn copied(shop: &Shop) -> f64 {
+    let stay = shop.nodes.iter().filter(|node| node.id != "n2");
+    stay.map(|node| shop.metric(&node.admin, "ringway_handoff_bytes_total")).sum()
 }

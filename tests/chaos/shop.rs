@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::support::{Client, Process, free_port, now, run};
+use crate::support::{Client, Process, free_port, now, run, run_json};
 
 /// Partitions of the cluster: enough for every node to lead many, few enough to be walked.
 pub(crate) const PARTITIONS: u32 = 256;
@@ -159,6 +159,19 @@ impl Shop {
         let errors = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{args:?}: {}\n{text}{errors}", output.status);
         text
+    }
+
+    /// An operator's command that answers in JSON.
+    pub(crate) fn operate_json(&self, args: &[&str]) -> Value {
+        run_json(&[args, &["--json", "--admin", &self.proxy.admin]].concat())
+    }
+
+    /// One of a member's metrics, without labels.
+    pub(crate) fn metric(&self, admin: &str, name: &str) -> f64 {
+        let text = self.client.get(&format!("{admin}/metrics")).text();
+        let line = text.lines().find(|line| line.split(' ').next() == Some(name));
+        let value = line.and_then(|line| line.split(' ').nth(1)?.parse().ok());
+        value.unwrap_or_else(|| panic!("{name} at {admin}: {text}"))
     }
 
     /// What a member's admin listener says about the partitions.
