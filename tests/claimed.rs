@@ -359,6 +359,77 @@ fn a_node_without_its_disk_is_a_new_store_and_gets_its_copies_again() {
 }
 
 #[test]
+fn what_lost_a_majority_for_good_is_served_again_when_it_is_forced() {
+    let mut cluster = Cluster::claimed(3);
+    let client = Client::new();
+    let keys = keys(200);
+    store_all(&client, &cluster.proxy.url, &keys);
+    let survivor = cluster.node("n1").admin.clone();
+    let at = ["force", "--admin", survivor.as_str()];
+    let said = refused(&[&at[..], &["--all-stuck", "--accept-data-loss"]].concat());
+    assert!(said.contains("every partition that n1 owns is served"), "{said}");
+
+    // Two of three disks are gone; nodes of the same names come back with empty ones.
+    for id in ["n2", "n3"] {
+        cluster.node(id).process.kill();
+        fs::remove_dir_all(&cluster.node(id).data_dir).unwrap();
+    }
+    let said = refused(&[&at[..], &["--partition", "7"]].concat());
+    assert!(said.contains("every write that only the lost owners had is gone"), "{said}");
+    let said = refused(&[&at[..], &["--partition", "7", "--accept-data-loss"]].concat());
+    assert!(said.contains("not_stuck") || said.contains("too_soon"), "{said}");
+    for id in ["n2", "n3"] {
+        cluster.restart(id);
+    }
+    let said = refused(&["force", "--partition", "7", "--accept-data-loss", "--admin", &cluster.proxy.admin]);
+    assert!(said.contains("no storage node"), "{said}");
+    let newcomer = cluster.node("n2").admin.clone();
+    let said = refused(&["force", "--partition", "7", "--accept-data-loss", "--admin", &newcomer]);
+    assert!(said.contains("not_an_owner") && said.contains("n1 (alive)"), "{said}");
+
+    // Nothing is served, and nothing gets better by itself, until an operator accepts what that costs.
+    let path = format!("{survivor}/v1/partitions/7/force");
+    let header = [("content-type", "application/json")];
+    let asked = || client.send("POST", &path, &header, b"{\"accept_data_loss\": true}");
+    let (first, _) =
+        eventually("four leases are over", || Some(asked()).filter(|answer| answer.status == 200));
+    let view = first.json();
+    assert_eq!(view["forced"][0]["owners"], serde_json::json!(["n1"]), "{view}");
+    assert!(view["forced"][0]["epoch"].as_u64().unwrap() > 1_000, "{view}");
+    let unasked = client.send("POST", &path, &header, b"{}");
+    assert_eq!((unasked.status, unasked.reason().as_str()), (409, "data_loss_not_accepted"));
+    let mut forced = 1;
+    eventually("everything is forced", || {
+        let output = run(&[&at[..], &["--all-stuck", "--accept-data-loss", "--json"]].concat());
+        let told = String::from_utf8_lossy(&output.stdout);
+        if let Ok(view) = serde_json::from_str::<Value>(&told) {
+            forced += view["forced"].as_array().unwrap().len();
+        }
+        (forced == support::CLAIMED_PARTITIONS as usize).then_some(())
+    });
+    assert_all_there(&client, &cluster.proxy.url, &keys);
+    let load = Load::start(&cluster.proxy.url);
+    load.goes_on();
+    cluster.settled("three owners each again");
+    load.goes_on();
+    load.was_flawless(&client, &cluster.proxy.url);
+    let after = owners(&client, &cluster.proxy.admin);
+    assert!(after.values().all(|owners| owners.len() == 3), "{after:?}");
+    assert_all_there(&client, &cluster.proxy.url, &keys);
+
+    let events = client.get(&format!("{survivor}/v1/events?after=0")).json();
+    let told = |kind: &str| {
+        let events = events["events"].as_array().unwrap();
+        events.iter().any(|event| event["kind"] == kind)
+    };
+    assert!(told("force_ordered") && told("forced"), "{events}");
+    let metrics = client.get(&format!("{survivor}/metrics")).text();
+    assert!(metrics.contains("ringway_claims_forced_total 128"), "{metrics}");
+    let log = cluster.node("n1").process.log();
+    assert!(log.contains("ERROR") && log.contains("an operator forced this claim"), "{log}");
+}
+
+#[test]
 fn a_store_is_bound_to_its_list_and_a_directory_to_its_cluster() {
     let mut cluster = Cluster::start_in(Mode::Claimed(1), 1);
     cluster.settled("formed");

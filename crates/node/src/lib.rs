@@ -25,7 +25,7 @@ pub mod store;
 
 pub use identity::{Identity, IdentityError};
 pub use node::{KEY_PATH, Node, NodeError, NodeOptions, NodeParts};
-pub use owner::{OwnerError, OwnerHandle, OwnerOptions, OwnerParts, PartitionReport};
+pub use owner::{Forced, OwnerError, OwnerHandle, OwnerOptions, OwnerParts, PartitionReport};
 pub use peer::{EXPORT_PATH, MESSAGES_PATH};
 pub use precondition::{Etag, EtagList, Precondition, Unmet};
 pub use problem::Refusal;

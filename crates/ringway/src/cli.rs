@@ -55,6 +55,8 @@ pub(crate) enum Command {
     Evict(OrderArgs),
     /// Take a drain or an eviction back.
     Activate(OrderArgs),
+    /// Serve what lost a majority of its owners for good from what one survivor has: the last resort, and it loses data.
+    Force(ForceArgs),
     /// Let no move begin; those under way go on, and takeovers too.
     Pause(AdminArgs),
     /// Let moves begin again.
@@ -257,6 +259,27 @@ pub(crate) struct OrderArgs {
     #[arg(long)]
     pub wait: bool,
     /// Where to ask, and how to print.
+    #[command(flatten)]
+    pub admin: AdminArgs,
+}
+
+/// Arguments of `force`.
+///
+/// Writes that only the lost owners had are gone, also those that clients were told had succeeded. Ask the admin listener
+/// of a surviving owner; refused while a majority of the owners is alive.
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("which").args(["partition", "all_stuck"]).required(true))]
+pub(crate) struct ForceArgs {
+    /// The partition. Repeatable.
+    #[arg(long, value_name = "P")]
+    pub partition: Vec<u32>,
+    /// Every partition this node owns that is not served.
+    #[arg(long)]
+    pub all_stuck: bool,
+    /// Every write that only the lost owners had may be lost, and nobody tells whoever wrote it.
+    #[arg(long)]
+    pub accept_data_loss: bool,
+    /// Where to ask, a surviving owner's, and how to print.
     #[command(flatten)]
     pub admin: AdminArgs,
 }

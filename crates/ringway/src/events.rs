@@ -192,6 +192,15 @@ fn owner_event(event: &Event) -> Option<Words> {
         Event::Takeover { partition, epoch } => {
             about("takeover", *partition, format!("its primary is gone; epoch {epoch} is being decided"))
         }
+        Event::Forced(claim) => {
+            let owners: Vec<&str> = claim.owners.iter().map(|owner| owner.node.as_str()).collect();
+            let text = format!(
+                "forced without a majority at epoch {}, owned by {}: what only the lost owners had is lost",
+                claim.epoch,
+                owners.join(", ")
+            );
+            about("forced", claim.partition, text)
+        }
         Event::Alarm { known, other } => about(
             "alarm",
             known.partition,

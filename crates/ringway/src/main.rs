@@ -64,6 +64,7 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Activate(args) => {
             commands::runtime()?.block_on(commands::orders::run(OrderVerb::Activate, &args))
         }
+        Command::Force(args) => commands::runtime()?.block_on(commands::force::run(&args)),
         Command::Pause(args) => commands::runtime()?.block_on(commands::orders::pause(true, &args)),
         Command::Resume(args) => commands::runtime()?.block_on(commands::orders::pause(false, &args)),
     }

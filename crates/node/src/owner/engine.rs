@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ringway_control::ownership::{
-    Admission, CopyProgress, Envelope, Event, MovePhase, Ownership, Reply, Role, Token, Wishes, WriteOutcome,
-    WriteRequest, Written,
+    Admission, Claim, CopyProgress, Envelope, Event, ForceRefusal, MovePhase, Ownership, Reply, Role, Token,
+    Wishes, WriteOutcome, WriteRequest, Written,
 };
 use ringway_member::clock::Clock;
 use ringway_topology::{Epoch, Owner, Partition, SnapshotCell};
@@ -62,7 +62,15 @@ pub(crate) enum Request {
     Ask(Look),
     /// Hand over what is led, whatever is wished.
     HandOver,
+    /// Make claims without a majority: for one partition, or for every one that is stuck.
+    Force {
+        partition: Option<Partition>,
+        reply: oneshot::Sender<Vec<Forced>>,
+    },
 }
+
+/// What an attempt to force a partition's claim came to.
+pub type Forced = (Partition, Result<Arc<Claim>, ForceRefusal>);
 
 /// What the engine hears.
 pub(crate) struct Inputs {
@@ -204,6 +212,12 @@ impl<S: ReplicaStore> Engine<S> {
                 let _ = reply.send(self.ownership.admit_any_read(now, partition, epoch));
             }
             Request::Ask(ask) => ask(&self.ownership, now),
+            Request::Force { partition: Some(partition), reply } => {
+                let _ = reply.send(vec![(partition, self.ownership.force_claim(now, partition))]);
+            }
+            Request::Force { partition: None, reply } => {
+                let _ = reply.send(self.ownership.force_stuck(now));
+            }
             Request::HandOver => {
                 self.stopping = true;
                 self.take_wishes();
@@ -323,6 +337,16 @@ fn log(event: &Event) {
                 ?known,
                 ?other,
                 "two decided claims of one epoch differ: this partition's data is in danger"
+            );
+        }
+        Event::Forced(claim) => {
+            let Claim { partition, epoch, owners, end } = &**claim;
+            tracing::error!(
+                %partition,
+                %epoch,
+                ?owners,
+                ?end,
+                "an operator forced this claim without a majority: writes that only the lost owners had are lost"
             );
         }
         Event::Takeover { partition, epoch } => {

@@ -12,7 +12,7 @@ use ringway_topology::{Epoch, Partition};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::task::AbortHandle;
 
-use super::engine::Request;
+use super::engine::{Forced, Request};
 use super::mailbox::Mailbox;
 use super::stats::{Counters, OwnerStats};
 use crate::replica::PartitionStats;
@@ -168,6 +168,15 @@ impl OwnerHandle {
             }
             tokio::time::sleep(HAND_OVER_PERIOD).await;
         }
+    }
+
+    /// Makes a claim without a majority, from what this node has: for one partition, or for every one owned here that is
+    /// stuck. The operator has accepted that what only the lost owners had is lost. A claim holds once it is durable, within
+    /// milliseconds; [`Event::Forced`] says so. `None` when the owner has stopped.
+    pub async fn force(&self, partition: Option<Partition>) -> Option<Vec<Forced>> {
+        let (reply, answer) = oneshot::channel();
+        self.requests.send(Request::Force { partition, reply }).await.ok()?;
+        answer.await.ok()
     }
 
     /// Counters and gauges.

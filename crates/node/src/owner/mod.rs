@@ -42,6 +42,7 @@ use engine::{Engine, INBOUND_WAITING_MAX, Inputs, Links, Outputs, REQUESTS_WAITI
 use mailbox::Mailbox;
 use stats::Counters;
 
+pub use engine::Forced;
 pub use handle::{OwnerHandle, PartitionReport, Tie};
 pub use stats::{Gauges, OwnerStats};
 

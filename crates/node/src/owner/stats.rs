@@ -77,6 +77,7 @@ pub(crate) struct Counters {
     moves_committed: Counter,
     moves_aborted: Counter,
     alarms: Counter,
+    forced: Counter,
     pub(crate) requests_refused: Counter,
     pub(crate) writes_unknown: Counter,
     gauges: Mutex<Gauges>,
@@ -191,6 +192,7 @@ impl Counters {
             Event::Move(progress) if progress.phase == MovePhase::Committed => self.moves_committed.add(1),
             Event::Move(progress) if progress.phase == MovePhase::Aborted => self.moves_aborted.add(1),
             Event::Alarm { .. } => self.alarms.add(1),
+            Event::Forced(_) => self.forced.add(1),
             _ => {}
         }
     }
@@ -236,6 +238,7 @@ impl Counters {
             labelled(Ended::LABELS, self.exports.each_ref().map(Counter::get)),
             single(self.takeovers.get()),
             single(self.alarms.get()),
+            single(self.forced.get()),
             labelled(["sent", "received"], [self.sent_messages.get(), self.received_messages.get()]),
             labelled(["sent", "received"], [self.sent_batches.get(), self.received_batches.get()]),
             labelled(["sent", "received"], [self.sent_bytes.get(), self.received_bytes.get()]),
@@ -263,6 +266,7 @@ fn protocol(stats: &Stats) -> Vec<Point> {
         takeovers_failed,
         takeovers_yielded,
         decided,
+        forced,
         moves_begun,
         moves_committed,
         moves_aborted,
@@ -288,6 +292,7 @@ fn protocol(stats: &Stats) -> Vec<Point> {
             "takeovers_failed",
             "takeovers_yielded",
             "decided",
+            "forced",
             "moves_begun",
             "moves_committed",
             "moves_aborted",
@@ -312,6 +317,7 @@ fn protocol(stats: &Stats) -> Vec<Point> {
             takeovers_failed,
             takeovers_yielded,
             decided,
+            forced,
             moves_begun,
             moves_committed,
             moves_aborted,
@@ -357,7 +363,7 @@ const fn counter(name: &'static str, help: &'static str, label: Option<&'static 
 }
 
 /// In the order of [`Counters::points`].
-const FAMILIES: [Family; 26] = [
+const FAMILIES: [Family; 27] = [
     gauge("owner_partitions", "Partitions by what this node is in them.", Some("role")),
     gauge("owner_led", "Partitions this node leads.", None),
     gauge("owner_led_without_lease", "Partitions this node leads without a lease: reads wait.", None),
@@ -368,6 +374,7 @@ const FAMILIES: [Family; 26] = [
     counter("exports_total", "Copies given out by this node, by outcome.", Some("outcome")),
     counter("takeovers_total", "Takeovers begun by this node.", None),
     counter("claim_alarms_total", "Decided claims of one epoch that contradict each other.", None),
+    counter("claims_forced_total", "Claims an operator forced at this node without a majority.", None),
     counter("peer_messages_total", "Messages of the ownership protocol.", Some("direction")),
     counter("peer_batches_total", "Batches of messages.", Some("direction")),
     counter("peer_bytes_total", "Bytes of batches and copies between peer listeners.", Some("direction")),

@@ -9,6 +9,7 @@ pub(crate) mod client;
 mod desired;
 mod dump;
 mod explain;
+mod force;
 mod orders;
 mod page;
 mod pages;
@@ -17,6 +18,7 @@ mod views;
 
 pub(crate) use desired::Desired;
 pub(crate) use explain::percent_encode;
+pub(crate) use force::{ForceRequest, ForceView, ForcedRow, RefusedRow};
 pub(crate) use orders::{OrderView, PauseView};
 pub(crate) use page::{DemoVerb, OrderVerb};
 pub(crate) use pages::OPERATOR_HEADER;

@@ -31,6 +31,10 @@ pub(super) enum Page<'p> {
     Commit(&'p str),
     /// `/v1/members/{id}/{drain,evict,activate}`
     Order(&'p str, OrderVerb),
+    /// `/v1/force`
+    Force,
+    /// `/v1/partitions/{partition}/force`
+    ForceOne(&'p str),
     /// `/v1/pause` and `/v1/resume`
     Pause(bool),
     /// `/v1/demo/nodes/{id}/{stop,start}`
@@ -98,6 +102,8 @@ impl<'p> Page<'p> {
             ["v1", "members", id, "drain"] => Self::Order(id, OrderVerb::Drain),
             ["v1", "members", id, "evict"] => Self::Order(id, OrderVerb::Evict),
             ["v1", "members", id, "activate"] => Self::Order(id, OrderVerb::Activate),
+            ["v1", "force"] => Self::Force,
+            ["v1", "partitions", partition, "force"] => Self::ForceOne(partition),
             ["v1", "pause"] => Self::Pause(true),
             ["v1", "resume"] => Self::Pause(false),
             ["v1", "demo", "nodes", id, "stop"] => Self::Demo(id, DemoVerb::Stop),
@@ -118,7 +124,15 @@ impl<'p> Page<'p> {
 
     /// Whether it changes something, so that it must be asked for in a way that no web page can make a browser ask.
     pub(super) fn changes(&self) -> bool {
-        matches!(self, Self::Commit(_) | Self::Order(..) | Self::Pause(_) | Self::Demo(..))
+        matches!(
+            self,
+            Self::Commit(_)
+                | Self::Order(..)
+                | Self::Force
+                | Self::ForceOne(_)
+                | Self::Pause(_)
+                | Self::Demo(..)
+        )
     }
 }
 
@@ -134,7 +148,14 @@ mod tests {
         for none in ["", "/", "/v1", "/v1/map/", "/v1/members/n2", "/v1/members/n2/forget", "v1/map"] {
             assert_eq!(Page::of(none), None, "{none}");
         }
-        for path in ["/v1/pause", "/v1/resume", "/v1/members/a/evict", "/v1/plans/x/commit"] {
+        for path in [
+            "/v1/force",
+            "/v1/partitions/7/force",
+            "/v1/pause",
+            "/v1/resume",
+            "/v1/members/a/evict",
+            "/v1/plans/x/commit",
+        ] {
             let page = Page::of(path).unwrap();
             assert!(page.changes() && page.methods() == [Method::POST], "{path}");
         }

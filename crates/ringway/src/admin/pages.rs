@@ -20,7 +20,7 @@ use super::answer::{Answer, Refusal, json, json_or_refusal, problem, stream, tag
 use super::explain::{self, Query};
 use super::page::Page;
 use super::views::PartitionContext;
-use super::{AdminSources, BODY_BYTES_MAX, Told, desired, orders, plans, views};
+use super::{AdminSources, BODY_BYTES_MAX, Told, desired, force, orders, plans, views};
 use crate::process::NodeSources;
 
 /// Header without which nothing is changed, unless the body is JSON: a web page that somebody visits cannot make a
@@ -66,15 +66,24 @@ async fn show(told: &Told, page: &Page<'_>, request: Request<Incoming>) -> Answe
 /// What operators change; each is said in the log with who asked for it.
 async fn change(told: &Told, page: &Page<'_>, from: SocketAddr, request: Request<Incoming>) -> Answer {
     let sources = &told.sources;
-    // Nothing in it counts, but an unread body would end the connection.
-    if let Err(refusal) = body_of(request).await {
-        return refusal.into_answer();
-    }
+    // Only a force has something to say in it, but an unread body would end the connection.
+    let body = match body_of(request).await {
+        Ok(body) => body,
+        Err(refusal) => return refusal.into_answer(),
+    };
     let map = sources.snapshot.load();
     let by = format!("{from} at {}", sources.id);
     match page {
         Page::Commit(digest) => json_or_refusal(plans::commit(sources, &map, digest, &by).await),
         Page::Order(id, verb) => json_or_refusal(orders::order(sources, &map, id, *verb, &by).await),
+        Page::Force => match force::parse(&body) {
+            Ok(request) => json_or_refusal(force::some(sources, &map, &request, &by).await),
+            Err(refusal) => refusal.into_answer(),
+        },
+        Page::ForceOne(number) => match force::parse(&body) {
+            Ok(request) => json_or_refusal(force::one(sources, &map, number, &request, &by).await),
+            Err(refusal) => refusal.into_answer(),
+        },
         Page::Pause(paused) => json_or_refusal(orders::pause(sources, &map, *paused, &by).await),
         Page::Demo(id, verb) => json_or_refusal(orders::demo(sources, id, *verb, &by).await),
         _ => problem(StatusCode::NOT_FOUND, "not_found", "no such page".to_owned()),
@@ -202,13 +211,7 @@ async fn partition(
 ) -> Result<impl serde::Serialize, Refusal> {
     let last = map.settings().partitions.get() - 1;
     let partition = number.parse::<u32>().ok().filter(|number| *number <= last).map(Partition);
-    let partition = partition.ok_or_else(|| {
-        Refusal::not_found(
-            "no_such_partition",
-            format!("there is no partition {number}"),
-            format!("ask for 0 to {last}"),
-        )
-    })?;
+    let partition = partition.ok_or_else(|| force::no_such_partition(map, number))?;
     let report = match sources.store.as_ref().and_then(|store| store.owner.as_ref()) {
         Some(owner) => owner.partition(partition).await,
         None => None,

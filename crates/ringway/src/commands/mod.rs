@@ -3,6 +3,7 @@
 pub(crate) mod check;
 pub(crate) mod demo;
 pub(crate) mod explain;
+pub(crate) mod force;
 pub(crate) mod kv;
 pub(crate) mod load;
 pub(crate) mod members;
