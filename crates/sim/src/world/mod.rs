@@ -503,7 +503,8 @@ impl World {
             Wanted::ReadAny(key) => match engine.admit_any_read(now, ask.partition, ask.epoch) {
                 Ok(staleness) => {
                     let (found, seen) = node.disk.store().read(ask.partition, key);
-                    let stretched = staleness + staleness * self.options.drift_ppm / 1_000_000;
+                    // By the slowest clock that the node may have.
+                    let stretched = staleness * 1_000_000 / (1_000_000 - self.options.drift_ppm);
                     let bound = self.now.saturating_sub(stretched);
                     self.checkers.any_read(self.now, ask.partition, bound, &node.owner, seen);
                     Answer::Found(found)
