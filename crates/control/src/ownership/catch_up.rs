@@ -221,7 +221,14 @@ impl Replica {
             }
             Copy::Joining(_) | Copy::Owned | Copy::None => {}
         }
-        self.begin_import(node, tag);
+        // Once only: news of the first try that is still on its way would be taken for news of the second.
+        match &self.begun {
+            Some((begun, true)) if *begun == tag => self.tell_adopted(node, tag, self.applied, 0),
+            Some((begun, false)) if *begun == tag => {
+                self.tell_copy(node, tag, CopyProgress::Failed { why: "it was given up before".to_owned() });
+            }
+            _ => self.begin_import(node, tag),
+        }
     }
 
     fn begin_import(&mut self, node: &mut Node, tag: CopyTag) {
@@ -229,6 +236,7 @@ impl Replica {
             return self.tell_copy(node, tag, CopyProgress::Failed { why: "the disk is full".to_owned() });
         }
         self.drop_at = None;
+        self.begun = Some((tag.clone(), false));
         self.import = Some(Import { tag: tag.clone(), bytes: 0, news: node.now, adopting: false });
         self.arm_cleanup(node);
         node.event(Event::Import(ImportOrder { partition: self.partition, tag: tag.clone() }));
@@ -289,6 +297,9 @@ impl Replica {
     pub(super) fn tell_adopted(&mut self, node: &mut Node, tag: CopyTag, base: Position, bytes: u64) {
         if self.import.as_ref().is_some_and(|import| import.tag == tag) {
             self.import = None;
+        }
+        if let Some((_, done)) = self.begun.as_mut().filter(|(begun, _)| *begun == tag) {
+            *done = true;
         }
         self.tell_copy(node, tag, CopyProgress::Done { base, bytes });
     }

@@ -19,7 +19,7 @@ use super::replication::Office;
 use super::request::{Admission, Token, WriteOutcome};
 use super::takeover::Candidacy;
 use super::timers::Timer;
-use super::types::{Acceptor, Ballot, Claim, Copy, Entry, Op, Position};
+use super::types::{Acceptor, Ballot, Claim, Copy, CopyTag, Entry, Op, Position};
 
 /// Where a decided claim was heard of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,6 +53,8 @@ pub(super) struct Replica {
     pub(super) candidacy: Option<Box<Candidacy>>,
     /// The copy being built aside.
     pub(super) import: Option<Import>,
+    /// The copy begun last, and whether it is in place.
+    pub(super) begun: Option<(CopyTag, bool)>,
     /// Writes appended here that wait for their entry to be applied.
     pub(super) waiting: BTreeMap<u64, Vec<Token>>,
     /// All that was acknowledged before then, by this node's clock, is applied.
@@ -91,6 +93,7 @@ impl Replica {
             office: None,
             candidacy: None,
             import: None,
+            begun: None,
             waiting: BTreeMap::new(),
             news: None,
             news_pending: None,

@@ -726,6 +726,29 @@ fn an_owner_whose_clock_began_anew_answers_any_reads_again() {
 }
 
 #[test]
+fn a_copy_is_begun_once_however_often_it_is_ordered() {
+    let mut world = World::serving(4);
+    world.imports_run = false;
+    world.wish(&[1, 2, 4]);
+    world.run(ms(50));
+    let tag = world.machine(4).imports[0].tag.clone();
+    let claim = world.status(1).claim.unwrap();
+    let now = world.now;
+    let mut tell = |message: Message| {
+        let envelope = Envelope { from: owner(1), to: owner(4), message };
+        world.node(4).handle_message(now, envelope);
+        std::iter::from_fn(|| world.node(4).poll_event()).count()
+    };
+    let order = Message::Copy { claim: claim.clone(), tag: tag.clone() };
+    assert_eq!(tell(order.clone()), 0, "it runs");
+    assert_eq!(tell(Message::Drop { claim, imports: tag.import }), 1, "it is cancelled");
+    assert_eq!(tell(order.clone()), 0, "its last news may still be on its way");
+    let last = std::iter::from_fn(|| world.node(4).poll_transmit()).last().unwrap();
+    let state = CopyProgress::Failed { why: "it was given up before".to_owned() };
+    assert_eq!(last.message, Message::CopyState { partition: P, tag, state });
+}
+
+#[test]
 fn an_owner_that_is_gone_takes_no_place_for_copies() {
     let mut world = World::with_timing(3, Timing { log_entries_max: 4, ..Timing::default() });
     world.bootstrap(&[1, 2, 3]);
