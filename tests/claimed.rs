@@ -6,6 +6,7 @@ mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -427,6 +428,59 @@ fn what_lost_a_majority_for_good_is_served_again_when_it_is_forced() {
     assert!(metrics.contains("ringway_claims_forced_total 128"), "{metrics}");
     let log = cluster.node("n1").process.log();
     assert!(log.contains("ERROR") && log.contains("an operator forced this claim"), "{log}");
+}
+
+fn copy_directory(from: &Path, to: &Path) {
+    fs::create_dir(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+    }
+}
+
+#[test]
+fn a_directory_restored_from_an_older_copy_is_refused_before_it_takes_part() {
+    let mut cluster = Cluster::claimed(3);
+    let client = Client::new();
+    let keys = keys(200);
+    store_all(&client, &cluster.proxy.url, &keys[..100]);
+    cluster.node("n2").process.stop();
+    let newest = cluster.node("n2").data_dir.clone();
+    let copy = newest.with_file_name("n2.copy");
+    copy_directory(&newest, &copy);
+
+    // The node goes on, and acknowledges what the copy knows nothing of.
+    cluster.restart("n2");
+    cluster.settled("back");
+    store_all(&client, &cluster.proxy.url, &keys[100..]);
+    cluster.node("n2").process.stop();
+
+    // The copy takes its place: refused with what it is and what to do, and the cluster has lost nothing.
+    let aside = newest.with_file_name("n2.newest");
+    fs::rename(&newest, &aside).unwrap();
+    fs::rename(&copy, &newest).unwrap();
+    let file = cluster.dir.path().join("n2.yaml");
+    let ready = cluster.dir.path().join("copy.ready");
+    let output = run(&["kv", file.to_str().unwrap(), "--ready-file", ready.to_str().unwrap()]);
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success(), "{error}");
+    for said in ["older copy of its store", "node n2", "Put the newest copy back", "as a new store"] {
+        assert!(error.contains(said), "{said}: {error}");
+    }
+    assert!(!ready.exists(), "it was never ready");
+    assert_all_there(&client, &cluster.proxy.url, &keys);
+
+    // The newest copy is welcome, and so is a start as a new store.
+    fs::remove_dir_all(&newest).unwrap();
+    fs::rename(&aside, &newest).unwrap();
+    cluster.restart("n2");
+    cluster.settled("the newest copy is back");
+    assert_all_there(&client, &cluster.proxy.url, &keys);
+    cluster.node("n2").process.stop();
+    fs::remove_dir_all(&newest).unwrap();
+    cluster.restart("n2");
+    cluster.settled("a new store");
+    assert_all_there(&client, &cluster.proxy.url, &keys);
 }
 
 #[test]

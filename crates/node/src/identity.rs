@@ -3,11 +3,17 @@
 //! `identity.json` names the cluster, the node and the store; `lock` beside it is held while a process uses
 //! the directory. The generation in it grows, durably, before the process sends its first packet: a member
 //! that restarts is then never mistaken for its earlier life.
+//!
+//! It also keeps the nonces of the store's last starts, each on disk before it is told to anybody. The cluster
+//! remembers the latest: a directory that does not hold it is an older copy (`ringway_control::FatalReason`). Only a
+//! start that is told leaves a nonce behind, so that a process that is restarted over and over, and refused each time,
+//! does not push out the one that is remembered.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 
+use ringway_member::Nonce;
 use ringway_topology::{ClusterName, ClusterUuid, NodeId, StoreId};
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
@@ -20,7 +26,13 @@ pub const LOCK_FILE: &str = "lock";
 /// Disk space a store may set aside. A start that meets a full disk takes it: reads are to go on.
 pub const BALLAST_FILE: &str = "ballast";
 /// Version of `identity.json`.
-pub const IDENTITY_FORMAT: u32 = 1;
+pub const IDENTITY_FORMAT: u32 = 2;
+/// Most nonces kept; the oldest goes first. The cluster remembers one start of a store: the last one told, or one of
+/// the few before it where gossip was cut short.
+pub const STARTS_MAX: usize = 256;
+
+/// The format before, without nonces. It is read, and written anew in the present one.
+const FORMAT_WITHOUT_STARTS: u32 = 1;
 
 /// Longest `identity.json` that is read, in bytes.
 const IDENTITY_BYTES_MAX: u64 = 64 * 1024;
@@ -47,6 +59,9 @@ struct IdentityRecord {
     node: String,
     store: String,
     generation: u64,
+    /// Nonces, newest last.
+    #[serde(default)]
+    starts: Vec<String>,
 }
 
 /// Why a data directory was refused. Nothing in it was changed.
@@ -149,6 +164,7 @@ impl Identity {
                 IdentityRecord::new(cluster, node)?
             }
         };
+        record.format = IDENTITY_FORMAT;
         record.generation += 1;
         let written = on_ballast_if_full(data_dir, || record.write(data_dir));
         written.map_err(|source| IdentityError::Io { path, source })?;
@@ -185,12 +201,11 @@ impl Identity {
     /// # Errors
     /// The directory belongs to another cluster of the same name, or the identity cannot be written; it is as before.
     pub fn belong_to(&mut self, cluster: ClusterUuid) -> Result<(), IdentityError> {
-        let path = self.data_dir().join(IDENTITY_FILE);
         match self.cluster_uuid() {
             Some(known) if known == cluster => return Ok(()),
             Some(known) => {
                 return Err(IdentityError::Foreign {
-                    path,
+                    path: self.data_dir().join(IDENTITY_FILE),
                     field: "cluster",
                     setting: "gossip.seeds",
                     found: known.to_string(),
@@ -199,8 +214,33 @@ impl Identity {
             }
             None => {}
         }
-        let record = IdentityRecord { cluster_uuid: Some(cluster.to_string()), ..self.record.clone() };
+        self.replace(IdentityRecord { cluster_uuid: Some(cluster.to_string()), ..self.record.clone() })
+    }
+
+    /// The nonces of the starts that this directory knows of, newest last.
+    #[must_use]
+    pub fn starts(&self) -> Vec<Nonce> {
+        // Checked when the record was read.
+        self.record.starts.iter().filter_map(|nonce| nonce.parse().ok()).collect()
+    }
+
+    /// Gives this start a nonce, which is on disk when this returns: from then on the cluster may be told.
+    ///
+    /// # Errors
+    /// There is no randomness, or the identity cannot be written; it is as before.
+    pub fn mark_start(&mut self) -> Result<Nonce, IdentityError> {
+        let nonce = Nonce(random_bits()?);
+        let mut record = self.record.clone();
+        record.starts.push(nonce.to_string());
+        let surplus = record.starts.len().saturating_sub(STARTS_MAX);
+        record.starts.drain(..surplus);
+        self.replace(record)?;
+        Ok(nonce)
+    }
+
+    fn replace(&mut self, record: IdentityRecord) -> Result<(), IdentityError> {
         let written = on_ballast_if_full(self.data_dir(), || record.write(self.data_dir()));
+        let path = self.data_dir().join(IDENTITY_FILE);
         written.map_err(|source| IdentityError::Io { path, source })?;
         self.record = record;
         Ok(())
@@ -305,7 +345,7 @@ fn read(path: &Path) -> Result<Option<IdentityRecord>, IdentityError> {
     }
     let value: serde_json::Value = serde_json::from_slice(&bytes).map_err(|e| corrupt(e.to_string()))?;
     match value.get("format") {
-        Some(format) if *format == IDENTITY_FORMAT => {}
+        Some(format) if *format == IDENTITY_FORMAT || *format == FORMAT_WITHOUT_STARTS => {}
         Some(format) => {
             return Err(IdentityError::Format { path: path.to_owned(), found: format.to_string() });
         }
@@ -332,18 +372,14 @@ fn check_empty(dir: &Path, identity: &Path) -> Result<(), IdentityError> {
 
 impl IdentityRecord {
     fn new(cluster: &ClusterName, node: &NodeId) -> Result<Self, IdentityError> {
-        let mut bits = [0; 16];
-        getrandom::fill(&mut bits).map_err(|error| IdentityError::Io {
-            path: PathBuf::from("getrandom"),
-            source: io::Error::other(error.to_string()),
-        })?;
         Ok(Self {
             format: IDENTITY_FORMAT,
             cluster: cluster.to_string(),
             cluster_uuid: None,
             node: node.to_string(),
-            store: StoreId(u128::from_be_bytes(bits)).to_string(),
+            store: StoreId(random_bits()?).to_string(),
             generation: 0,
+            starts: Vec::new(),
         })
     }
 
@@ -353,6 +389,9 @@ impl IdentityRecord {
         }
         if self.cluster_uuid.as_deref().is_some_and(|uuid| uuid.parse::<ClusterUuid>().is_err()) {
             return Err("`cluster_uuid` is neither null nor 32 lower-case hex digits");
+        }
+        if self.starts.len() > STARTS_MAX || self.starts.iter().any(|nonce| nonce.parse::<Nonce>().is_err()) {
+            return Err("`starts` is not a list of at most 256 times 32 lower-case hex digits");
         }
         if self.generation >= GENERATION_MAX {
             return Err("`generation` cannot grow any more");
@@ -382,6 +421,15 @@ impl IdentityRecord {
         text.push('\n');
         write_durably(dir, IDENTITY_FILE, text.as_bytes())
     }
+}
+
+fn random_bits() -> Result<u128, IdentityError> {
+    let mut bits = [0; 16];
+    getrandom::fill(&mut bits).map_err(|error| IdentityError::Io {
+        path: PathBuf::from("getrandom"),
+        source: io::Error::other(error.to_string()),
+    })?;
+    Ok(u128::from_be_bytes(bits))
 }
 
 /// Runs `write`, and once more after emptying the ballast should the disk be full.

@@ -49,8 +49,8 @@ fn a_new_directory_is_claimed_and_each_start_is_counted() {
     assert_eq!(
         json,
         serde_json::json!({
-            "format": 1, "cluster": "shop", "cluster_uuid": null, "node": "n1",
-            "store": store.to_string(), "generation": 2
+            "format": 2, "cluster": "shop", "cluster_uuid": null, "node": "n1",
+            "store": store.to_string(), "generation": 2, "starts": []
         })
     );
     assert_eq!(read_owner(&data_dir).unwrap(), (node(), store));
@@ -69,6 +69,59 @@ fn a_directory_belongs_to_one_cluster_for_good() {
     let refused = identity.belong_to(theirs).unwrap_err().to_string();
     assert!(refused.contains(&ours.to_string()) && refused.contains(&theirs.to_string()), "{refused}");
     assert_eq!(identity.cluster_uuid(), Some(ours));
+}
+
+#[test]
+fn a_start_that_is_told_leaves_a_nonce_and_the_last_ones_are_kept() {
+    let dir = TempDir::new().unwrap();
+    let mut identity = Identity::open(dir.path(), &cluster(), &node()).unwrap();
+    assert_eq!(identity.starts(), []);
+    let first = identity.mark_start().unwrap();
+    drop(identity);
+    // Starts that come to nothing push nothing out.
+    for _ in 0..3 {
+        drop(Identity::open(dir.path(), &cluster(), &node()).unwrap());
+    }
+    let mut identity = Identity::open(dir.path(), &cluster(), &node()).unwrap();
+    assert_eq!((identity.starts(), identity.generation()), (vec![first], 5));
+    let told: Vec<Nonce> = (0..STARTS_MAX).map(|_| identity.mark_start().unwrap()).collect();
+    identity.belong_to(ClusterUuid(7)).unwrap();
+    drop(identity);
+    let identity = Identity::open(dir.path(), &cluster(), &node()).unwrap();
+    assert_eq!(identity.starts(), told, "the newest, in order; the first one is gone");
+    let distinct: std::collections::BTreeSet<_> = told.iter().collect();
+    assert_eq!(distinct.len(), STARTS_MAX);
+}
+
+#[test]
+fn a_start_that_cannot_be_written_has_no_nonce() {
+    let dir = TempDir::new().unwrap();
+    let mut identity = Identity::open(dir.path(), &cluster(), &node()).unwrap();
+    // A directory where the file is to be written aside.
+    fs::create_dir(dir.path().join("identity.json.tmp")).unwrap();
+    let error = identity.mark_start().unwrap_err().to_string();
+    assert!(error.contains("identity.json"), "{error}");
+    assert_eq!(identity.starts(), []);
+}
+
+#[test]
+fn an_identity_of_the_format_before_is_read_and_written_anew() {
+    let dir = TempDir::new().unwrap();
+    let store = StoreId(0x7f);
+    write_identity(
+        &dir,
+        &format!(
+            r#"{{"format":1,"cluster":"shop","cluster_uuid":null,"node":"n1","store":"{store}","generation":6}}"#
+        ),
+    );
+    let mut identity = Identity::open(dir.path(), &cluster(), &node()).unwrap();
+    assert_eq!((identity.store(), identity.generation(), identity.starts()), (store, 7, vec![]));
+    let nonce = identity.mark_start().unwrap();
+    drop(identity);
+    let text = fs::read_to_string(dir.path().join(IDENTITY_FILE)).unwrap();
+    let json: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(json["format"], 2);
+    assert_eq!(json["starts"], serde_json::json!([nonce.to_string()]));
 }
 
 #[test]
@@ -117,10 +170,10 @@ fn a_directory_of_another_node_or_cluster_is_refused() {
 #[test]
 fn another_format_is_refused() {
     let dir = TempDir::new().unwrap();
-    write_identity(&dir, r#"{"format": 2, "whatever": "comes"}"#);
+    write_identity(&dir, r#"{"format": 3, "whatever": "comes"}"#);
     assert_refused(
         &dir,
-        "{}/identity.json: the identity has format 2, and this program reads format 1. Nothing was changed. \
+        "{}/identity.json: the identity has format 3, and this program reads format 2. Nothing was changed. \
          Use the version that wrote it",
     );
 }
@@ -153,6 +206,10 @@ fn a_corrupt_identity_is_refused() {
         ("{}".to_owned(), "it names no format"),
         (r#"{"format":1}"#.to_owned(), "missing field `cluster`"),
         (format!(r#"{whole}"3F","generation":1}}"#), "`store` is not 32 lower-case hex digits"),
+        (
+            format!(r#"{whole}"{}","generation":1,"starts":["7"]}}"#, "0".repeat(32)),
+            "`starts` is not a list of at most 256 times 32 lower-case hex digits",
+        ),
         (
             format!(r#"{whole}"{}","generation":18446744073709551615}}"#, "0".repeat(32)),
             "`generation` cannot grow any more",

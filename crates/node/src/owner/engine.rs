@@ -82,6 +82,8 @@ pub(crate) struct Inputs {
     pub(crate) news: mpsc::UnboundedReceiver<CopyNews>,
     pub(crate) claims: Arc<Mailbox>,
     pub(crate) wishes: watch::Receiver<Arc<Wishes>>,
+    /// False while this node only stands by.
+    pub(crate) takes_part: watch::Receiver<bool>,
     pub(crate) stop: watch::Receiver<bool>,
 }
 
@@ -126,6 +128,12 @@ impl<S: ReplicaStore> Engine<S> {
     ///
     /// *Errors*: the disk failed. What it holds is unknown, nothing more is said, and the process must end.
     pub(crate) async fn run(mut self) -> Result<(), StoreError> {
+        if !self.stand_by().await {
+            return Ok(());
+        }
+        if self.stopping {
+            self.take_wishes();
+        }
         loop {
             self.flush();
             match self.wait().await {
@@ -140,6 +148,37 @@ impl<S: ReplicaStore> Engine<S> {
             if self.tick_at <= now {
                 self.tick_at = now + TICK;
                 self.tick(now);
+            }
+        }
+    }
+
+    /// Waits until this node may take part; false when it is told to stop instead. Operators are told what the disk
+    /// holds, routers to wait; nothing is written, said to a peer, or done because time passes.
+    async fn stand_by(&mut self) -> bool {
+        loop {
+            let inputs = &mut self.inputs;
+            let request = tokio::select! {
+                biased;
+                _ = inputs.stop.wait_for(|stop| *stop) => return false,
+                parts = inputs.takes_part.wait_for(|parts| *parts) => return parts.is_ok(),
+                Some(request) = inputs.requests.recv() => request,
+            };
+            let wait = |partition| Admission::Wait(self.ownership.claim(partition).cloned());
+            // Whoever asked may have given up: then nobody hears the answer.
+            match request {
+                Request::Write { request, reply } => {
+                    let _ = reply.send(WriteOutcome::NotServed(wait(request.partition)));
+                }
+                Request::AdmitRead { partition, reply, .. } => {
+                    let _ = reply.send(wait(partition));
+                }
+                Request::AdmitAnyRead { partition, reply, .. } => {
+                    let _ = reply.send(Err(wait(partition)));
+                }
+                Request::Ask(ask) => ask(&self.ownership, Clock::now()),
+                // Nobody who only stands by may say what holds.
+                Request::Force { reply, .. } => drop(reply),
+                Request::HandOver => self.stopping = true,
             }
         }
     }

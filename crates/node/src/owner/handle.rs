@@ -40,6 +40,7 @@ pub struct OwnerHandle {
     pub(crate) counters: Arc<Counters>,
     pub(crate) stats_of: Arc<dyn Fn(Partition) -> PartitionStats + Send + Sync>,
     pub(crate) peer_addr: SocketAddr,
+    pub(crate) takes_part: Arc<watch::Sender<bool>>,
 }
 
 impl std::fmt::Debug for OwnerHandle {
@@ -57,6 +58,17 @@ impl OwnerHandle {
     #[must_use]
     pub fn peer_addr(&self) -> SocketAddr {
         self.peer_addr
+    }
+
+    /// Lets an owner that stands by take part, for good: its disk is known to be the newest of its store.
+    pub fn take_part(&self) {
+        self.takes_part.send_replace(true);
+    }
+
+    /// Whether it takes part, and does not only stand by.
+    #[must_use]
+    pub fn takes_part(&self) -> bool {
+        *self.takes_part.borrow()
     }
 
     /// Takes in decided claims, heard from gossip or derived from the bootstrap record. Never blocks; old news is

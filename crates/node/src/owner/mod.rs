@@ -7,7 +7,8 @@
 //! peers ──▶ listener ── batches ──▶ engine ── outboxes ──▶ links ──▶ peers       crate::peer: another thread
 //! member ── claims, wishes ──▶ engine ── decided claims ──▶ member               handle.rs
 //! ```
-//! Every queue is bounded; docs/NODE_CONTRACT.md says what becomes of what does not fit.
+//! Until [`OwnerHandle::take_part`] an owner that stands by says and takes nothing: the engine waits, and peers are
+//! refused. Every queue is bounded; docs/NODE_CONTRACT.md says what becomes of what does not fit.
 
 pub(crate) mod engine;
 mod handle;
@@ -92,6 +93,9 @@ pub struct OwnerParts {
     pub generation: u64,
     /// The keys of gossip; those of peer traffic are derived from them. Without a key nothing is sealed.
     pub keyring: Keyring,
+    /// Whether the owner only stands by until [`OwnerHandle::take_part`]: what its disk remembers may be older than
+    /// what it promised, and nobody must be answered from that.
+    pub stands_by: bool,
 }
 
 /// Why an owner did not start. Nothing of it is left running.
@@ -154,6 +158,7 @@ impl OwnerThreads {
         let (news_in, news) = mpsc::unbounded_channel();
         let (wishes_in, wishes) = watch::channel(Arc::new(Wishes::default()));
         let (stop_in, stop) = watch::channel(false);
+        let (part_in, takes_part) = watch::channel(!parts.stands_by);
         let (failure, _) = watch::channel(None);
         let (claims, decided) = (Arc::new(Mailbox::default()), Arc::new(Mailbox::default()));
         let events = broadcast::Sender::new(EVENTS_BEHIND_MAX);
@@ -171,6 +176,7 @@ impl OwnerThreads {
             counters: Arc::clone(&counters),
             stats_of,
             peer_addr,
+            takes_part: Arc::new(part_in),
         };
 
         let runtime = peers.handle().clone();
@@ -192,9 +198,16 @@ impl OwnerThreads {
             runtime: runtime.clone(),
             open: BTreeMap::new(),
         };
-        let answering =
-            Listener::new(Arc::clone(&store), sealer, inbound_in, requests_in, Arc::clone(&counters));
-        let inputs = Inputs { requests, inbound, written, news, claims, wishes, stop: stop.clone() };
+        let answering = Listener::new(
+            Arc::clone(&store),
+            sealer,
+            inbound_in,
+            requests_in,
+            Arc::clone(&counters),
+            takes_part.clone(),
+        );
+        let inputs =
+            Inputs { requests, inbound, written, news, claims, wishes, takes_part, stop: stop.clone() };
         let outputs = Outputs { written: written_in, decided, events, counters };
         let ownership = OwnershipOptions::new(me.clone(), parts.generation, seed, options.timing.clone());
         let driver = Drive { ownership, recovered, me, store, inputs, outputs, links, imports };

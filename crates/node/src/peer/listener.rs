@@ -63,6 +63,8 @@ pub(crate) struct Listener<S> {
     connections: Arc<Semaphore>,
     exports: Arc<Semaphore>,
     bodies: Semaphore,
+    /// False while this node only stands by.
+    takes_part: watch::Receiver<bool>,
 }
 
 impl<S: ReplicaStore> Listener<S> {
@@ -72,6 +74,7 @@ impl<S: ReplicaStore> Listener<S> {
         inbound: mpsc::Sender<Inbound>,
         engine: mpsc::Sender<EngineRequest>,
         counters: Arc<Counters>,
+        takes_part: watch::Receiver<bool>,
     ) -> Self {
         Self {
             store,
@@ -82,6 +85,7 @@ impl<S: ReplicaStore> Listener<S> {
             connections: Arc::new(Semaphore::new(PEER_CONNECTIONS_MAX)),
             exports: Arc::new(Semaphore::new(EXPORTS_MAX)),
             bodies: Semaphore::new(BODIES_KIB_MAX),
+            takes_part,
         }
     }
 
@@ -142,6 +146,9 @@ impl<S: ReplicaStore> Listener<S> {
         };
         if request.method() != Method::POST {
             return Err(PeerRefusal::Method);
+        }
+        if !*self.takes_part.borrow() {
+            return Err(PeerRefusal::StandsBy);
         }
         let (bytes, permit) = self.body(request).await?;
         let (from, text) = self.sealer.open(purpose, &bytes)?;

@@ -67,11 +67,14 @@ pub(crate) enum PeerRefusal {
     /// Too much is under way.
     #[error("too much is under way; try again")]
     Busy,
+    /// This node does not take part yet.
+    #[error("this node has not found out yet whether its disk is the newest of its store; try again")]
+    StandsBy,
 }
 
 impl PeerRefusal {
     /// The names of all reasons, in the order of [`Self::index`].
-    pub(crate) const LABELS: [&str; 15] = [
+    pub(crate) const LABELS: [&str; 16] = [
         "no_such_path",
         "method_not_allowed",
         "length_required",
@@ -87,6 +90,7 @@ impl PeerRefusal {
         "copy_outdated",
         "store_failed",
         "peer_busy",
+        "peer_stands_by",
     ];
 
     /// Its place among [`Self::LABELS`].
@@ -107,6 +111,7 @@ impl PeerRefusal {
             Self::Copy(_) => 12,
             Self::Store(_) => 13,
             Self::Busy => 14,
+            Self::StandsBy => 15,
         }
     }
 
@@ -131,7 +136,7 @@ impl PeerRefusal {
             Self::Unsealed | Self::NoKeyring | Self::Seal(_) => StatusCode::UNAUTHORIZED,
             Self::Copy(_) => StatusCode::CONFLICT,
             Self::Store(_) => StatusCode::INTERNAL_SERVER_ERROR,
-            Self::Busy => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Busy | Self::StandsBy => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 

@@ -143,6 +143,7 @@ impl Cluster {
             cluster: self.settings.name.clone(),
             generation: place.generation,
             keyring: self.keyring.clone(),
+            stands_by: false,
         };
         let node = Node::start_claimed(options, owner, parts, owner_parts).unwrap();
         let handle = node.owner().unwrap().clone();

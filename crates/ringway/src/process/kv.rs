@@ -138,6 +138,8 @@ fn serve(
                 cluster: config.cluster.name.clone(),
                 generation: identity.generation(),
                 keyring: config.gossip.keyring.clone(),
+                // Until the cluster was asked which start of this store it remembers.
+                stands_by: true,
             };
             let parts = NodeParts { store: Arc::clone(store), me, feed, metrics };
             Ok(Node::start_claimed(options, owner, parts, owner_parts)?)
@@ -167,6 +169,7 @@ fn membership(config: KvConfig, me: &Owner, data: &Node, identity: &Identity) ->
     options.version = VERSION.to_owned();
     options.record_file = Some(node.data_dir.join(RECORD_FILE));
     options.cluster_uuid = identity.cluster_uuid();
+    options.starts = identity.starts();
     options.replace_after = node.replace_after;
     options
 }
@@ -206,7 +209,8 @@ impl RunningNode {
     /// Hands the partitions it leads to other owners, so that nobody has to wait for a takeover.
     async fn hand_over(&self) {
         self.member.handle().stopping().await;
-        let Some(owner) = self.node.owner().filter(|_| !self.stop_timeout.is_zero()) else { return };
+        let owner = self.node.owner().filter(|owner| owner.takes_part() && !self.stop_timeout.is_zero());
+        let Some(owner) = owner else { return };
         let led = owner.led().await;
         let left = owner.hand_over(self.stop_timeout).await;
         if left == 0 {

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use ringway_control::ClaimHint;
-use ringway_member::Member;
+use ringway_member::{Member, MemberHandle, Readiness};
 use ringway_node::owner::Tie;
 use ringway_node::{Identity, OwnerHandle};
 use ringway_proxy::ClaimHints;
@@ -27,8 +27,12 @@ pub(super) fn connect(
     identity: Arc<Mutex<Identity>>,
 ) -> Links {
     let (failing, failed) = watch::channel(None);
-    let formed = tokio::spawn(keep_cluster(member.formed(), identity, failing));
-    let tasks = vec![pass_hints(member, hints), formed];
+    let formed = tokio::spawn(keep_cluster(member.formed(), Arc::clone(&identity), failing.clone()));
+    let mut tasks = vec![pass_hints(member, hints), formed];
+    if let Some(owner) = owner.cloned() {
+        let (readiness, member) = (member.readiness(), member.handle());
+        tasks.push(tokio::spawn(take_part(readiness, member, owner, identity, failing)));
+    }
     Links { tasks, failed, _owner: owner.and_then(|owner| owner.connect(member)) }
 }
 
@@ -65,6 +69,35 @@ async fn keep_cluster(
             // The directory's lock is held for as long as the links are.
             return std::future::pending().await;
         }
+    }
+}
+
+/// Lets the ownership engine take part once this member is ready: by then it has heard which start of its store others
+/// remember, and would have stopped if its directory did not know of it. This start is put on disk and told first, so
+/// that whatever the engine promises from now on is missed by every copy made before.
+async fn take_part(
+    mut readiness: watch::Receiver<Readiness>,
+    member: MemberHandle,
+    owner: OwnerHandle,
+    identity: Arc<Mutex<Identity>>,
+    failing: watch::Sender<Option<String>>,
+) {
+    if readiness.wait_for(Readiness::is_ready).await.is_err() {
+        return;
+    }
+    let marked = tokio::task::spawn_blocking(move || {
+        identity.lock().unwrap_or_else(PoisonError::into_inner).mark_start()
+    });
+    match marked.await {
+        Ok(Ok(nonce)) => {
+            member.started(nonce).await;
+            owner.take_part();
+        }
+        Ok(Err(error)) => {
+            failing.send_replace(Some(error.to_string()));
+        }
+        // The process ends.
+        Err(_) => {}
     }
 }
 
