@@ -107,11 +107,14 @@ fn what_is_served_or_not_owned_or_may_be_back_is_not_forced() {
     assert_eq!(world.force(2), Err(ForceRefusal::Served));
     let now = world.now;
     assert_eq!(world.node(2).force_stuck(now), []);
-    // A copy that counts in no majority.
+    // A copy that counts in no majority, and one that did before.
     world.imports_run = false;
     world.wish(&[1, 2, 4]);
     world.run(ms(500));
     assert_eq!((world.role(4), world.force(4)), (Role::Joiner, Err(ForceRefusal::NotOwner)));
+    world.imports_run = true;
+    world.run(ms(500));
+    assert_eq!((world.role(3), world.force(3)), (Role::Former, Err(ForceRefusal::NotOwner)));
 }
 
 #[test]
@@ -227,10 +230,14 @@ fn a_survivor_that_sealed_itself_anew_meanwhile_writes_its_claim_again() {
     world.run(LONG);
     world.machine(4).disk_stands_still = true;
     let forced = world.force(4).unwrap();
+    let first = world.node(4).poll_disk().unwrap();
     let ballot = Ballot { round: 1_000, proposer: owner(5) };
     let message = Message::Prepare { partition: P, epoch: Epoch(2), ballot };
     let now = world.now;
     world.node(4).handle_message(now, Envelope { from: owner(5), to: owner(4), message });
+    let written = world.machine(4).disk.write(first);
+    world.node(4).handle_written(now, written);
+    assert_eq!(world.epoch(4), Epoch(1), "another record is about to replace it");
     world.machine(4).disk_stands_still = false;
     world.run(ms(20));
     assert_eq!((world.epoch(4), world.role(4)), (forced.epoch, Role::Primary));
