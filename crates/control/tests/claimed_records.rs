@@ -299,7 +299,7 @@ fn the_largest_records_fit_gossip() {
 
 #[test]
 fn what_is_not_a_claim_and_not_a_life_outlives_its_writer() {
-    for key in ["node/n1", "binding/n1", "bootstrap", "order/n1", "pause"] {
+    for key in ["node/n1", "binding/n1", "bootstrap", "order/n1", "pause", "start/n1"] {
         assert!(is_lasting(key), "{key}");
     }
     for key in ["claim/7", "member/n1", "pauses", "bootstrap/2", "later"] {
