@@ -36,6 +36,8 @@ const BATCHES_UNDER_WAY_MAX: usize = 64;
 const TAKEN_PER_TURN_MAX: usize = 512;
 /// Between two looks at the disk's room, at idle links, and at what the metrics show.
 const TICK: Duration = Duration::from_secs(1);
+/// A disk that finishes nothing for so many ticks, with room for it, hangs. Far beyond any fsync that ends.
+const DISK_SILENT_TICKS_MAX: u32 = 30;
 /// A link without messages for so many ticks is closed.
 const IDLE_TICKS_MAX: u32 = 60;
 
@@ -118,6 +120,9 @@ pub(crate) struct Engine<S> {
     pub(crate) waiting: BTreeMap<Token, oneshot::Sender<WriteOutcome>>,
     pub(crate) tokens: u64,
     pub(crate) batches_under_way: usize,
+    /// Looks in a row at which the store had finished none of them. Counted and not timed: a process that was stopped
+    /// for long has looked but once.
+    pub(crate) ticks_without_disk: u32,
     pub(crate) stopping: bool,
     pub(crate) full: bool,
     pub(crate) tick_at: Duration,
@@ -147,7 +152,7 @@ impl<S: ReplicaStore> Engine<S> {
             }
             if self.tick_at <= now {
                 self.tick_at = now + TICK;
-                self.tick(now);
+                self.tick(now)?;
             }
         }
     }
@@ -275,6 +280,7 @@ impl<S: ReplicaStore> Engine<S> {
 
     fn take_written(&mut self, written: Result<Written, StoreError>) -> Result<(), StoreError> {
         self.batches_under_way = self.batches_under_way.saturating_sub(1);
+        self.ticks_without_disk = 0;
         self.ownership.handle_written(Clock::now(), written?);
         Ok(())
     }
@@ -334,14 +340,24 @@ impl<S: ReplicaStore> Engine<S> {
         }
     }
 
-    fn tick(&mut self, now: Duration) {
+    /// *Errors*: the disk hangs. Leases do not rest on it, so that a primary that can write nothing would stay in office
+    /// for ever; when it ends, others take over.
+    fn tick(&mut self, now: Duration) -> Result<(), StoreError> {
         let full = !self.store.has_room();
+        let idle = self.batches_under_way == 0 || full;
+        self.ticks_without_disk = if idle { 0 } else { self.ticks_without_disk + 1 };
+        if self.ticks_without_disk > DISK_SILENT_TICKS_MAX {
+            return Err(StoreError::Failed(format!(
+                "nothing was written for {DISK_SILENT_TICKS_MAX} seconds although there is room: the disk hangs"
+            )));
+        }
         if full != self.full {
             self.full = full;
             self.ownership.handle_disk_full(now, full);
         }
         self.links.sweep();
         self.outputs.counters.show(self.gauges(now));
+        Ok(())
     }
 
     fn gauges(&self, now: Duration) -> Gauges {

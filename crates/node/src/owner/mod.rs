@@ -289,6 +289,7 @@ impl<S: ReplicaStore> Drive<S> {
             waiting: BTreeMap::new(),
             tokens: 0,
             batches_under_way: 0,
+            ticks_without_disk: 0,
             stopping: false,
             full: false,
             tick_at: Duration::ZERO,
