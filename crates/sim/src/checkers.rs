@@ -163,12 +163,17 @@ impl Checkers {
         until.checked_sub(1).and_then(|last| log.acknowledged.get(last)).map_or(0, |(_, seq)| *seq)
     }
 
-    /// A node serves from now on, with a log that ends at `last`.
-    pub fn serves(&mut self, at: Duration, partition: Partition, who: &Owner, last: Position) {
+    /// A node serves at an epoch from now on, with a log that ends at `last`: all that was acknowledged at this epoch or
+    /// before is in it. (One that slept through later epochs may take an office that is over; it serves nothing then.)
+    pub fn serves(&mut self, at: Duration, partition: Partition, epoch: Epoch, who: &Owner, last: Position) {
         let acknowledged = self.acknowledged_by(partition, at);
-        if last.seq < acknowledged {
+        let Some(log) = self.logs.get(&partition) else { return };
+        let by_then =
+            log.entries.range(..=acknowledged).rev().find(|(_, entry)| entry.position.epoch <= epoch);
+        let needed = by_then.map_or(0, |(seq, _)| *seq);
+        if last.seq < needed {
             let what = format!(
-                "{} serves with a log up to {}, and {acknowledged} is acknowledged",
+                "{} serves at e{epoch} with a log up to {}, and {needed} is acknowledged",
                 show(who),
                 at_position(last)
             );
@@ -363,13 +368,15 @@ mod tests {
         assert_eq!(checkers.acknowledged_by(P, second), 0);
         assert_eq!(checkers.acknowledged_by(P, 4 * second), 5);
         checkers.read(4 * second, P, second, &owner(1), position(3));
-        checkers.serves(4 * second, P, &owner(1), position(5));
+        checkers.applied(second, &owner(1), &application(1, 5, 1, true));
+        checkers.serves(4 * second, P, Epoch(1), &owner(1), position(5));
+        checkers.serves(4 * second, P, Epoch(0), &owner(1), position(1));
         assert_eq!(rule(&checkers), None);
         let mut stale = Checkers::default();
         stale.acknowledged(2 * second, P, 5);
         stale.read(4 * second, P, 3 * second, &owner(1), position(4));
         assert_eq!(rule(&stale), Some(Rule::NothingStale));
-        checkers.serves(4 * second, P, &owner(1), position(4));
+        checkers.serves(4 * second, P, Epoch(1), &owner(1), position(4));
         assert_eq!(rule(&checkers), Some(Rule::NothingLost));
     }
 

@@ -646,13 +646,13 @@ impl World {
                 node.pulls.remove(&(order.partition, order.tag.clone()));
                 node.disk.discard_aside(order.partition, &order.tag);
             }
-            Event::Serving { partition, .. } => {
+            Event::Serving { partition, epoch } => {
                 self.tally.count("takes office");
                 let node = &self.nodes[place];
                 let engine = node.engine.as_ref();
                 let status = engine.and_then(|it| it.partitions().find(|it| it.partition == partition));
                 let last = status.map_or(Position::ZERO, |status| status.last);
-                self.checkers.serves(self.now, partition, &node.owner, last);
+                self.checkers.serves(self.now, partition, epoch, &node.owner, last);
             }
             Event::Deposed { .. } => self.tally.count("deposed"),
             Event::Takeover { .. } => self.tally.count("takeover"),
