@@ -493,8 +493,11 @@ fn a_store_is_bound_to_its_list_and_a_directory_to_its_cluster() {
     let text = fs::read_to_string(dir.join("n1.yaml")).unwrap();
 
     // Another cluster of the same name: n1's directory does not belong to it, and both are named.
-    let other = Cluster::start_in(Mode::Claimed(1), 1);
-    let theirs = fs::read_to_string(other.dir.path().join("n1.yaml")).unwrap();
+    let mut other = Cluster::start_in(Mode::Claimed(1), 2);
+    other.settled("formed");
+    // Its n1 is gone: a living one would be asked first whether it is the same.
+    other.nodes[0].process.kill();
+    let theirs = fs::read_to_string(other.dir.path().join("n2.yaml")).unwrap();
     let seed = theirs.split("gossip: \"").nth(1).unwrap().split('"').next().unwrap();
     let ours = text.split("gossip: \"").nth(1).unwrap().split('"').next().unwrap();
     let stray = dir.join("stray.yaml");

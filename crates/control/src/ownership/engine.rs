@@ -211,6 +211,15 @@ impl Ownership {
         self.node.led.len()
     }
 
+    /// How many of them another owner can lead, or is about to: zero means that waiting on is in vain.
+    ///
+    /// *Cost*: a pass over what is led.
+    #[must_use]
+    pub fn handable(&self) -> usize {
+        let led = self.node.led.iter().filter_map(|partition| self.replicas.get(partition));
+        led.filter(|replica| replica.can_hand_over(&self.node)).count()
+    }
+
     /// How many partitions' claims name this node: zero ends a drain.
     #[must_use]
     pub fn owned(&self) -> usize {

@@ -115,6 +115,12 @@ impl Replica {
         Some([best].into_iter().chain(others).chain([node.me()]).cloned().collect())
     }
 
+    /// Whether somebody else leads this partition soon, now that this node stops: another owner can, or is about to.
+    pub(super) fn can_hand_over(&self, node: &Node) -> bool {
+        let Some(office) = &self.office else { return false };
+        office.moving.is_some() || self.successor(node, office).is_some()
+    }
+
     /// Looks whether a move is wanted, and queues for a place.
     pub(super) fn want(&mut self, node: &mut Node) {
         node.wanting_copies.remove(&self.partition);

@@ -19,6 +19,8 @@ use crate::replica::PartitionStats;
 
 /// Between two looks at what is still led, in a hand-over.
 const HAND_OVER_PERIOD: Duration = Duration::from_millis(20);
+/// So long nobody could take what is left, and the hand-over is over: the last of a cluster has nobody to wait for.
+const HAND_OVER_IN_VAIN_MAX: Duration = Duration::from_secs(2);
 
 /// One partition as this node sees it, and what its store holds of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -166,16 +168,20 @@ impl OwnerHandle {
         self.ask(|ownership, _| ownership.owned()).await.unwrap_or(0)
     }
 
-    /// Hands every partition this node leads to another owner, which moves no data, for at most `within`. From now on
-    /// this node takes no office any more. Returns how many it still leads.
+    /// Hands every partition this node leads to another owner, which moves no data, for at most `within`, and not much
+    /// longer than there is anybody to take them. From now on this node takes no office any more. Returns how many it
+    /// still leads.
     pub async fn hand_over(&self, within: Duration) -> usize {
         let end = tokio::time::Instant::now() + within;
         if self.requests.send(Request::HandOver).await.is_err() {
             return 0;
         }
+        let mut in_vain = Duration::ZERO;
         loop {
-            let led = self.led().await;
-            if led == 0 || tokio::time::Instant::now() >= end {
+            let (led, handable) =
+                self.ask(|ownership, _| (ownership.led(), ownership.handable())).await.unwrap_or_default();
+            in_vain = if handable == 0 { in_vain + HAND_OVER_PERIOD } else { Duration::ZERO };
+            if led == 0 || in_vain > HAND_OVER_IN_VAIN_MAX || tokio::time::Instant::now() >= end {
                 return led;
             }
             tokio::time::sleep(HAND_OVER_PERIOD).await;
