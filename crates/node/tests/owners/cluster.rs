@@ -60,6 +60,8 @@ pub(crate) struct Cluster {
     spread: Arc<Mutex<Spread>>,
     pub(crate) keyring: Keyring,
     lease: Duration,
+    /// The place whose node starts without taking part.
+    stands_by: Option<usize>,
 }
 
 impl Cluster {
@@ -67,15 +69,20 @@ impl Cluster {
     ///
     /// Its leases are so long that a busy machine does not lose them.
     pub(crate) async fn start(nodes: u32, replicas: u8) -> Self {
-        Self::with_lease(nodes, replicas, Duration::from_secs(10)).await
+        Self::with_lease(nodes, replicas, Duration::from_secs(10), None).await
     }
 
     /// A cluster whose leases soon end.
     pub(crate) async fn impatient(nodes: u32, replicas: u8) -> Self {
-        Self::with_lease(nodes, replicas, Duration::from_secs(1)).await
+        Self::with_lease(nodes, replicas, Duration::from_secs(1), None).await
     }
 
-    async fn with_lease(nodes: u32, replicas: u8, lease: Duration) -> Self {
+    /// Like [`Cluster::impatient`]; the first node, every partition's first primary, only stands by.
+    pub(crate) async fn first_stands_by(nodes: u32, replicas: u8) -> Self {
+        Self::with_lease(nodes, replicas, Duration::from_secs(1), Some(0)).await
+    }
+
+    async fn with_lease(nodes: u32, replicas: u8, lease: Duration, stands_by: Option<usize>) -> Self {
         let settings = Arc::new(ClusterSettings {
             name: "shop".parse().unwrap(),
             partitions: PartitionCount::new(PARTITIONS).unwrap(),
@@ -98,7 +105,7 @@ impl Cluster {
             glue: None,
         };
         let places: Vec<Place> = (1..=nodes).map(place).collect();
-        let mut cluster = Self { places, settings, spread: Arc::default(), keyring, lease };
+        let mut cluster = Self { places, settings, spread: Arc::default(), keyring, lease, stands_by };
         for at in 0..cluster.places.len() {
             cluster.start_node(at).await;
         }
@@ -143,7 +150,7 @@ impl Cluster {
             cluster: self.settings.name.clone(),
             generation: place.generation,
             keyring: self.keyring.clone(),
-            stands_by: false,
+            stands_by: self.stands_by == Some(at),
         };
         let node = Node::start_claimed(options, owner, parts, owner_parts).unwrap();
         let handle = node.owner().unwrap().clone();

@@ -5,5 +5,6 @@ mod cluster;
 mod copies;
 mod data;
 mod peers;
+mod stand_by;
 mod store;
 mod takeover;

@@ -12,7 +12,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::cluster::{Answer, Cluster, exchange};
 
-async fn post(cluster: &Cluster, path: &str, body: Vec<u8>) -> Answer {
+/// Sends a peer's request to the first node.
+pub(crate) async fn post(cluster: &Cluster, path: &str, body: Vec<u8>) -> Answer {
     let mut request = Request::new(Full::new(Bytes::from(body)));
     *request.method_mut() = Method::POST;
     *request.uri_mut() = path.parse().unwrap();
@@ -20,7 +21,8 @@ async fn post(cluster: &Cluster, path: &str, body: Vec<u8>) -> Answer {
     exchange(cluster.places[0].owner_handle().peer_addr(), request).await
 }
 
-fn head(cluster: &str, to: &Owner) -> Vec<u8> {
+/// The head of a request of `n2`.
+pub(crate) fn head(cluster: &str, to: &Owner) -> Vec<u8> {
     let from = Owner { node: "n2".parse().unwrap(), store: StoreId(2) };
     let mut out = Vec::new();
     Head { cluster: cluster.parse().unwrap(), from, to: to.clone() }.put(&mut out);
@@ -74,7 +76,7 @@ async fn a_body_must_be_announced_and_of_bounded_length() {
 }
 
 /// What docs/NODE_CONTRACT.md says of sealing, written anew.
-fn sealed(cluster: &Cluster, purpose: &[u8], head: Vec<u8>, text: &[u8]) -> Vec<u8> {
+pub(crate) fn sealed(cluster: &Cluster, purpose: &[u8], head: Vec<u8>, text: &[u8]) -> Vec<u8> {
     let keys = cluster.keyring.derive(b"ringway peers v1");
     let clear = [head, vec![1]].concat();
     let sealed = keys.seal([42; 24], &[purpose, &clear].concat(), text).unwrap();

@@ -194,6 +194,12 @@ impl MemoryStore {
         Some((ValueMeta { etag: *etag, bytes, content_type }, value.clone()))
     }
 
+    /// Whether nothing was ever written: no promise, no entry, no copy.
+    pub(crate) fn is_untouched(&self) -> bool {
+        let disk = self.disk.lock().unwrap();
+        disk.round == 0 && disk.acceptors.is_empty() && disk.data.is_empty() && disk.aside.is_empty()
+    }
+
     /// Whether a copy of the partition is being, or was, built aside.
     pub(crate) fn has_aside(&self, partition: Partition) -> bool {
         self.disk.lock().unwrap().aside.keys().any(|(of, _)| *of == partition)
