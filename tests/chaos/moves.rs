@@ -31,7 +31,7 @@ fn under_load(what: &str, change: impl Fn(&mut Shop)) {
     }
     p99s.sort_by(|a, b| a.0.total_cmp(&b.0));
     let (moving, quiet) = p99s[p99s.len() / 2];
-    println!("{what}: median p99 {moving} ms moving, {quiet} ms quiet");
+    eprintln!("{what}: median p99 {moving} ms moving, {quiet} ms quiet");
     if scale.runs > 1 {
         assert!(moving <= (5.0 * quiet).max(50.0), "{what}: p99 {moving} ms moving, {quiet} ms quiet");
     }
@@ -97,7 +97,7 @@ fn a_plan_says_what_then_moves() {
     let now = self::owners(&shop);
     let moved = now.iter().filter(|(partition, set)| owners[partition] != **set).count();
     let moved_bytes = self::copied(&shop) - copied;
-    println!(
+    eprintln!(
         "planned {} partitions, {} bytes; moved {moved}, {moved_bytes}",
         plan["partitions_changed"], plan["bytes"]
     );

@@ -69,7 +69,7 @@ fn kill_in(shop: &mut Shop, victim: Victim, phase: &str) {
         Victim::Proxy => shop.start_proxy_again(),
     }
     let ((), settled) = timed(|| shop.wait_until_whole(&format!("{victim:?} killed in {phase}")));
-    println!("{victim:?} killed in {phase} ({inside} partitions were in it): whole again after {settled:?}");
+    eprintln!("{victim:?} killed in {phase} ({inside} partitions were in it): whole again after {settled:?}");
     move_back(shop);
 }
 

@@ -70,7 +70,7 @@ impl Outcome {
             assert_eq!(self.count(figure), 0, "{what}: {figure}: {:#}", self.report);
         }
         assert!(self.count("requests") > 0, "{what}: nothing was sent: {:#}", self.report);
-        println!(
+        eprintln!(
             "{what}: {} requests, {} errors, {} lost, {} stale, {} unknown, p99 {} ms, max {} ms",
             self.count("requests"),
             self.count("errors"),
@@ -88,7 +88,7 @@ impl Outcome {
             assert_eq!(self.count(figure), 0, "{what}: {figure}: {:#}", self.report);
         }
         assert!(self.count("requests") > 0, "{what}: nothing was sent: {:#}", self.report);
-        println!(
+        eprintln!(
             "{what}: {} requests, {} errors, 0 lost, 0 stale",
             self.count("requests"),
             self.count("errors")
