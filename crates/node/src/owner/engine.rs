@@ -36,10 +36,13 @@ const BATCHES_UNDER_WAY_MAX: usize = 64;
 const TAKEN_PER_TURN_MAX: usize = 512;
 /// Between two looks at the disk's room, at idle links, and at what the metrics show.
 const TICK: Duration = Duration::from_secs(1);
-/// A disk that finishes nothing for so many ticks, with room for it, hangs. Far beyond any fsync that ends.
-const DISK_SILENT_TICKS_MAX: u32 = 30;
 /// A link without messages for so many ticks is closed.
 const IDLE_TICKS_MAX: u32 = 60;
+
+/// The whole ticks of a time, at least one.
+pub(crate) fn ticks(time: Duration) -> u32 {
+    u32::try_from(time.as_nanos() / TICK.as_nanos()).unwrap_or(u32::MAX).max(1)
+}
 
 /// A look at the state machine as it is, at a time.
 pub(crate) type Look = Box<dyn FnOnce(&Ownership, Duration) + Send>;
@@ -123,6 +126,8 @@ pub(crate) struct Engine<S> {
     /// Looks in a row at which the store had finished none of them. Counted and not timed: a process that was stopped
     /// for long has looked but once.
     pub(crate) ticks_without_disk: u32,
+    /// A disk that finishes nothing for more ticks, with room for it, hangs.
+    pub(crate) ticks_without_disk_max: u32,
     pub(crate) stopping: bool,
     pub(crate) full: bool,
     pub(crate) tick_at: Duration,
@@ -346,9 +351,10 @@ impl<S: ReplicaStore> Engine<S> {
         let full = !self.store.has_room();
         let idle = self.batches_under_way == 0 || full;
         self.ticks_without_disk = if idle { 0 } else { self.ticks_without_disk + 1 };
-        if self.ticks_without_disk > DISK_SILENT_TICKS_MAX {
+        if self.ticks_without_disk > self.ticks_without_disk_max {
+            let silence = TICK * self.ticks_without_disk_max;
             return Err(StoreError::Failed(format!(
-                "nothing was written for {DISK_SILENT_TICKS_MAX} seconds although there is room: the disk hangs"
+                "nothing was written for {silence:?} although there is room: the disk hangs"
             )));
         }
         if full != self.full {

@@ -39,7 +39,7 @@ use crate::peer::listener::Listener;
 use crate::peer::seal::Sealer;
 use crate::replica::ReplicaStore;
 use crate::store::StoreError;
-use engine::{Engine, INBOUND_WAITING_MAX, Inputs, Links, Outputs, REQUESTS_WAITING_MAX};
+use engine::{Engine, INBOUND_WAITING_MAX, Inputs, Links, Outputs, REQUESTS_WAITING_MAX, ticks};
 use mailbox::Mailbox;
 use stats::Counters;
 
@@ -69,6 +69,10 @@ pub struct OwnerOptions {
     /// Bytes of values that may be on their way into the log at once; further writes are answered 503. Range: at least
     /// one largest value; default 256 MiB.
     pub write_bytes_max: usize,
+    /// How long the store may finish nothing of what it was given, though it has room, before its disk counts as hung:
+    /// the node then fails ([`crate::Node::failure`]), and others take over. Whole seconds, a rest is not counted; the
+    /// node notices up to 2 s later. Range 5 s – 10 min: well beyond any fsync that ends; default 30 s.
+    pub disk_silence_max: Duration,
 }
 
 impl Default for OwnerOptions {
@@ -80,6 +84,7 @@ impl Default for OwnerOptions {
             import_bytes_per_second: None,
             write_timeout: Duration::from_secs(10),
             write_bytes_max: 256 << 20,
+            disk_silence_max: Duration::from_secs(30),
         }
     }
 }
@@ -210,7 +215,9 @@ impl OwnerThreads {
             Inputs { requests, inbound, written, news, claims, wishes, takes_part, stop: stop.clone() };
         let outputs = Outputs { written: written_in, decided, events, counters };
         let ownership = OwnershipOptions::new(me.clone(), parts.generation, seed, options.timing.clone());
-        let driver = Drive { ownership, recovered, me, store, inputs, outputs, links, imports };
+        let disk_silence_max = options.disk_silence_max;
+        let driver =
+            Drive { ownership, recovered, me, store, inputs, outputs, links, imports, disk_silence_max };
 
         let mut owner = Self { handle, failure, stop: stop_in, runtime, threads: Vec::new() };
         owner.spawn("ringway-peers", move || peers.block_on(serve(answering, listener, stop)))?;
@@ -273,11 +280,13 @@ struct Drive<S> {
     outputs: Outputs,
     links: Links,
     imports: Imports<S>,
+    disk_silence_max: Duration,
 }
 
 impl<S: ReplicaStore> Drive<S> {
     fn run(self, runtime: &Runtime) -> Result<(), String> {
-        let Self { ownership, recovered, me, store, inputs, outputs, links, imports } = self;
+        let Self { ownership, recovered, me, store, inputs, outputs, links, imports, disk_silence_max } =
+            self;
         let engine = Engine {
             ownership: Ownership::new(ownership, recovered, Clock::now()),
             me,
@@ -290,6 +299,7 @@ impl<S: ReplicaStore> Drive<S> {
             tokens: 0,
             batches_under_way: 0,
             ticks_without_disk: 0,
+            ticks_without_disk_max: ticks(disk_silence_max),
             stopping: false,
             full: false,
             tick_at: Duration::ZERO,

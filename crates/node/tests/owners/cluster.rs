@@ -32,6 +32,8 @@ use crate::store::MemoryStore;
 /// How long anything may take before a test gives it up.
 const PATIENCE: Duration = Duration::from_secs(60);
 pub(crate) const PARTITIONS: u32 = 8;
+/// Shorter than any real disk is allowed.
+pub(crate) const DISK_SILENCE_MAX: Duration = Duration::from_secs(2);
 
 /// A place in a cluster: what lasts, and the node that runs there, if one does.
 pub(crate) struct Place {
@@ -144,6 +146,7 @@ impl Cluster {
         let owner = OwnerOptions {
             timing: timing(self.lease),
             write_timeout: Duration::from_secs(3),
+            disk_silence_max: DISK_SILENCE_MAX,
             ..OwnerOptions::default()
         };
         let owner_parts = OwnerParts {

@@ -32,6 +32,10 @@ pub(crate) struct MemoryStore {
     pub(crate) hold_reads: AtomicBool,
     /// There is no room for new values.
     pub(crate) full: AtomicBool,
+    /// Nothing is written any more, and nobody is told.
+    pub(crate) hang: AtomicBool,
+    /// What was to be written since.
+    hung: Mutex<Vec<(DiskBatch, WriteDone)>>,
 }
 
 #[derive(Default)]
@@ -227,6 +231,10 @@ impl ReplicaStore for MemoryStore {
     }
 
     fn write(&self, batch: DiskBatch, done: WriteDone) {
+        if self.hang.load(Ordering::Relaxed) {
+            self.hung.lock().unwrap().push((batch, done));
+            return;
+        }
         let mut applied = Vec::new();
         let mut disk = self.disk.lock().unwrap();
         batch.ops.into_iter().for_each(|op| disk.change(op, &mut applied));

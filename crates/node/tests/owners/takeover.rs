@@ -7,7 +7,7 @@ use std::time::Duration;
 use http::{Method, StatusCode};
 use ringway_topology::Partition;
 
-use crate::cluster::{Cluster, PARTITIONS, send, until};
+use crate::cluster::{Cluster, DISK_SILENCE_MAX, PARTITIONS, send, until};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_dead_primary_is_taken_over_with_everything_acknowledged_and_catches_up_when_it_is_back() {
@@ -125,4 +125,38 @@ async fn without_a_majority_nothing_is_served() {
             || text.lines().any(|line| line == "ringway_owner_led 0")
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_primary_whose_disk_hangs_fails_and_is_taken_over() {
+    let cluster = Cluster::impatient(3, 3).await;
+    assert_eq!(cluster.request(0, Method::PUT, "a", "one").await.status, StatusCode::CREATED);
+    let (first, partition) = (&cluster.places[0], cluster.partition_of("a"));
+    let failure = first.node.as_ref().unwrap().failure();
+    assert!(failure.borrow().is_none());
+
+    first.store.hang.store(true, Ordering::Relaxed);
+    until("it fails", async || {
+        let put = cluster.routed(0, Method::PUT, "a", "two", 1, &[]).await;
+        assert!(!put.status.is_success(), "its disk has nothing of this: {put:?}");
+        failure.borrow().is_some()
+    })
+    .await;
+    let cause = failure.borrow().as_ref().unwrap().cause.clone();
+    let silence = format!("nothing was written for {DISK_SILENCE_MAX:?}");
+    assert!(cause.contains(&silence) && cause.contains("the disk hangs"), "{cause}");
+    until("somebody else leads", async || {
+        let claim = cluster.claim(partition);
+        claim.epoch.0 >= 2 && claim.primary() != Some(&first.owner)
+    })
+    .await;
+    let got = cluster.request(1, Method::GET, "a", "").await;
+    assert_eq!(got.status, StatusCode::OK, "{got:?}");
+    assert!(["one", "two"].contains(&got.body.as_str()), "acknowledged, or of unknown outcome: {got:?}");
+    assert_eq!(cluster.request(1, Method::PUT, "a", "three").await.status, StatusCode::NO_CONTENT);
+    assert_eq!(cluster.request(2, Method::GET, "a", "").await.body, "three");
+    for other in &cluster.places[1..] {
+        assert!(other.node.as_ref().unwrap().failure().borrow().is_none(), "their disks are well");
+    }
+    assert_eq!(first.store.value(partition, b"a").unwrap(), "one");
 }
