@@ -92,7 +92,8 @@ fn differing(committed: &[Vec<NodeId>], wanted: &Placement) -> Vec<PartitionMove
     let rows = committed.iter().zip(wanted.rows()).enumerate();
     rows.filter_map(|(partition, (from, to))| {
         let to: Vec<NodeId> = to.iter().filter_map(|&index| wanted.node_id(index).cloned()).collect();
-        (*from != to).then(|| PartitionMove {
+        let (held, desired): (Vec<&NodeId>, Vec<&NodeId>) = (from.iter().collect(), to.iter().collect());
+        (!is_where_wanted(&held, &desired)).then(|| PartitionMove {
             partition: Partition(partition as u32),
             from: from.clone(),
             to,
