@@ -1,6 +1,6 @@
 //! Load with an audit: does a service keep its promises while its cluster changes?
 //!
-//! [`run`] sends requests on a fixed schedule (open loop: a slow answer delays no later request, and latency counts from
+//! [`run()`] sends requests on a fixed schedule (open loop: a slow answer delays no later request, and latency counts from
 //! the scheduled time, so that a stall shows as long as it lasted), follows the cluster's events, and with an audit keeps
 //! every key's history and checks that it is linearizable. The result is a [`Summary`]: a JSON document, and an HTML report
 //! by [`report`].

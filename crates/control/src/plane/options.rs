@@ -64,7 +64,7 @@ pub struct PlaneOptions {
     pub bootstrap: Vec<NodeId>,
     /// Whether seeds are configured: a node without seeds and without bootstrap is a cluster of one.
     pub seeds_configured: bool,
-    /// What [`Plane::lasting_records`] gave in an earlier life: key, version, value.
+    /// What [`Plane::lasting_records`](super::Plane::lasting_records) gave in an earlier life: key, version, value.
     pub restored: Vec<(String, u64, Vec<u8>)>,
     /// What this node's store accepted as the list its cluster forms of, made durable before the plane starts; `None`
     /// for a router, in `derived` ownership, and for a node that joins a standing cluster.

@@ -12,7 +12,7 @@
 //! "Nothing" is not unique (every delete writes it), and a refused condition does not say what it saw. A window with
 //! those goes to a search: Wing & Gong (1993) with the memory of visited states of Lowe (2017; the algorithm of
 //! porcupine), cut by two facts of unique values: a value with reads left is not overwritten, and a cluster is begun
-//! only when nothing outside it must come before its last read. The search gives up after [`STEPS_MAX`] states.
+//! only when nothing outside it must come before its last read. The search gives up after `STEPS_MAX` states.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,7 +1,7 @@
 //! The audit: did the service keep every acknowledged write, and did no read go back in time?
 //!
-//! The load's thread only records ([`Recorder`]): operations of a key are gathered until none of them is under way, and
-//! that *window* goes to a thread of its own ([`Auditor`]), which checks it ([`check`]) and keeps of it only what the key may
+//! The load's thread only records (`Recorder`): operations of a key are gathered until none of them is under way, and
+//! that *window* goes to a thread of its own (`Auditor`), which checks it (`check`) and keeps of it only what the key may
 //! hold now. So memory is bounded by the operations under way and not by the length of the run.
 
 mod check;

@@ -288,7 +288,7 @@ fn a_forged_count_allocates_nothing() {
     assert_eq!(read_messages(&bytes), Err(WireError::Truncated));
     let many = vec![15; BATCH_BYTES_MAX + 1];
     assert_eq!(read_messages(&many), Err(WireError::Malformed("a batch of too many bytes")));
-    let many = vec![1, 1, 15].repeat(BATCH_MESSAGES_MAX + 1);
+    let many = [1, 1, 15].repeat(BATCH_MESSAGES_MAX + 1);
     let shifted: Vec<u8> = many.iter().rev().copied().collect();
     assert_eq!(read_messages(&shifted), Err(WireError::Malformed("a batch of too many messages")));
 }
