@@ -23,7 +23,8 @@ use crate::admin::OrderVerb;
 use crate::cli::{Cli, Command, KvCommand};
 use crate::exit::Failure;
 
-/// Requests allocate on one thread and free on another all the time; the system's allocator takes twice as long for it.
+/// Requests allocate on one thread and free on another all the time: with the system's allocator that was an eighth of a
+/// storage node's time under load.
 #[global_allocator]
 static ALLOCATOR: MiMalloc = MiMalloc;
 
