@@ -1,10 +1,12 @@
-//! A node's part in claimed ownership: the thread that drives the protocol, and the thread that speaks to peers.
+//! A node's part in claimed ownership: the thread that drives the protocol and speaks to peers, and the thread that
+//! moves copies.
 //!
 //! ```text
 //! data workers ── requests ──▶ engine ── batches ──▶ store          engine.rs: one thread, one state machine
 //!       ▲                        │  ▲                   │
 //!       └─────── outcomes ───────┘  └───── written ─────┘
-//! peers ──▶ listener ── batches ──▶ engine ── outboxes ──▶ links ──▶ peers       crate::peer: another thread
+//! peers ──▶ listener ── batches ──▶ engine ── outboxes ──▶ links ──▶ peers       crate::peer: the same thread
+//! peers ◀── exports ── store; store ◀── imports ◀── peers                        crate::peer: another thread
 //! member ── claims, wishes ──▶ engine ── decided claims ──▶ member               handle.rs
 //! ```
 //! Until [`OwnerHandle::take_part`] an owner that stands by says and takes nothing: the engine waits, and peers are
@@ -19,7 +21,7 @@ use std::any::Any;
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -33,9 +35,10 @@ use ringway_topology::{ClusterName, Owner, SnapshotCell};
 use thiserror::Error;
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::{Semaphore, broadcast, mpsc, watch};
+use tokio::task::JoinError;
 
 use crate::peer::import::{Imports, Pace};
-use crate::peer::listener::Listener;
+use crate::peer::listener::{Listener, Threads};
 use crate::peer::seal::Sealer;
 use crate::replica::ReplicaStore;
 use crate::store::StoreError;
@@ -134,7 +137,7 @@ pub(crate) struct OwnerThreads {
     pub(crate) handle: OwnerHandle,
     pub(crate) failure: watch::Sender<Option<WorkerFailure>>,
     stop: watch::Sender<bool>,
-    /// The peers' runtime.
+    /// The runtime of the peers' thread.
     runtime: Handle,
     threads: Vec<JoinHandle<()>>,
 }
@@ -200,7 +203,7 @@ impl OwnerThreads {
             sealer: sealer.clone(),
             snapshot,
             counters: Arc::clone(&counters),
-            runtime: runtime.clone(),
+            runtime: engine.handle().clone(),
             open: BTreeMap::new(),
         };
         let answering = Listener::new(
@@ -210,6 +213,7 @@ impl OwnerThreads {
             requests_in,
             Arc::clone(&counters),
             takes_part.clone(),
+            Threads { engine: engine.handle().clone(), copies: runtime.clone() },
         );
         let inputs =
             Inputs { requests, inbound, written, news, claims, wishes, takes_part, stop: stop.clone() };
@@ -304,7 +308,13 @@ impl<S: ReplicaStore> Drive<S> {
             full: false,
             tick_at: Duration::ZERO,
         };
-        runtime.block_on(engine.run()).map_err(|error| error.to_string())
+        // As a task, not as what the runtime is blocked on: that would be woken by a system call even from here.
+        let ended = runtime.block_on(runtime.spawn(engine.run()));
+        match ended.map_err(JoinError::try_into_panic) {
+            Ok(ended) => ended.map_err(|error| error.to_string()),
+            Err(Ok(panic)) => resume_unwind(panic),
+            Err(Err(cancelled)) => Err(cancelled.to_string()),
+        }
     }
 }
 

@@ -1,11 +1,13 @@
 //! Connections to other nodes' peer listeners.
 
+use std::convert::Infallible;
+use std::future::Future;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response, StatusCode, header};
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
@@ -55,10 +57,10 @@ pub(crate) fn address(snapshot: &SnapshotCell, owner: &Owner) -> Result<SocketAd
     node.and_then(|(_, node)| node.peer).ok_or_else(|| PeerError::Unknown(owner.clone()))
 }
 
-/// One connection. Dropping it closes the socket.
-pub(crate) struct Connection {
+/// One connection, for requests with bodies of one kind. Dropping it closes the socket.
+pub(crate) struct Connection<B> {
     pub(crate) addr: SocketAddr,
-    sender: http1::SendRequest<Full<Bytes>>,
+    sender: http1::SendRequest<B>,
     _driver: Driver,
 }
 
@@ -72,7 +74,10 @@ impl Drop for Driver {
     }
 }
 
-impl Connection {
+impl<B> Connection<B>
+where
+    B: http_body::Body<Data = Bytes, Error = Infallible> + Send + 'static,
+{
     pub(crate) async fn open(addr: SocketAddr) -> Result<Self, PeerError> {
         let unreachable = |why: String| PeerError::Unreachable { addr, why };
         let connecting = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(addr));
@@ -93,40 +98,48 @@ impl Connection {
         self.sender.is_closed()
     }
 
-    /// Sends a body and waits for the head of the answer.
-    pub(crate) async fn post(
+    /// Begins a request: the head of its answer comes by the future, perhaps before the body has ended.
+    pub(crate) async fn send(
         &mut self,
         path: &'static str,
-        body: Bytes,
-        timeout: Duration,
-    ) -> Result<Response<Incoming>, PeerError> {
+        body: B,
+    ) -> Result<impl Future<Output = Result<Response<Incoming>, PeerError>> + Send + use<B>, PeerError> {
         let addr = self.addr;
-        let unreachable = |error: hyper::Error| PeerError::Unreachable { addr, why: error.to_string() };
-        let mut request = Request::new(Full::new(body));
+        let unreachable = move |error: hyper::Error| PeerError::Unreachable { addr, why: error.to_string() };
+        let mut request = Request::new(body);
         *request.method_mut() = http::Method::POST;
         *request.uri_mut() = http::Uri::from_static(path);
         let host = HeaderValue::try_from(addr.to_string());
         request.headers_mut().extend(host.ok().map(|host| (header::HOST, host)));
         let octets = HeaderValue::from_static("application/octet-stream");
         request.headers_mut().insert(header::CONTENT_TYPE, octets);
-        let exchange = async {
-            self.sender.ready().await?;
-            self.sender.send_request(request).await
-        };
-        let answer = tokio::time::timeout(timeout, exchange).await.map_err(|_| PeerError::Timeout(addr))?;
-        answer.map_err(unreachable)
+        self.sender.ready().await.map_err(unreachable)?;
+        let answer = self.sender.send_request(request);
+        Ok(async move { answer.await.map_err(unreachable) })
     }
 
-    /// The error that an answer with another status than the expected one is.
-    pub(crate) async fn refusal(&self, answer: Response<Incoming>, timeout: Duration) -> PeerError {
-        let status = answer.status();
-        let body = Limited::new(answer.into_body(), REFUSAL_BYTES_MAX).collect();
-        let text = match tokio::time::timeout(timeout, body).await {
-            Ok(Ok(body)) => title(&body.to_bytes()),
-            _ => "it gave no reason".to_owned(),
-        };
-        PeerError::Refused { addr: self.addr, status, text }
+    /// Sends a request and waits for the head of its answer.
+    pub(crate) async fn post(
+        &mut self,
+        path: &'static str,
+        body: B,
+        timeout: Duration,
+    ) -> Result<Response<Incoming>, PeerError> {
+        let addr = self.addr;
+        let exchange = async { self.send(path, body).await?.await };
+        tokio::time::timeout(timeout, exchange).await.map_err(|_| PeerError::Timeout(addr))?
     }
+}
+
+/// The error that an answer with another status than the expected one is.
+pub(crate) async fn refusal(addr: SocketAddr, answer: Response<Incoming>, timeout: Duration) -> PeerError {
+    let status = answer.status();
+    let body = Limited::new(answer.into_body(), REFUSAL_BYTES_MAX).collect();
+    let text = match tokio::time::timeout(timeout, body).await {
+        Ok(Ok(body)) => title(&body.to_bytes()),
+        _ => "it gave no reason".to_owned(),
+    };
+    PeerError::Refused { addr, status, text }
 }
 
 /// The title of a problem document; bytes from the network, so only what is printable.

@@ -1,16 +1,14 @@
 //! A partition on its way out: the answer to a request on [`EXPORT_PATH`](super::EXPORT_PATH).
 
-use std::convert::Infallible;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body::Frame;
+use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
 use super::seal::FrameSeal;
+use super::stream::FrameBody;
 use crate::owner::stats::{Counters, Ended};
 use crate::replica::Export;
 
@@ -19,32 +17,18 @@ const FRAMES_WAITING_MAX: usize = 4;
 /// A receiver that takes no frame for this long is given up: the export holds space in the store.
 const RECEIVER_STALL_MAX: Duration = Duration::from_secs(15);
 
-/// The body of an export's answer. It ends early when the store fails or the receiver stalls; the receiver sees that,
-/// as the end frame is missing.
-#[derive(Debug)]
-pub(crate) struct FrameBody(mpsc::Receiver<Bytes>);
-
-impl http_body::Body for FrameBody {
-    type Data = Bytes;
-    type Error = Infallible;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        self.0.poll_recv(cx).map(|bytes| bytes.map(|bytes| Ok(Frame::data(bytes))))
-    }
-}
-
-/// Starts to send what `export` gives, sealed frame by frame. `permit` is held to the end.
+/// Starts to send what `export` gives, sealed frame by frame; `runtime` does the work. `permit` is held to the end.
+///
+/// The body ends early when the store fails or the receiver stalls; the receiver sees that, as the end frame is missing.
 pub(crate) fn send<E: Export + 'static>(
+    runtime: &Handle,
     export: E,
     seal: FrameSeal,
     counters: Arc<Counters>,
     permit: impl Send + 'static,
 ) -> FrameBody {
-    let (frames, body) = mpsc::channel(FRAMES_WAITING_MAX);
-    tokio::spawn(async move {
+    let (frames, body) = FrameBody::channel(FRAMES_WAITING_MAX);
+    runtime.spawn(async move {
         let ended = match copy_out(export, seal, &frames, &counters).await {
             Ok(()) => Ended::Done,
             Err(why) => {
@@ -55,7 +39,7 @@ pub(crate) fn send<E: Export + 'static>(
         counters.export(ended);
         drop(permit);
     });
-    FrameBody(body)
+    body
 }
 
 async fn copy_out<E: Export>(

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use http::StatusCode;
-use http_body_util::BodyExt;
+use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use ringway_control::ownership::{CopyProgress, CopyTag, ImportOrder, Position};
 use ringway_topology::{Partition, SnapshotCell};
@@ -15,7 +15,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::{Instant, timeout};
 
 use super::EXPORT_PATH;
-use super::client::{Connection, address};
+use super::client::{Connection, address, refusal};
 use super::seal::{Ask, FrameSeal, Purpose, STREAM_FRAME_BYTES_MAX, Sealer};
 use crate::owner::stats::{Counters, Ended};
 use crate::replica::{ExportFrame, Import, ReplicaStore};
@@ -219,17 +219,17 @@ impl<S: ReplicaStore> Pull<S> {
     }
 
     /// Asks the source for the copy: the connection it comes by, and the stream.
-    async fn ask(&self) -> Result<(Connection, Incoming, FrameSeal), String> {
+    async fn ask(&self) -> Result<(Connection<Full<Bytes>>, Incoming, FrameSeal), String> {
         let source = &self.tag.source;
         let addr = address(&self.snapshot, source).map_err(|error| error.to_string())?;
         let ask = Ask::new(self.partition, self.tag.clone()).map_err(|error| error.to_string())?;
         let request = self.sealer.request(Purpose::Export, source, &ask.encode());
         let request = request.map_err(|error| error.to_string())?;
         let mut connection = Connection::open(addr).await.map_err(|error| error.to_string())?;
-        let answer = connection.post(EXPORT_PATH, request.into(), ANSWER_TIMEOUT).await;
+        let answer = connection.post(EXPORT_PATH, Full::from(request), ANSWER_TIMEOUT).await;
         let answer = answer.map_err(|error| error.to_string())?;
         if answer.status() != StatusCode::OK {
-            return Err(connection.refusal(answer, ANSWER_TIMEOUT).await.to_string());
+            return Err(refusal(addr, answer, ANSWER_TIMEOUT).await.to_string());
         }
         let seal = self.sealer.stream(source, &self.sealer.me, &ask);
         Ok((connection, answer.into_body(), seal))

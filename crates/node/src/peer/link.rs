@@ -1,24 +1,24 @@
 //! One queue and one connection per peer.
 //!
-//! Messages may be lost: the protocol repeats what it needs. So a queue that is full drops its oldest, and a batch that
-//! failed is not sent again.
+//! Messages may be lost: the protocol repeats what it needs (an append or its answer after `retry_period`, 100 ms, and
+//! ever later while nothing answers; an ask for leases every `ask_period`; a candidate, a move and a copy by timers of
+//! their own). So a queue that is full drops its oldest, and batches of a stream that failed are not sent again: what was
+//! said to a peer that crashed waits for the protocol, and not longer than the peer is away.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::StatusCode;
-use http_body_util::BodyExt;
 use ringway_control::ownership::wire::{BATCH_BYTES_MAX, BATCH_MESSAGES_MAX, put_message};
 use ringway_control::ownership::{Entry, Message};
 use ringway_topology::{Owner, SnapshotCell};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::MESSAGES_PATH;
 use super::client::{Connection, PeerError, address};
 use super::seal::{Purpose, Sealer};
+use super::stream::{FrameBody, Stream};
 use crate::owner::stats::{Counters, Unsent};
 
 /// Most messages queued for one peer.
@@ -28,8 +28,6 @@ pub(crate) const OUTBOX_BYTES_MAX: usize = 64 << 20;
 /// Least time between the beginnings of two batches: what is said meanwhile goes as one. The first message after a
 /// silence goes at once.
 const BATCH_GAP: Duration = Duration::from_millis(6);
-/// Time for a batch to be answered.
-const BATCH_TIMEOUT: Duration = Duration::from_secs(2);
 /// First pause after a failure; doubles up to [`BACKOFF_MAX`].
 const BACKOFF_MIN: Duration = Duration::from_millis(10);
 const BACKOFF_MAX: Duration = Duration::from_secs(1);
@@ -149,67 +147,136 @@ pub(crate) struct Link {
     pub(crate) counters: Arc<Counters>,
 }
 
+/// How messages get to the peer at this moment.
+#[derive(Default)]
+enum Way {
+    /// Not at all: by a new connection.
+    #[default]
+    None,
+    /// By a connection that is there.
+    Idle(Connection<FrameBody>),
+    /// By a request under way.
+    Open(Stream),
+}
+
+/// What is known of the way.
+struct State {
+    way: Way,
+    /// Batches said by the request under way, and their messages: nobody has answered for them yet.
+    batches: usize,
+    messages: usize,
+    /// When the next batch may begin.
+    not_before: Instant,
+    backoff: Duration,
+    failing: bool,
+}
+
+/// What comes next.
+enum Next {
+    /// There is something to say.
+    Say(Vec<Message>),
+    /// The request has gone on for long enough.
+    End,
+    /// The request broke off.
+    Broken(PeerError),
+    /// Nothing will be said any more.
+    Close,
+}
+
 impl Link {
     /// Runs until the outbox is closed.
     pub(crate) async fn run(self) {
-        let mut connection = None;
-        let mut backoff = BACKOFF_MIN;
-        let mut failing = false;
-        let mut not_before = Instant::now();
-        while let Some(batch) = self.outbox.next_batch(not_before).await {
-            not_before = Instant::now() + BATCH_GAP;
-            let count = batch.len();
-            let mut text = Vec::new();
-            batch.iter().for_each(|message| put_message(&mut text, message));
-            drop(batch);
-            let Err(error) = self.deliver(&mut connection, &text).await else {
-                self.counters.sent_batches.add(1);
-                self.counters.sent_messages.add(count);
-                if std::mem::take(&mut failing) {
-                    tracing::info!(peer = %self.to, "peer reached again");
-                }
-                backoff = BACKOFF_MIN;
-                continue;
+        let mut state = State {
+            way: Way::None,
+            batches: 0,
+            messages: 0,
+            not_before: Instant::now(),
+            backoff: BACKOFF_MIN,
+            failing: false,
+        };
+        loop {
+            let next = self.next(&mut state).await;
+            let closes = matches!(next, Next::Close);
+            let outcome = match next {
+                Next::Say(batch) => self.say(&mut state, batch).await,
+                Next::End | Next::Close => self.end(&mut state).await,
+                Next::Broken(error) => Err(error),
             };
-            connection = None;
-            self.counters.unsent(unsent(&error), count);
-            if !std::mem::replace(&mut failing, true) {
-                tracing::warn!(peer = %self.to, %error, "messages do not reach the peer");
+            if let Err(error) = outcome {
+                self.fail(&mut state, &error);
+                tokio::time::sleep(state.backoff).await;
+                state.backoff = (state.backoff * 2).min(BACKOFF_MAX);
             }
-            tokio::time::sleep(backoff).await;
-            backoff = (backoff * 2).min(BACKOFF_MAX);
+            if closes {
+                return;
+            }
         }
     }
 
-    /// Sends one batch; once more on a new connection when a used one turns out to be dead.
-    async fn deliver(&self, connection: &mut Option<Connection>, text: &[u8]) -> Result<(), PeerError> {
+    async fn next(&self, state: &mut State) -> Next {
+        let batch = self.outbox.next_batch(state.not_before);
+        let batch = match &mut state.way {
+            Way::Open(stream) => tokio::select! {
+                biased;
+                over = stream.over() => return over.map_or_else(Next::Broken, |()| Next::End),
+                batch = batch => batch,
+            },
+            Way::None | Way::Idle(_) => batch.await,
+        };
+        batch.map_or(Next::Close, Next::Say)
+    }
+
+    /// Says a batch by the request under way, or by a new one.
+    async fn say(&self, state: &mut State, batch: Vec<Message>) -> Result<(), PeerError> {
+        state.not_before = Instant::now() + BATCH_GAP;
+        state.batches += 1;
+        state.messages += batch.len();
         let addr = address(&self.snapshot, &self.to)?;
-        let sealed = self.sealer.request(Purpose::Messages, &self.to, text);
-        let sealed = sealed.map_err(|error| PeerError::Unreachable { addr, why: error.to_string() })?;
-        let body = Bytes::from(sealed);
-        self.counters.sent_bytes.add(body.len());
-        if let Some(used) = connection.as_mut().filter(|used| used.addr == addr && !used.is_closed()) {
-            match Self::post(used, body.clone()).await {
-                Err(PeerError::Unreachable { .. }) => {}
-                outcome => return outcome,
-            }
-        }
-        *connection = None;
-        let mut new = Connection::open(addr).await?;
-        Self::post(&mut new, body).await?;
-        *connection = Some(new);
+        let frame =
+            frame(&self.sealer, &self.to, &batch).map_err(|why| PeerError::Unreachable { addr, why })?;
+        drop(batch);
+        self.counters.sent_bytes.add(frame.len());
+        let mut stream = match std::mem::take(&mut state.way) {
+            Way::Open(stream) => stream,
+            Way::Idle(used) if used.addr == addr && !used.is_closed() => Stream::begin(used).await?,
+            Way::Idle(_) | Way::None => Stream::begin(Connection::open(addr).await?).await?,
+        };
+        stream.say(frame).await?;
+        state.way = Way::Open(stream);
         Ok(())
     }
 
-    async fn post(connection: &mut Connection, body: Bytes) -> Result<(), PeerError> {
-        let answer = connection.post(MESSAGES_PATH, body, BATCH_TIMEOUT).await?;
-        if answer.status() != StatusCode::NO_CONTENT {
-            return Err(connection.refusal(answer, BATCH_TIMEOUT).await);
+    /// Ends the request under way, if any: when it is answered, all that was said by it has arrived.
+    async fn end(&self, state: &mut State) -> Result<(), PeerError> {
+        let Way::Open(stream) = std::mem::take(&mut state.way) else { return Ok(()) };
+        state.way = Way::Idle(stream.end().await?);
+        self.counters.sent_batches.add(std::mem::take(&mut state.batches));
+        self.counters.sent_messages.add(std::mem::take(&mut state.messages));
+        state.backoff = BACKOFF_MIN;
+        if std::mem::take(&mut state.failing) {
+            tracing::info!(peer = %self.to, "peer reached again");
         }
-        // Read to its end, so that the connection can be used again.
-        let _ = answer.into_body().collect().await;
         Ok(())
     }
+
+    /// Gives up what nobody has answered for.
+    fn fail(&self, state: &mut State, error: &PeerError) {
+        state.way = Way::None;
+        state.batches = 0;
+        self.counters.unsent(unsent(error), std::mem::take(&mut state.messages));
+        if !std::mem::replace(&mut state.failing, true) {
+            tracing::warn!(peer = %self.to, %error, "messages do not reach the peer");
+        }
+    }
+}
+
+/// A batch, sealed, behind its length.
+fn frame(sealer: &Sealer, to: &Owner, batch: &[Message]) -> Result<Bytes, String> {
+    let mut text = Vec::new();
+    batch.iter().for_each(|message| put_message(&mut text, message));
+    let sealed = sealer.request(Purpose::Messages, to, &text).map_err(|error| error.to_string())?;
+    let length = u32::try_from(sealed.len()).map_err(|error| error.to_string())?;
+    Ok([&length.to_be_bytes(), sealed.as_slice()].concat().into())
 }
 
 fn unsent(error: &PeerError) -> Unsent {
@@ -224,12 +291,25 @@ fn unsent(error: &PeerError) -> Unsent {
 #[cfg(test)]
 mod tests {
     use ringway_control::ownership::wire::read_messages;
-    use ringway_topology::{Epoch, Partition};
+    use ringway_member::Keyring;
+    use ringway_topology::{Epoch, Partition, StoreId};
 
     use super::*;
 
     fn message(partition: u32) -> Message {
         Message::MayDrop { partition: Partition(partition), epoch: Epoch(1) }
+    }
+
+    /// docs/NODE_CONTRACT.md shows these bytes.
+    #[test]
+    fn a_batch_goes_behind_its_length_as_documented() {
+        let owner =
+            |text: &str, store: u128| Owner { node: text.parse().unwrap(), store: StoreId(store << 112) };
+        let sealer = Sealer::new("shop".parse().unwrap(), owner("n1", 0x3f9c), &Keyring::none());
+        let frame = frame(&sealer, &owner("n4", 0x09aa), &[]).unwrap();
+        let hex: String = frame.iter().map(|byte| format!("{byte:02x}")).collect();
+        let document = include_str!("../../../../docs/NODE_CONTRACT.md");
+        assert!(document.contains(&format!("\nstream: {hex}\n")), "it should say\nstream: {hex}");
     }
 
     #[tokio::test]

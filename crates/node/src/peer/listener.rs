@@ -1,4 +1,7 @@
 //! The peer listener: where other nodes' messages and requests of copies come in.
+//!
+//! Connections are accepted on the thread that also moves copies. One that begins with messages is handed to the
+//! engine's thread, so that a batch wakes no other; copies, which move megabytes, stay away from there.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -6,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{HeaderValue, Method, Request, Response, StatusCode, header, request};
 use http_body::Body as _;
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Empty, Full, Limited};
@@ -19,11 +22,13 @@ use ringway_control::ownership::{Message, Ownership};
 use ringway_member::SEAL_BYTES;
 use ringway_topology::Owner;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, SemaphorePermit, mpsc, oneshot, watch};
+use tokio::runtime::Handle;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit, mpsc, oneshot, watch};
 
 use super::export::send;
 use super::refusal::PeerRefusal;
 use super::seal::{Ask, Purpose, Sealer};
+use super::stream::{Batches, STREAM_LIFE};
 use super::{EXPORT_PATH, MESSAGES_PATH};
 use crate::owner::engine::Request as EngineRequest;
 use crate::owner::stats::Counters;
@@ -33,12 +38,16 @@ use crate::replica::ReplicaStore;
 pub(crate) const PEER_CONNECTIONS_MAX: usize = 1_024;
 /// Most copies given out at once; further ones are answered 503.
 pub(crate) const EXPORTS_MAX: usize = 32;
-/// Longest body.
+/// Longest batch, and longest request of a copy.
 const BODY_BYTES_MAX: usize = BATCH_BYTES_MAX + HEAD_BYTES_MAX + 1 + SEAL_BYTES;
-/// Bodies held at once, in KiB, whatever they are; further ones are answered 503.
+/// Batches and requests held at once, in KiB; further ones are answered 503.
 const BODIES_KIB_MAX: usize = 256 << 10;
-/// Time for a request's head, and for its body.
-const READ_TIMEOUT: Duration = Duration::from_secs(5);
+/// Time for a request's body, however many batches it has.
+pub(crate) const READ_TIMEOUT: Duration = Duration::from_secs(5);
+/// Time for a request's head: connections are kept for so long without one.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
+const _: () =
+    assert!(STREAM_LIFE.as_secs() * 2 < READ_TIMEOUT.as_secs(), "streams end before they are cut off");
 /// Time for the engine to take a batch, or to answer.
 const ENGINE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Pause after a connection could not be accepted.
@@ -53,6 +62,15 @@ pub(crate) struct Inbound {
     pub(crate) messages: Vec<Message>,
 }
 
+/// Who does what.
+#[derive(Debug, Clone)]
+pub(crate) struct Threads {
+    /// Reads messages: the engine's thread.
+    pub(crate) engine: Handle,
+    /// Gives copies out.
+    pub(crate) copies: Handle,
+}
+
 /// Answers peers.
 pub(crate) struct Listener<S> {
     store: Arc<S>,
@@ -65,6 +83,7 @@ pub(crate) struct Listener<S> {
     bodies: Semaphore,
     /// False while this node only stands by.
     takes_part: watch::Receiver<bool>,
+    threads: Threads,
 }
 
 impl<S: ReplicaStore> Listener<S> {
@@ -75,6 +94,7 @@ impl<S: ReplicaStore> Listener<S> {
         engine: mpsc::Sender<EngineRequest>,
         counters: Arc<Counters>,
         takes_part: watch::Receiver<bool>,
+        threads: Threads,
     ) -> Self {
         Self {
             store,
@@ -86,6 +106,7 @@ impl<S: ReplicaStore> Listener<S> {
             exports: Arc::new(Semaphore::new(EXPORTS_MAX)),
             bodies: Semaphore::new(BODIES_KIB_MAX),
             takes_part,
+            threads,
         }
     }
 
@@ -115,61 +136,117 @@ impl<S: ReplicaStore> Listener<S> {
         let _ = stream.set_nodelay(true);
         let listener = Arc::clone(self);
         tokio::spawn(async move {
-            let service = service_fn(move |request| {
-                let listener = Arc::clone(&listener);
-                async move { Ok::<_, Infallible>(listener.answer(request, from).await) }
+            if !listener.begins_with_messages(&stream).await {
+                return listener.serve(stream, from, permit).await;
+            }
+            // Out of this thread's event queue, and into the engine's.
+            let Ok(stream) = stream.into_std() else { return };
+            let engine = listener.threads.engine.clone();
+            engine.spawn(async move {
+                if let Ok(stream) = TcpStream::from_std(stream) {
+                    listener.serve(stream, from, permit).await;
+                }
             });
-            let mut builder = http1::Builder::new();
-            builder.timer(TokioTimer::new()).header_read_timeout(Some(READ_TIMEOUT * 12));
-            // A peer that breaks off has its own reasons.
-            let _ = builder.serve_connection(TokioIo::new(stream), service).await;
-            drop(permit);
         });
     }
 
+    /// Whether the first that a connection says, as far as it has come, is the beginning of messages. Where it is served
+    /// depends on this, and nothing else.
+    async fn begins_with_messages(&self, stream: &TcpStream) -> bool {
+        let messages = [b"POST ", MESSAGES_PATH.as_bytes(), b" "].concat();
+        let mut beginning = vec![0; messages.len()];
+        let peeked = tokio::time::timeout(HEAD_TIMEOUT, stream.peek(&mut beginning)).await;
+        peeked.is_ok() && beginning == messages
+    }
+
+    /// Answers the requests of one connection until it ends.
+    async fn serve(self: Arc<Self>, stream: TcpStream, from: SocketAddr, permit: OwnedSemaphorePermit) {
+        let service = service_fn(move |request| {
+            let listener = Arc::clone(&self);
+            async move { Ok::<_, Infallible>(listener.answer(request, from).await) }
+        });
+        let mut builder = http1::Builder::new();
+        builder.timer(TokioTimer::new()).header_read_timeout(Some(HEAD_TIMEOUT));
+        // A peer that breaks off has its own reasons.
+        let _ = builder.serve_connection(TokioIo::new(stream), service).await;
+        drop(permit);
+    }
+
     async fn answer(&self, request: Request<Incoming>, from: SocketAddr) -> Response<PeerBody> {
-        match self.try_answer(request).await {
+        let (parts, mut body) = request.into_parts();
+        match self.try_answer(&parts, &mut body).await {
             Ok(response) => response,
             Err(refusal) => {
                 self.counters.refused(&refusal);
                 tracing::debug!(%from, %refusal, "a peer was refused");
+                // A connection closed over unread bytes is reset, and the refusal with it.
+                tokio::spawn(discard(body));
                 refusal.response(&self.sealer.me).map(|text| boxed(Full::new(Bytes::from(text))))
             }
         }
     }
 
-    async fn try_answer(&self, request: Request<Incoming>) -> Result<Response<PeerBody>, PeerRefusal> {
-        let purpose = match request.uri().path() {
+    async fn try_answer(
+        &self,
+        head: &request::Parts,
+        body: &mut Incoming,
+    ) -> Result<Response<PeerBody>, PeerRefusal> {
+        let purpose = match head.uri.path() {
             MESSAGES_PATH => Purpose::Messages,
             EXPORT_PATH => Purpose::Export,
             _ => return Err(PeerRefusal::Path),
         };
-        if request.method() != Method::POST {
+        if head.method != Method::POST {
             return Err(PeerRefusal::Method);
         }
         if !*self.takes_part.borrow() {
             return Err(PeerRefusal::StandsBy);
         }
-        let (bytes, permit) = self.body(request).await?;
-        let (from, text) = self.sealer.open(purpose, &bytes)?;
-        self.counters.received_bytes.add(bytes.len());
-        drop(bytes);
-        let response = match purpose {
-            Purpose::Messages => self.take_messages(from, &text).await?,
-            Purpose::Export => self.export(from, &text).await?,
-        };
-        drop(permit);
+        match purpose {
+            Purpose::Messages => {
+                let taken = tokio::time::timeout(READ_TIMEOUT, self.take_stream(body)).await;
+                taken.map_err(|_| PeerRefusal::Body)?
+            }
+            Purpose::Export => {
+                let (bytes, permit) = self.body(body).await?;
+                self.counters.received_bytes.add(bytes.len());
+                let (to, text) = self.sealer.open(purpose, &bytes)?;
+                drop((bytes, permit));
+                self.export(to, &text).await
+            }
+        }
+    }
+
+    /// Takes in batches until the stream ends. The answer says that all of it arrived, and nothing of what became of it.
+    async fn take_stream(&self, body: &mut Incoming) -> Result<Response<PeerBody>, PeerRefusal> {
+        let mut batches = Batches::new(body);
+        while let Some(length) = batches.next_length().await? {
+            let permit = self.room(length)?;
+            let sealed = batches.take(length).await?;
+            self.counters.received_bytes.add(length);
+            let (from, text) = self.sealer.open(Purpose::Messages, &sealed)?;
+            drop(sealed);
+            self.take_messages(from, &text).await?;
+            drop(permit);
+        }
+        let mut response = Response::new(boxed(Empty::new()));
+        *response.status_mut() = StatusCode::NO_CONTENT;
         Ok(response)
     }
 
+    /// Room for so many bytes.
+    fn room(&self, length: usize) -> Result<SemaphorePermit<'_>, PeerRefusal> {
+        if length > BODY_BYTES_MAX {
+            return Err(PeerRefusal::TooLarge { bytes_max: BODY_BYTES_MAX });
+        }
+        let kib = u32::try_from(length / 1_024 + 1).unwrap_or(u32::MAX);
+        self.bodies.try_acquire_many(kib).map_err(|_| PeerRefusal::Busy)
+    }
+
     /// The whole body, within bounds of size, memory and time.
-    async fn body(&self, request: Request<Incoming>) -> Result<(Bytes, SemaphorePermit<'_>), PeerRefusal> {
-        let body = request.into_body();
+    async fn body(&self, body: &mut Incoming) -> Result<(Bytes, SemaphorePermit<'_>), PeerRefusal> {
         let length = body.size_hint().exact().ok_or(PeerRefusal::LengthRequired)?;
-        let too_large = PeerRefusal::TooLarge { bytes_max: BODY_BYTES_MAX };
-        let length = usize::try_from(length).ok().filter(|length| *length <= BODY_BYTES_MAX);
-        let kib = u32::try_from(length.ok_or(too_large)? / 1_024 + 1).unwrap_or(u32::MAX);
-        let permit = self.bodies.try_acquire_many(kib).map_err(|_| PeerRefusal::Busy)?;
+        let permit = self.room(usize::try_from(length).unwrap_or(usize::MAX))?;
         let collected =
             tokio::time::timeout(READ_TIMEOUT, Limited::new(body, BODY_BYTES_MAX).collect()).await;
         match collected {
@@ -178,16 +255,13 @@ impl<S: ReplicaStore> Listener<S> {
         }
     }
 
-    /// Hands a batch to the engine. The answer says that it arrived, and nothing of what became of it.
-    async fn take_messages(&self, from: Owner, text: &[u8]) -> Result<Response<PeerBody>, PeerRefusal> {
+    /// Hands a batch to the engine.
+    async fn take_messages(&self, from: Owner, text: &[u8]) -> Result<(), PeerRefusal> {
         let messages = read_messages(text)?;
         self.counters.received_batches.add(1);
         self.counters.received_messages.add(messages.len());
         let taken = self.inbound.send_timeout(Inbound { from, messages }, ENGINE_TIMEOUT).await;
-        taken.map_err(|_| PeerRefusal::Busy)?;
-        let mut response = Response::new(boxed(Empty::new()));
-        *response.status_mut() = StatusCode::NO_CONTENT;
-        Ok(response)
+        taken.map_err(|_| PeerRefusal::Busy)
     }
 
     /// Streams a partition to a joiner.
@@ -198,7 +272,7 @@ impl<S: ReplicaStore> Listener<S> {
         let export = self.store.export(ask.partition).await;
         let export = export.map_err(|error| PeerRefusal::Store(error.to_string()))?;
         let seal = self.sealer.stream(&self.sealer.me, &to, &ask);
-        let body = send(export, seal, Arc::clone(&self.counters), permit);
+        let body = send(&self.threads.copies, export, seal, Arc::clone(&self.counters), permit);
         let mut response = Response::new(boxed(body));
         let octets = HeaderValue::from_static("application/octet-stream");
         response.headers_mut().insert(header::CONTENT_TYPE, octets);
@@ -234,6 +308,17 @@ impl<S: ReplicaStore> Listener<S> {
             _ => Err(PeerRefusal::Busy),
         }
     }
+}
+
+/// Reads what is left of a refused request, within bounds, so that its sender finds the answer.
+async fn discard(body: Incoming) {
+    let rest = Limited::new(body, BODY_BYTES_MAX);
+    let rest = async {
+        let mut rest = std::pin::pin!(rest);
+        while let Some(Ok(_)) = rest.frame().await {}
+    };
+    // What comes later is nobody's business.
+    let _ = tokio::time::timeout(READ_TIMEOUT, rest).await;
 }
 
 fn boxed<B>(body: B) -> PeerBody

@@ -7,7 +7,7 @@ use ringway_node::{EXPORT_PATH, MESSAGES_PATH};
 use ringway_topology::{Epoch, Partition};
 
 use crate::cluster::{Cluster, PARTITIONS, until};
-use crate::peers::{head, post, sealed};
+use crate::peers::{head, post, say, sealed};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_stands_by_promises_serves_and_writes_nothing_until_it_takes_part() {
@@ -55,7 +55,7 @@ async fn who_stands_by_promises_serves_and_writes_nothing_until_it_takes_part() 
     .await;
     assert!(!first.store.is_untouched());
     let nothing = sealed(&cluster, b"messages", head("shop", &first.owner), b"");
-    assert_eq!(post(&cluster, MESSAGES_PATH, nothing).await.status, StatusCode::NO_CONTENT);
+    assert_eq!(say(&cluster, &[nothing]).await.status, StatusCode::NO_CONTENT);
 }
 
 /// Peers who have the key and mean this node are refused, whatever they ask.

@@ -34,6 +34,8 @@ pub(crate) struct MemoryStore {
     pub(crate) full: AtomicBool,
     /// Nothing is written any more, and nobody is told.
     pub(crate) hang: AtomicBool,
+    /// Names of the threads that exports were asked for on.
+    exports_on: Mutex<Vec<String>>,
     /// What was to be written since.
     hung: Mutex<Vec<(DiskBatch, WriteDone)>>,
 }
@@ -191,6 +193,10 @@ impl MemoryStore {
         disk.data.get(&partition)?.values.get(key).map(|(_, _, value)| value.clone())
     }
 
+    pub(crate) fn exports_on(&self) -> Vec<String> {
+        self.exports_on.lock().unwrap().clone()
+    }
+
     fn find(&self, partition: Partition, key: &[u8]) -> Option<(ValueMeta, Bytes)> {
         let disk = self.disk.lock().unwrap();
         let (etag, content_type, value) = disk.data.get(&partition)?.values.get(key)?;
@@ -269,6 +275,8 @@ impl ReplicaStore for MemoryStore {
     }
 
     async fn export(&self, partition: Partition) -> Result<MemoryExport, StoreError> {
+        let thread = std::thread::current().name().unwrap_or_default().to_owned();
+        self.exports_on.lock().unwrap().push(thread);
         let disk = self.disk.lock().unwrap();
         let data = disk.data.get(&partition);
         let mut frames = data.ok_or_else(|| StoreError::Failed("there is nothing".to_owned()))?.frames();
