@@ -55,6 +55,10 @@ pub(crate) struct Faults {
     pub(crate) no_growth: AtomicBool,
     /// Syncs made.
     pub(crate) syncs: AtomicU64,
+    /// Every append to the write-ahead log finds the disk full.
+    pub(crate) log_full: AtomicBool,
+    /// Rows in memory are as old as they may become.
+    pub(crate) rows_are_old: AtomicBool,
     /// Every sync fails.
     pub(crate) sync: AtomicBool,
     /// What the file system claims to have free.
@@ -115,6 +119,22 @@ impl Disk {
     pub(crate) fn fatal(&self, reason: &str) {
         tracing::error!(dir = %self.dir.display(), reason, "the storage engine cannot go on");
         (self.on_fatal)(reason);
+    }
+
+    /// Makes a file's content durable. A failure is the end: the kernel may have dropped the pages it could not write,
+    /// nobody knows what is on disk now, and a second fsync would say it is well (Rebello et al. 2020, "Can
+    /// Applications Recover from fsync Failures?").
+    pub(crate) fn sync_data(&self, file: &File) -> io::Result<()> {
+        #[cfg(test)]
+        let _ = self.faults.syncs.fetch_add(1, Ordering::Relaxed);
+        #[cfg(test)]
+        let synced = match self.faults.sync.load(Ordering::Relaxed) {
+            true => Err(io::Error::other("injected")),
+            false => file.sync_data(),
+        };
+        #[cfg(not(test))]
+        let synced = file.sync_data();
+        synced.inspect_err(|error| self.fatal(&format!("fsync failed: {error}")))
     }
 
     fn measure_free(&self) -> u64 {
@@ -227,18 +247,7 @@ impl StorageBackend for DiskFile {
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        #[cfg(test)]
-        let _ = self.disk.faults.syncs.fetch_add(1, Ordering::Relaxed);
-        #[cfg(test)]
-        let synced = match self.disk.faults.sync.load(Ordering::Relaxed) {
-            true => Err(io::Error::other("injected")),
-            false => self.file.sync_data(),
-        };
-        #[cfg(not(test))]
-        let synced = self.file.sync_data();
-        // The kernel may have dropped the pages it could not write: nobody knows what is on disk now, and a
-        // second fsync would say it is well (Rebello et al. 2020, "Can Applications Recover from fsync Failures?").
-        synced.inspect_err(|error| self.disk.fatal(&format!("fsync failed: {error}")))
+        self.disk.sync_data(&self.file)
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {

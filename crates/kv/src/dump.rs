@@ -19,7 +19,7 @@ use crate::engine::{
     unless_it_panics,
 };
 use crate::record::{Head, split_head_key};
-use crate::replica::{Generation, REPLICA_HEADS, STATES, State, read_value, table};
+use crate::replica::{Generation, REPLICA_HEADS, STATES, State, read_value, replay_stopped, table};
 use crate::snapshot::Snapshot;
 
 /// Page cache of a dump, in bytes: it reads everything once.
@@ -58,7 +58,8 @@ pub enum DumpError {
     Write(#[from] io::Error),
 }
 
-/// Dumps the store in `dir`. After a crash the engine first repairs its file, as a start would.
+/// Dumps the store in `dir`. After a crash the engine first repairs its file, and what only the log holds is brought
+/// into it, as a start would.
 pub(crate) fn dump(dir: &Path, out: &mut impl Write) -> Result<Dumped, DumpError> {
     // Nothing may be created in a directory that is not a node's.
     let (_, store) = read_owner(dir)?;
@@ -70,6 +71,7 @@ pub(crate) fn dump(dir: &Path, out: &mut impl Write) -> Result<Dumped, DumpError
     }
     let fatal = Arc::new(|reason: &str| tracing::error!(reason, "the dump cannot go on"));
     let disk = Arc::new(Disk::new(dir, 0, 0, fatal));
+    replay_stopped(dir, store, CACHE_BYTES as u64, &disk)?;
     let database = open_database(&path, CACHE_BYTES, &disk)?;
     let gave_up = |why: GaveUp| DumpError::Read { path: path.display().to_string(), why: why.to_string() };
     if unless_it_panics(|| read_meta(&database, &path, Some(store))).map_err(gave_up)??.is_none() {

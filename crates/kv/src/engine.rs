@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use redb::{
@@ -15,7 +15,7 @@ use ringway_topology::StoreId;
 use thiserror::Error;
 
 use crate::disk::{Disk, DiskFile, is_full};
-use crate::record::{FORMAT, Totals};
+use crate::record::{FORMAT, FORMAT_WITH_LOG, Totals};
 use crate::replica::{ACCEPTORS, table};
 
 /// The database file inside the data directory.
@@ -32,7 +32,7 @@ pub(crate) const DOOMED: TableDefinition<'_, u64, ()> = TableDefinition::new("do
 /// Format, store id, totals.
 pub(crate) const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
 
-const META_FORMAT: &str = "format";
+pub(crate) const META_FORMAT: &str = "format";
 const META_STORE: &str = "store";
 pub(crate) const META_TOTALS: &str = "totals";
 
@@ -104,6 +104,21 @@ pub enum OpenError {
         /// The ownership asked for.
         wanted: &'static str,
     },
+    /// The write-ahead log is damaged, or is not this store's.
+    #[error(
+        "{path}: the write-ahead log is not usable from byte {offset} on: {why}. It holds what this store promised and \
+         its database does not hold yet, so the store must not vote. Nothing was changed. Bring the file back, or move \
+         the whole data directory away and start this node as a new one; the other owners copy to it what they hold",
+        path = .path.display()
+    )]
+    Log {
+        /// The file.
+        path: PathBuf,
+        /// Where in it.
+        offset: u64,
+        /// What is wrong there.
+        why: String,
+    },
     /// The file could not be opened, read or written.
     #[error("{path}: {source}", path = .path.display())]
     Io {
@@ -124,8 +139,6 @@ pub(crate) struct Engine {
     database: RwLock<Option<Database>>,
     /// Grows each time the database is opened anew.
     life: AtomicU64,
-    /// See [`Self::hold_reads`].
-    held: AtomicBool,
 }
 
 /// What a database is used for. One is never used for both.
@@ -146,8 +159,6 @@ pub(crate) enum EngineError {
     Stopped,
     /// The store is closed.
     Closed,
-    /// Reads are held.
-    Behind,
     /// Anything else.
     Failed(String),
 }
@@ -179,8 +190,7 @@ impl Engine {
             .map_err(|GaveUp| OpenError::Corrupt { path: path.clone(), why: GaveUp.to_string() })??;
         write_marker(dir)?;
         let database = RwLock::new(Some(database));
-        let (life, held) = (AtomicU64::new(0), AtomicBool::new(false));
-        Ok((Self { path, cache_bytes, disk, database, life, held }, totals))
+        Ok((Self { path, cache_bytes, disk, database, life: AtomicU64::new(0) }, totals))
     }
 
     /// Refuses a database that was used in another way.
@@ -213,17 +223,6 @@ impl Engine {
     ) -> Result<T, EngineError> {
         let guard = self.database.read().unwrap_or_else(PoisonError::into_inner);
         let database = guard.as_ref().ok_or(EngineError::Closed)?;
-        self.check_held()?;
-        read(&database.begin_read()?)
-    }
-
-    /// As [`Self::read`], even while reads are held.
-    pub(crate) fn read_held<T>(
-        &self,
-        read: impl FnOnce(&ReadTransaction) -> Result<T, EngineError>,
-    ) -> Result<T, EngineError> {
-        let guard = self.database.read().unwrap_or_else(PoisonError::into_inner);
-        let database = guard.as_ref().ok_or(EngineError::Closed)?;
         read(&database.begin_read()?)
     }
 
@@ -231,7 +230,6 @@ impl Engine {
     pub(crate) fn snapshot(&self) -> Result<(u64, ReadTransaction), EngineError> {
         let guard = self.database.read().unwrap_or_else(PoisonError::into_inner);
         let database = guard.as_ref().ok_or(EngineError::Closed)?;
-        self.check_held()?;
         Ok((self.life(), database.begin_read()?))
     }
 
@@ -248,16 +246,6 @@ impl Engine {
             return Err(EngineError::Stopped);
         }
         read()
-    }
-
-    /// Turns reads away, or admits them again. For the time in which commits that were visible and went with the
-    /// engine's earlier life are made again: a read would go back behind what was read before.
-    pub(crate) fn hold_reads(&self, held: bool) {
-        self.held.store(held, Ordering::Release);
-    }
-
-    fn check_held(&self) -> Result<(), EngineError> {
-        if self.held.load(Ordering::Acquire) { Err(EngineError::Behind) } else { Ok(()) }
     }
 
     /// Runs `write` in a transaction. `write` consumes it: by committing, or by dropping it.
@@ -394,7 +382,7 @@ pub(crate) fn read_meta(
         Ok(value.ok_or_else(|| corrupt(&format!("`meta` lacks `{name}`")))?.value().to_vec())
     };
     let format = field(META_FORMAT)?;
-    if format != FORMAT.to_le_bytes() {
+    if format != FORMAT.to_le_bytes() && format != FORMAT_WITH_LOG.to_le_bytes() {
         return Err(OpenError::Format { path: path.to_owned(), found: format!("{format:02x?}") });
     }
     let found = field(META_STORE)?;

@@ -8,6 +8,8 @@ use crate::options::CHUNK_BYTES;
 
 /// Version of the layout; another one is refused at open.
 pub(crate) const FORMAT: u32 = 1;
+/// The layout of a database that goes with a write-ahead log: the tables are the same, and not the whole truth.
+pub(crate) const FORMAT_WITH_LOG: u32 = 2;
 
 const INLINE: u8 = 0;
 const CHUNKED: u8 = 1;

@@ -52,7 +52,6 @@ async fn blocking<T: Send + 'static>(
         .await
         .unwrap_or_else(|_| Err(EngineError::Failed("it gave up on a page".to_owned())));
     outcome.map_err(|error| match error {
-        EngineError::Behind => StoreError::Busy,
         EngineError::Closed => StoreError::Closed,
         EngineError::Full | EngineError::Stopped => {
             StoreError::Failed("it was opened anew while a snapshot was read".to_owned())

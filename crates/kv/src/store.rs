@@ -400,7 +400,6 @@ impl Shared {
                 }
                 Err(EngineError::Stopped | EngineError::Full) => self.have_reopened(life).await?,
                 Err(EngineError::Closed) => return Err(StoreError::Closed),
-                Err(EngineError::Behind) => return Err(StoreError::Busy),
                 Err(EngineError::Failed(why)) => return Err(StoreError::Failed(why)),
             }
         }

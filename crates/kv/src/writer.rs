@@ -259,7 +259,7 @@ impl Writer {
     /// Brings the engine back after a failed group, if it can be brought back, and says what to tell the callers.
     fn recover(&mut self, error: EngineError) -> StoreError {
         let refusal = match error {
-            EngineError::Closed | EngineError::Behind => return StoreError::Closed,
+            EngineError::Closed => return StoreError::Closed,
             EngineError::Failed(reason) => {
                 self.shared.disk.fatal(&reason);
                 return StoreError::Failed(reason);

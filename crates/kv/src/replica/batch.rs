@@ -1,36 +1,38 @@
-//! One group of the writer's work inside its transaction: batches of the protocol, and rows of copies built aside.
+//! One group of the writer's work: batches of the protocol, turned into rows.
 //!
-//! What changes in memory with it is collected here, and taken over by the writer after the commit.
+//! Nothing is written here. What the group comes to is collected: the text the log keeps of it, its rows, and what changes
+//! in memory with them; the writer takes all of it over once the log holds the text. Conditions and repeats are decided
+//! here, from the entries before alone, so that every replica comes to the same rows.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use redb::WriteTransaction;
-use ringway_node::ownership::{Applied, CopyTag, DiskBatch, DiskOp, Entry, Op, Position, RequestId, Written};
-use ringway_node::replica::{ExportFrame, WriteOp, WriteResult};
-use ringway_node::{Etag, Precondition, Put};
+use bytes::Bytes;
+use ringway_node::ownership::{
+    Acceptor, Applied, CopyTag, DiskBatch, DiskOp, Entry, Op, Position, RequestId, Written,
+};
+use ringway_node::replica::{WriteOp, WriteResult};
+use ringway_node::{ContentType, Etag, Precondition, Put};
 use ringway_topology::Partition;
 
-use super::record::{Generation, State, encode_acceptor, encode_entry, encode_round, pieces};
-use super::requests::{Known, ROUTERS_CHECK, Router, idle_routers};
-use super::tables::{META_ROUND, Tables, log_range};
-use crate::engine::{EngineError, META_TOTALS};
-use crate::record::{Content, Head, Totals, content_checksum};
+use super::memory::{Aside, Rows, Value};
+use super::ops::{Change, Text};
+use super::record::{Generation, State, encode_acceptor};
+use super::requests::{Known, ROUTERS_CHECK, idle_routers};
+use super::view::{Current, View};
+use crate::engine::EngineError;
+use crate::record::{Totals, content_checksum};
 
-/// What the writer knows of what is committed, so that it need not be read for every batch.
+/// What the writer knows of what is written, so that it need not be read for every batch.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Committed {
-    /// Every row of the `states` table.
+    /// Where the data of every partition stands.
     pub(super) states: BTreeMap<Partition, State>,
-    /// Every row of the `stale` table.
-    pub(super) stale: BTreeSet<Generation>,
-    /// Copies built aside, whole and durable, and what becomes the partition's state with their adoption. Not on
-    /// disk: after a restart the protocol starts its copies anew.
-    pub(super) asides: BTreeMap<(Partition, CopyTag), State>,
+    /// Sums over them; the next id is the one at the start.
     pub(super) totals: Totals,
 }
 
-/// Events to be counted once the group is committed.
+/// Events to be counted once the group is written.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Counts {
     /// Entries applied.
@@ -43,45 +45,42 @@ pub(super) struct Counts {
     pub(super) routers_forgotten: u64,
 }
 
-/// One group being written.
+/// One group being worked out.
 pub(super) struct Group<'a> {
     before: &'a Committed,
+    view: &'a View<'a>,
+    /// Copies that may be adopted.
+    asides: &'a BTreeMap<Aside, State>,
     next_id: &'a dyn Fn() -> u64,
-    changes: Changes,
+    text: Text,
+    rows: Rows,
+    gone: Vec<Aside>,
+    counts: Counts,
 }
 
-/// What a group changes in memory.
+/// What a group comes to.
 #[derive(Debug, Default)]
 pub(super) struct Changes {
-    /// `None`: it is gone.
-    pub(super) states: BTreeMap<Partition, Option<State>>,
-    /// Whether the generation is stale now.
-    stale: BTreeMap<Generation, bool>,
-    /// Copies that were adopted or dropped.
-    gone: BTreeSet<(Partition, CopyTag)>,
+    /// For the log.
+    pub(super) text: Text,
+    /// For the tables.
+    pub(super) rows: Rows,
+    /// Copies that are not aside any more: adopted or dropped.
+    pub(super) gone: Vec<Aside>,
     pub(super) totals: Totals,
     pub(super) counts: Counts,
 }
 
 impl Committed {
-    /// Takes over what a committed group changed.
-    pub(super) fn take_over(&mut self, changes: Changes) {
-        for (partition, state) in changes.states {
+    /// Takes over where a group left the partitions.
+    pub(super) fn take_over(&mut self, states: &BTreeMap<Partition, Option<State>>, totals: Totals) {
+        for (partition, state) in states {
             match state {
-                Some(state) => self.states.insert(partition, state),
-                None => self.states.remove(&partition),
+                Some(state) => self.states.insert(*partition, *state),
+                None => self.states.remove(partition),
             };
         }
-        for (generation, stale) in changes.stale {
-            match stale {
-                true => self.stale.insert(generation),
-                false => self.stale.remove(&generation),
-            };
-        }
-        for copy in changes.gone {
-            self.asides.remove(&copy);
-        }
-        self.totals = changes.totals;
+        self.totals = totals;
     }
 }
 
@@ -94,112 +93,87 @@ fn contract(holds: bool, partition: Partition, breach: &str) -> Result<(), Engin
 }
 
 impl<'a> Group<'a> {
-    pub(super) fn new(before: &'a Committed, next_id: &'a dyn Fn() -> u64) -> Self {
-        Self { before, next_id, changes: Changes { totals: before.totals, ..Changes::default() } }
+    pub(super) fn new(
+        before: &'a Committed,
+        view: &'a View<'a>,
+        asides: &'a BTreeMap<Aside, State>,
+        next_id: &'a dyn Fn() -> u64,
+    ) -> Self {
+        let (text, rows, gone, counts) = Default::default();
+        Self { before, view, asides, next_id, text, rows, gone, counts }
     }
 
-    /// Writes one batch.
-    pub(super) fn batch(
-        &mut self,
-        tables: &mut Tables<'_>,
-        batch: &DiskBatch,
-    ) -> Result<Written, EngineError> {
+    /// Works out one batch.
+    pub(super) fn batch(&mut self, batch: &DiskBatch) -> Result<Written, EngineError> {
         let mut applied = Vec::new();
         for op in &batch.ops {
             match op {
-                DiskOp::Acceptor { partition, state } => {
-                    let record = encode_acceptor(*partition, state);
-                    tables.acceptors.insert(partition.0, record.as_slice())?;
-                }
-                DiskOp::Round(round) => {
-                    tables.meta.insert(META_ROUND, encode_round(*round).as_slice())?;
-                }
+                DiskOp::Acceptor { partition, state } => self.acceptor(*partition, state),
+                DiskOp::Round(round) => self.round(*round),
                 DiskOp::Log { partition, keep_through, entries } => {
-                    self.log(tables, *partition, *keep_through, entries)?;
+                    self.log(*partition, *keep_through, entries)?;
                 }
-                DiskOp::Apply { partition, entries } => {
-                    self.apply(tables, *partition, entries, &mut applied)?;
-                }
-                DiskOp::Trim { partition, through } => self.trim(tables, *partition, *through)?,
-                DiskOp::Adopt { partition, tag, base } => self.adopt(tables, *partition, tag, *base)?,
-                DiskOp::Drop { partition } => self.drop_data(tables, *partition)?,
+                DiskOp::Apply { partition, entries } => self.apply(*partition, entries, &mut applied)?,
+                DiskOp::Trim { partition, through } => self.trim(*partition, *through)?,
+                DiskOp::Adopt { partition, tag, base } => self.adopt(*partition, tag, *base)?,
+                DiskOp::Drop { partition } => self.drop_data(*partition)?,
             }
         }
         Ok(Written { ticket: batch.ticket, applied })
     }
 
-    /// Writes rows of a copy that is being built aside.
-    pub(super) fn rows(
-        &mut self,
-        tables: &mut Tables<'_>,
-        generation: Generation,
-        frames: &[ExportFrame],
-    ) -> Result<(), EngineError> {
-        self.doom(tables, generation)?;
-        for frame in frames {
-            match frame {
-                ExportFrame::Value(value) => {
-                    let head_key = generation.head_key(&value.key);
-                    let head = head(value.etag, value.content_type.as_bytes(), &value.value);
-                    tables.insert_value(&head_key, head, &value.value, self.next_id)?;
-                }
-                ExportFrame::Router(router) => {
-                    let (id, router) = Router::import(router.clone());
-                    tables.insert_router(generation, id, &router)?;
-                }
-                ExportFrame::Start { .. } | ExportFrame::End { .. } => {}
+    /// Makes a change again that the log holds. Results are nobody's any more.
+    pub(super) fn redo(&mut self, change: &Change) -> Result<(), EngineError> {
+        match change {
+            Change::Acceptor { partition, state } => self.acceptor(*partition, state),
+            Change::Round(round) => self.round(*round),
+            Change::Log { partition, keep_through, entries } => {
+                self.log(*partition, *keep_through, entries)?;
             }
+            Change::Apply { partition, through } => self.apply_through(*partition, *through)?,
+            Change::Trim { partition, through } => self.trim(*partition, *through)?,
+            Change::Adopt { partition, copy } => self.take_copy(*partition, *copy),
+            Change::Drop { partition } => self.drop_data(*partition)?,
         }
         Ok(())
     }
 
-    /// Writes what goes with every group, and says what it changes in memory.
-    pub(super) fn finish(mut self, tables: &mut Tables<'_>, ids_used: u64) -> Result<Changes, EngineError> {
-        for (partition, state) in &self.changes.states {
-            let before = self.before.states.get(partition);
-            let totals = &mut self.changes.totals;
-            if let Some(State { stats, .. }) = before {
+    /// What the group comes to.
+    pub(super) fn finish(self) -> Changes {
+        let Self { before, text, rows, gone, counts, .. } = self;
+        let mut totals = before.totals;
+        for (partition, state) in &rows.states {
+            if let Some(State { stats, .. }) = before.states.get(partition) {
                 totals.keys = totals.keys.saturating_sub(stats.keys);
                 totals.value_bytes = totals.value_bytes.saturating_sub(stats.value_bytes);
             }
-            match state {
-                Some(state) => {
-                    totals.keys = totals.keys.saturating_add(state.stats.keys);
-                    totals.value_bytes = totals.value_bytes.saturating_add(state.stats.value_bytes);
-                    tables.states.insert(partition.0, state.encode(*partition).as_slice())?;
-                }
-                None => drop(tables.states.remove(partition.0)?),
+            if let Some(State { stats, .. }) = state {
+                totals.keys = totals.keys.saturating_add(stats.keys);
+                totals.value_bytes = totals.value_bytes.saturating_add(stats.value_bytes);
             }
         }
-        // The counts follow from the states, so the row is written only when ids were used.
-        if ids_used != self.changes.totals.next_id {
-            self.changes.totals.next_id = ids_used;
-            tables.meta.insert(META_TOTALS, self.changes.totals.encode().as_slice())?;
-        }
-        Ok(self.changes)
+        Changes { text, rows, gone, totals, counts }
     }
 
     fn state(&self, partition: Partition) -> Option<State> {
-        match self.changes.states.get(&partition) {
+        match self.rows.states.get(&partition) {
             Some(state) => *state,
             None => self.before.states.get(&partition).copied(),
         }
     }
 
-    fn set(&mut self, partition: Partition, state: Option<State>) {
-        self.changes.states.insert(partition, state);
+    fn acceptor(&mut self, partition: Partition, state: &Acceptor) {
+        self.text.acceptor(partition, state);
+        self.rows.set_acceptor(partition, encode_acceptor(partition, state));
     }
 
-    /// Notes that nothing names `generation`: it is swept once it is nobody's copy either.
-    fn doom(&mut self, tables: &mut Tables<'_>, generation: Generation) -> Result<(), EngineError> {
-        tables.stale.insert((generation.partition.0, generation.number), ())?;
-        self.changes.stale.insert(generation, true);
-        Ok(())
+    fn round(&mut self, round: u64) {
+        self.text.round(round);
+        self.rows.set_round(round);
     }
 
     fn log(
         &mut self,
-        tables: &mut Tables<'_>,
         partition: Partition,
         keep_through: u64,
         entries: &[Arc<Entry>],
@@ -209,28 +183,20 @@ impl<'a> Group<'a> {
         contract(keep_through >= state.applied.seq, partition, "it cuts an applied entry")?;
         contract(keep_through <= state.last, partition, "it keeps entries that are not there")?;
         if keep_through < state.last {
-            let cut = log_range(generation, keep_through + 1, state.last);
-            tables.logs.retain_in(cut, |_, _| false)?;
+            self.rows.cut((generation, keep_through + 1, state.last));
             state.last = keep_through;
         }
         for entry in entries {
-            let seq = entry.position.seq;
-            contract(seq == state.last + 1, partition, "the log would have a gap")?;
-            for (number, piece) in pieces(generation, seq, &encode_entry(entry)) {
-                tables.logs.insert((partition.0, generation.number, seq, number), piece.as_slice())?;
-            }
-            state.last = seq;
+            contract(entry.position.seq == state.last + 1, partition, "the log would have a gap")?;
+            self.rows.put_entry(generation, Arc::clone(entry));
+            state.last = entry.position.seq;
         }
-        self.set(partition, Some(state));
+        self.text.log(partition, keep_through, entries);
+        self.rows.set_state(partition, Some(state));
         Ok(())
     }
 
-    fn trim(
-        &mut self,
-        tables: &mut Tables<'_>,
-        partition: Partition,
-        through: Position,
-    ) -> Result<(), EngineError> {
+    fn trim(&mut self, partition: Partition, through: Position) -> Result<(), EngineError> {
         let Some(mut state) = self.state(partition) else {
             return contract(through == Position::ZERO, partition, "it trims a log that is not there");
         };
@@ -239,50 +205,60 @@ impl<'a> Group<'a> {
             return Ok(());
         }
         let generation = Generation { partition, number: state.generation };
-        tables.logs.retain_in(log_range(generation, state.trimmed.seq, through.seq), |_, _| false)?;
+        self.rows.cut((generation, state.trimmed.seq + 1, through.seq));
         state.trimmed = through;
-        self.set(partition, Some(state));
+        self.text.trim(partition, through);
+        self.rows.set_state(partition, Some(state));
         Ok(())
     }
 
-    fn adopt(
-        &mut self,
-        tables: &mut Tables<'_>,
-        partition: Partition,
-        tag: &CopyTag,
-        base: Position,
-    ) -> Result<(), EngineError> {
-        let copy = (partition, tag.clone());
-        let aside = self.before.asides.get(&copy).filter(|_| !self.changes.gone.contains(&copy));
-        let Some(&aside) = aside else {
+    fn adopt(&mut self, partition: Partition, tag: &CopyTag, base: Position) -> Result<(), EngineError> {
+        let aside = (partition, tag.clone());
+        let copy = self.asides.get(&aside).filter(|_| !self.gone.contains(&aside));
+        let Some(&copy) = copy else {
             return contract(false, partition, "the copy to adopt was never finished");
         };
-        contract(aside.applied == base, partition, "the copy to adopt was taken at another position")?;
-        if let Some(old) = self.state(partition) {
-            self.doom(tables, Generation { partition, number: old.generation })?;
-        }
-        let generation = Generation { partition, number: aside.generation };
-        tables.stale.remove((partition.0, generation.number))?;
-        self.changes.stale.insert(generation, false);
-        self.changes.gone.insert(copy);
-        self.set(partition, Some(aside));
+        contract(copy.applied == base, partition, "the copy to adopt was taken at another position")?;
+        self.gone.push(aside);
+        self.take_copy(partition, copy);
         Ok(())
     }
 
-    fn drop_data(&mut self, tables: &mut Tables<'_>, partition: Partition) -> Result<(), EngineError> {
-        for (copy, _) in self.before.asides.iter().filter(|((of, _), _)| *of == partition) {
-            self.changes.gone.insert(copy.clone());
-        }
+    /// Makes a copy the partition's data.
+    fn take_copy(&mut self, partition: Partition, copy: State) {
         if let Some(old) = self.state(partition) {
-            self.doom(tables, Generation { partition, number: old.generation })?;
-            self.set(partition, None);
+            self.rows.set_stale(Generation { partition, number: old.generation }, true);
         }
+        self.rows.set_stale(Generation { partition, number: copy.generation }, false);
+        self.text.adopt(partition, &copy);
+        self.rows.set_state(partition, Some(copy));
+    }
+
+    fn drop_data(&mut self, partition: Partition) -> Result<(), EngineError> {
+        let copies = self.asides.keys().filter(|(of, _)| *of == partition);
+        self.gone.extend(copies.cloned());
+        if let Some(old) = self.state(partition) {
+            self.rows.set_stale(Generation { partition, number: old.generation }, true);
+            self.rows.set_state(partition, None);
+        }
+        self.text.drop_data(partition);
         Ok(())
+    }
+
+    /// Applies what the log holds, as an earlier life of the store did.
+    fn apply_through(&mut self, partition: Partition, through: u64) -> Result<(), EngineError> {
+        let Some(state) = self.state(partition) else {
+            return contract(false, partition, "it applies what is not in the log");
+        };
+        let generation = Generation { partition, number: state.generation };
+        let entries =
+            (state.applied.seq + 1..=through).map(|seq| self.view.entry(&self.rows, generation, seq));
+        let entries = entries.collect::<Result<Vec<_>, _>>()?;
+        self.apply(partition, &entries, &mut Vec::new())
     }
 
     fn apply(
         &mut self,
-        tables: &mut Tables<'_>,
         partition: Partition,
         entries: &[Arc<Entry>],
         applied: &mut Vec<Applied>,
@@ -303,59 +279,50 @@ impl<'a> Group<'a> {
                              that its primary runs"
                         ))
                     })?;
-                    let mut write =
-                        Write { partition, seq, state: &mut state, tables, next_id: self.next_id };
-                    write.apply(request.as_ref(), &op, &mut self.changes.counts)?
+                    self.write(partition, seq, &mut state).apply(request.as_ref(), op)?
                 }
             };
             state.applied = entry.position;
-            self.changes.counts.applied += 1;
+            self.counts.applied += 1;
             applied.push(Applied { partition, seq, result });
         }
-        self.set(partition, Some(state));
+        self.text.apply(partition, state.applied.seq);
+        self.rows.set_state(partition, Some(state));
         Ok(())
+    }
+
+    fn write<'w>(&'w mut self, partition: Partition, seq: u64, state: &'w mut State) -> Write<'w> {
+        let generation = Generation { partition, number: state.generation };
+        let Self { view, rows, counts, .. } = self;
+        Write { generation, seq, state, view, rows, counts }
     }
 }
 
 /// One write being applied.
-struct Write<'a, 'txn> {
-    partition: Partition,
+struct Write<'a> {
+    generation: Generation,
     seq: u64,
     state: &'a mut State,
-    tables: &'a mut Tables<'txn>,
-    next_id: &'a dyn Fn() -> u64,
+    view: &'a View<'a>,
+    rows: &'a mut Rows,
+    counts: &'a mut Counts,
 }
 
-/// What a write finds under its key.
-struct Current {
-    /// The head, or what is wrong with it.
-    head: Result<(Etag, u64, Option<u64>), &'static str>,
-}
-
-impl Write<'_, '_> {
-    fn generation(&self) -> Generation {
-        Generation { partition: self.partition, number: self.state.generation }
-    }
-
+impl Write<'_> {
     /// Applies the write unless its request is known, and remembers the result.
-    fn apply(
-        &mut self,
-        request: Option<&RequestId>,
-        op: &WriteOp,
-        counts: &mut Counts,
-    ) -> Result<Arc<[u8]>, EngineError> {
+    fn apply(&mut self, request: Option<&RequestId>, op: WriteOp) -> Result<Arc<[u8]>, EngineError> {
         self.state.clock = self.state.clock.max(op.stamp());
         let Some(request) = request else { return Ok(self.evaluate(op)?.encode()) };
-        let found = self.tables.router(self.generation(), request.router)?;
+        let found = self.view.router(self.rows, self.generation, request.router)?;
         let is_new = found.is_none();
-        let mut router = found.unwrap_or_default();
+        let mut router = found.map(Arc::unwrap_or_clone).unwrap_or_default();
         let result = match router.know(request) {
             Known::Repeat(result) => {
-                counts.repeats += 1;
+                self.counts.repeats += 1;
                 result
             }
             Known::TooOld => {
-                counts.too_old += 1;
+                self.counts.too_old += 1;
                 WriteResult::Forgotten.encode()
             }
             Known::New => {
@@ -365,57 +332,59 @@ impl Write<'_, '_> {
             }
         };
         router.age(request, self.state.clock);
-        self.tables.insert_router(self.generation(), request.router, &router)?;
+        self.rows.put_router(self.generation, request.router, Some(Arc::new(router)));
         if is_new {
             self.state.routers += 1;
-            counts.routers_forgotten += self.forget_idle_routers()?;
+            self.forget_idle_routers()?;
         }
         Ok(result)
     }
 
     /// Looks for routers to forget each time their number reaches a multiple of [`ROUTERS_CHECK`].
-    fn forget_idle_routers(&mut self) -> Result<u64, EngineError> {
+    fn forget_idle_routers(&mut self) -> Result<(), EngineError> {
         if !self.state.routers.is_multiple_of(ROUTERS_CHECK) {
-            return Ok(0);
+            return Ok(());
         }
-        let generation = self.generation();
-        let idle = idle_routers(self.tables.routers_seen(generation)?, self.state.clock);
+        let seen = self.view.routers_seen(self.rows, self.generation)?;
+        let idle = idle_routers(seen, self.state.clock);
         for id in &idle {
-            self.tables.routers.remove((generation.partition.0, generation.number, *id))?;
+            self.rows.put_router(self.generation, *id, None);
         }
         self.state.routers = self.state.routers.saturating_sub(idle.len() as u64);
-        Ok(idle.len() as u64)
+        self.counts.routers_forgotten += idle.len() as u64;
+        Ok(())
     }
 
     /// Does what the write asks for, if its condition holds.
-    fn evaluate(&mut self, op: &WriteOp) -> Result<WriteResult, EngineError> {
-        let (WriteOp::Put { key, condition, .. } | WriteOp::Delete { key, condition, .. }) = op;
-        let head_key = self.generation().head_key(key);
-        let current = self.current(&head_key)?;
+    fn evaluate(&mut self, op: WriteOp) -> Result<WriteResult, EngineError> {
+        let (WriteOp::Put { key, condition, .. } | WriteOp::Delete { key, condition, .. }) = &op;
+        let head_key = self.generation.head_key(key);
+        let current = self.view.value(self.rows, &head_key)?;
         if let Some(unmet) = self.check(condition, current.as_ref())? {
             return Ok(unmet);
         }
         let existed = current.is_some();
-        self.forget(key, current)?;
-        let WriteOp::Put { value, content_type, .. } = op else {
-            self.tables.heads.remove(head_key.as_slice())?;
-            return Ok(if existed { WriteResult::Deleted } else { WriteResult::Absent });
-        };
-        let etag = Etag { version: self.seq, checksum: content_checksum(value) };
-        let head = head(etag, content_type.as_bytes(), value);
-        self.tables.insert_value(&head_key, head, value, self.next_id)?;
+        self.uncount(key, current);
+        match op {
+            WriteOp::Put { key, value, content_type, .. } => {
+                let etag = self.put(head_key, &key, value, content_type);
+                Ok(WriteResult::Put(Put { etag, created: !existed }))
+            }
+            WriteOp::Delete { .. } => {
+                self.rows.put_value(head_key, None);
+                Ok(if existed { WriteResult::Deleted } else { WriteResult::Absent })
+            }
+        }
+    }
+
+    fn put(&mut self, head_key: Vec<u8>, key: &[u8], content: Bytes, content_type: ContentType) -> Etag {
+        let etag = Etag { version: self.seq, checksum: content_checksum(&content) };
         let stats = &mut self.state.stats;
         stats.keys = stats.keys.saturating_add(1);
         stats.key_bytes = stats.key_bytes.saturating_add(key.len() as u64);
-        stats.value_bytes = stats.value_bytes.saturating_add(value.len() as u64);
-        Ok(WriteResult::Put(Put { etag, created: !existed }))
-    }
-
-    fn current(&self, head_key: &[u8]) -> Result<Option<Current>, EngineError> {
-        use redb::ReadableTable as _;
-        let Some(record) = self.tables.heads.get(head_key)? else { return Ok(None) };
-        let head = Head::decode(head_key, record.value());
-        Ok(Some(Current { head: head.map(|head| (head.etag, head.bytes, head.chunks_id())) }))
+        stats.value_bytes = stats.value_bytes.saturating_add(content.len() as u64);
+        self.rows.put_value(head_key, Some(Arc::new(Value { etag, content_type, content })));
+        etag
     }
 
     /// What the condition comes to; `None` when it holds.
@@ -430,14 +399,14 @@ impl Write<'_, '_> {
         if condition.is_none() {
             return Ok(None);
         }
-        let current = match current.map(|current| &current.head) {
+        let current = match current {
             None => None,
-            Some(Ok((etag, ..))) => Some(*etag),
+            Some(Ok((etag, _))) => Some(*etag),
             Some(Err(why)) => {
                 return Err(EngineError::Failed(format!(
                     "entry {} of partition {} depends on a damaged value: {why}. The partition counts as lost \
                      on this disk: move the data directory away and start this node as a new one",
-                    self.seq, self.partition
+                    self.seq, self.generation.partition
                 )));
             }
         };
@@ -445,38 +414,14 @@ impl Write<'_, '_> {
         Ok(unmet.map(|unmet| WriteResult::Unmet { unmet, current }))
     }
 
-    /// Takes a replaced or deleted value out of the stats, and removes its chunks.
-    fn forget(&mut self, key: &[u8], current: Option<Current>) -> Result<(), EngineError> {
-        let Some(Current { head }) = current else { return Ok(()) };
-        let (bytes, chunks) = head.map_or((0, None), |(_, bytes, chunks)| (bytes, chunks));
+    /// Takes a replaced or deleted value out of the stats.
+    fn uncount(&mut self, key: &[u8], current: Option<Current>) {
+        let Some(current) = current else { return };
+        let bytes = current.map_or(0, |(_, bytes)| bytes);
         // What is on disk may be altered: an absurd number must not end the writer.
         let stats = &mut self.state.stats;
         stats.keys = stats.keys.saturating_sub(1);
         stats.key_bytes = stats.key_bytes.saturating_sub(key.len() as u64);
         stats.value_bytes = stats.value_bytes.saturating_sub(bytes);
-        if let Some(id) = chunks {
-            self.tables.remove_chunks(id, bytes)?;
-        }
-        Ok(())
     }
-}
-
-/// The head of a value before it is known where its bytes go.
-fn head<'a>(etag: Etag, content_type: &'a [u8], value: &'a [u8]) -> Head<'a> {
-    Head { etag, bytes: value.len() as u64, content_type, content: Content::Inline(value) }
-}
-
-/// Runs one group in `txn`.
-pub(super) fn write_group<T>(
-    txn: &WriteTransaction,
-    before: &Committed,
-    next_id: &dyn Fn() -> u64,
-    ids_used: &dyn Fn() -> u64,
-    write: impl FnOnce(&mut Group<'_>, &mut Tables<'_>) -> Result<T, EngineError>,
-) -> Result<(T, Changes), EngineError> {
-    let mut tables = Tables::open(txn)?;
-    let mut group = Group::new(before, next_id);
-    let outcome = write(&mut group, &mut tables)?;
-    let changes = group.finish(&mut tables, ids_used())?;
-    Ok((outcome, changes))
 }

@@ -1,7 +1,7 @@
 //! A partition on its way in, built aside under a generation of its own.
 //!
 //! What arrives is checked before it is written: order, bounds, every value against its tag, and at the end counts and
-//! checksum. Rows go to the writer some at a time, between the batches of the protocol, and need no fsync before the
+//! checksum. Rows go to the flusher some at a time, past the batches of the protocol, and need no fsync before the
 //! last.
 
 use std::sync::Arc;
@@ -16,15 +16,15 @@ use ringway_node::replica::{
 use ringway_topology::{KEY_BYTES_MAX, Partition};
 use tokio::sync::oneshot;
 
+use super::flusher::{Told, Work};
 use super::metrics::ImportEnd;
 use super::record::{Generation, State};
 use super::requests::ROUTERS_MAX;
 use super::store::Shared;
-use super::writer::{Job, Told};
 use crate::record::content_checksum;
 
-/// Rows are handed to the writer once they are this many bytes: the batches behind them wait no longer than writing
-/// that takes.
+/// Rows are handed to the flusher once they are this many bytes: what is behind them waits no longer than writing that
+/// takes.
 const ROWS_BYTES: usize = 256 << 10;
 /// What a row takes besides its key and value, about.
 const ROW_OVERHEAD_BYTES: usize = 64;
@@ -59,13 +59,13 @@ impl KvImport {
         self.rows_bytes = 0;
         let frames = std::mem::take(&mut self.rows);
         let (copy, life) = (self.copy, self.life);
-        self.ask(|done| Job::Rows { copy, life, frames, done }).await
+        self.ask(|done| Work::Rows { copy, life, frames, done }).await
     }
 
-    async fn ask(&mut self, job: impl FnOnce(Told) -> Job) -> Result<(), StoreError> {
+    async fn ask(&mut self, work: impl FnOnce(Told) -> Work) -> Result<(), StoreError> {
         let (done, told) = oneshot::channel();
-        self.shared.submit(job(done));
-        let told = told.await.unwrap_or_else(|_| Err(StoreError::Failed("the writer ended".to_owned())));
+        self.shared.submit_copy(work(done));
+        let told = told.await.unwrap_or_else(|_| Err(StoreError::Failed("the flusher ended".to_owned())));
         told.inspect_err(|error| {
             self.shared.metrics.store.reject(error);
             self.end = Some(ImportEnd::Abandoned);
@@ -112,7 +112,7 @@ impl Import for KvImport {
         };
         self.write_rows().await?;
         let (copy, life, tag) = (self.copy, self.life, self.tag.clone());
-        self.ask(|done| Job::Seal { copy, life, tag, state, done }).await?;
+        self.ask(|done| Work::Seal { copy, life, tag, state, done }).await?;
         self.end = Some(ImportEnd::Sealed);
         Ok((state.applied, state.stats.bytes()))
     }
@@ -123,7 +123,7 @@ impl Drop for KvImport {
         let end = self.end.unwrap_or(ImportEnd::Abandoned);
         self.shared.metrics.import(end);
         if !matches!(end, ImportEnd::Sealed) {
-            self.shared.submit(Job::Abandon(self.copy));
+            self.shared.tell_flusher(Work::Abandon(self.copy));
         }
     }
 }

@@ -1,7 +1,7 @@
 //! What the replicated store measures of itself, beside what every store does.
 
 use prometheus::core::Collector;
-use prometheus::{IntCounter, IntCounterVec, Opts};
+use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, Opts};
 
 use super::batch::Counts;
 use crate::metrics::StoreMetrics;
@@ -11,6 +11,9 @@ use crate::metrics::StoreMetrics;
 pub(super) struct ReplicaMetrics {
     pub(super) store: StoreMetrics,
     pub(super) swept_rows: IntCounter,
+    pub(super) log_bytes: IntCounter,
+    pub(super) flushes: IntCounter,
+    pub(super) flush_duration: Histogram,
     imports: IntCounterVec,
     applied: IntCounter,
     repeats: IntCounter,
@@ -49,6 +52,18 @@ impl ReplicaMetrics {
             swept_rows: counter(
                 "ringway_store_swept_rows_total",
                 "Rows of replaced, dropped and abandoned partition data that were removed.",
+            )?,
+            log_bytes: counter("ringway_store_log_bytes_total", "Bytes appended to the write-ahead log.")?,
+            flushes: counter(
+                "ringway_store_flushes_total",
+                "Times what was in memory was brought into the engine, durably.",
+            )?,
+            flush_duration: Histogram::with_opts(
+                HistogramOpts::new(
+                    "ringway_store_flush_duration_seconds",
+                    "Time to bring what is in memory into the engine, its fsync included.",
+                )
+                .buckets(prometheus::exponential_buckets(0.001, 2.0, 14)?),
             )?,
             imports: IntCounterVec::new(
                 Opts::new("ringway_store_imports_total", "Copies of partitions that were taken in, by end."),
@@ -89,7 +104,15 @@ impl ReplicaMetrics {
         let mut collectors = self.store.collectors();
         collectors.push(Box::new(self.swept_rows.clone()));
         collectors.push(Box::new(self.imports.clone()));
-        for counter in [&self.applied, &self.repeats, &self.too_old, &self.routers_forgotten] {
+        collectors.push(Box::new(self.flush_duration.clone()));
+        for counter in [
+            &self.log_bytes,
+            &self.flushes,
+            &self.applied,
+            &self.repeats,
+            &self.too_old,
+            &self.routers_forgotten,
+        ] {
             collectors.push(Box::new(counter.clone()));
         }
         collectors

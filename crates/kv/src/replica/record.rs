@@ -113,6 +113,31 @@ impl State {
     }
 }
 
+/// What of the write-ahead log the engine does not hold, as the engine says it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Mark {
+    /// The first generation whose records are not in the engine; those of earlier ones are nothing.
+    pub(super) generation: u64,
+    /// The sequence before its first record.
+    pub(super) base: u64,
+}
+
+impl Mark {
+    pub(super) fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(2 * 8 + CHECKSUM_BYTES);
+        put_u64(&mut out, self.generation);
+        put_u64(&mut out, self.base);
+        seal(out, MARK, &[])
+    }
+
+    pub(super) fn decode(record: &[u8]) -> Result<Self, Wrong> {
+        let mut rest = unseal(record, MARK, &[])?;
+        let mark = Self { generation: rest.u64()?, base: rest.u64()? };
+        rest.end()?;
+        Ok(mark)
+    }
+}
+
 /// The record of the highest ballot round ever used.
 pub(super) fn encode_round(round: u64) -> Vec<u8> {
     seal(round.to_le_bytes().to_vec(), ROUND, &[])
@@ -267,6 +292,7 @@ const ROUND: u64 = 2;
 const ACCEPTOR: u64 = 3;
 const PIECE: u64 = 4;
 const ROUTER: u64 = 5;
+const MARK: u64 = 6;
 
 fn seal(mut body: Vec<u8>, kind: u64, key: &[u64]) -> Vec<u8> {
     let checksum = checksum(&body, kind, key);
@@ -287,7 +313,7 @@ fn checksum(body: &[u8], kind: u64, key: &[u64]) -> u64 {
     xxh3_64_with_seed(body, seed)
 }
 
-fn put_u64(out: &mut Vec<u8>, number: u64) {
+pub(super) fn put_u64(out: &mut Vec<u8>, number: u64) {
     out.extend_from_slice(&number.to_le_bytes());
 }
 
@@ -319,12 +345,12 @@ fn option<'a, T>(
     }
 }
 
-fn put_position(out: &mut Vec<u8>, position: Position) {
+pub(super) fn put_position(out: &mut Vec<u8>, position: Position) {
     put_u64(out, position.epoch.0);
     put_u64(out, position.seq);
 }
 
-fn position(rest: &mut Fields<'_>) -> Result<Position, Wrong> {
+pub(super) fn position(rest: &mut Fields<'_>) -> Result<Position, Wrong> {
     Ok(Position { epoch: Epoch(rest.u64()?), seq: rest.u64()? })
 }
 
@@ -368,7 +394,7 @@ fn claim(partition: Partition, rest: &mut Fields<'_>) -> Result<Claim, Wrong> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use proptest::collection::vec;
     use proptest::option;
     use proptest::prelude::*;
@@ -377,7 +403,7 @@ mod tests {
 
     const G: Generation = Generation { partition: Partition(7), number: 12 };
 
-    fn position() -> impl Strategy<Value = Position> {
+    pub(in crate::replica) fn position() -> impl Strategy<Value = Position> {
         (any::<u64>(), any::<u64>()).prop_map(|(epoch, seq)| Position { epoch: Epoch(epoch), seq })
     }
 
@@ -396,7 +422,7 @@ mod tests {
         })
     }
 
-    fn acceptor() -> impl Strategy<Value = Acceptor> {
+    pub(in crate::replica) fn acceptor() -> impl Strategy<Value = Acceptor> {
         let joining = (any::<u64>(), owner(), any::<u64>()).prop_map(|(epoch, source, import)| {
             Copy::Joining(CopyTag { epoch: Epoch(epoch), source, import })
         });
@@ -405,7 +431,7 @@ mod tests {
             .prop_map(|(claim, promised, accepted, copy)| Acceptor { claim, promised, accepted, copy })
     }
 
-    fn entry() -> impl Strategy<Value = Entry> {
+    pub(in crate::replica) fn entry() -> impl Strategy<Value = Entry> {
         let request = (any::<u128>(), any::<u64>(), any::<u64>())
             .prop_map(|(router, counter, open)| RequestId { router, counter, open });
         let write = (option::of(request), vec(any::<u8>(), 0..200))
@@ -467,6 +493,8 @@ mod tests {
             let newer = Generation { number: 13, ..G };
             prop_assert!(decode_router(newer, 9, &record).is_err());
             check(&round, &encode_round(round), at, decode_round);
+            let mark = Mark { generation: round, base: round / 3 };
+            check(&mark, &mark.encode(), at, Mark::decode);
         }
 
         #[test]

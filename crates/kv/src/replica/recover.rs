@@ -1,6 +1,6 @@
 //! What the disk holds when a process starts: read whole, and believed only whole.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use redb::{ReadOnlyTable, ReadTransaction, ReadableTable};
@@ -31,13 +31,18 @@ pub(super) fn read_committed(txn: &ReadTransaction) -> Result<Committed, EngineE
             committed.states.insert(partition, state);
         }
     }
-    if let Some(stale) = table(txn, STALE)? {
-        for row in stale.iter()? {
-            let (partition, number) = row?.0.value();
-            committed.stale.insert(Generation { partition: Partition(partition), number });
-        }
-    }
     Ok(committed)
+}
+
+/// Data that no state names.
+pub(super) fn read_stale(txn: &ReadTransaction) -> Result<BTreeSet<Generation>, EngineError> {
+    let Some(stale) = table(txn, STALE)? else { return Ok(BTreeSet::new()) };
+    let mut found = BTreeSet::new();
+    for row in stale.iter()? {
+        let (partition, number) = row?.0.value();
+        found.insert(Generation { partition: Partition(partition), number });
+    }
+    Ok(found)
 }
 
 /// Reads acceptors, positions and logs.
@@ -159,9 +164,13 @@ fn fits(entry: &Entry, seq: u64, before: Epoch, applied: &Position) -> Result<()
     Ok(())
 }
 
-type Read<T> = Result<Result<T, &'static str>, EngineError>;
+pub(super) type Read<T> = Result<Result<T, &'static str>, EngineError>;
 
-fn read_entry(logs: &ReadOnlyTable<LogKey, Bytes>, generation: Generation, seq: u64) -> Read<Entry> {
+pub(super) fn read_entry(
+    logs: &ReadOnlyTable<LogKey, Bytes>,
+    generation: Generation,
+    seq: u64,
+) -> Read<Entry> {
     let mut bytes = Vec::new();
     let mut next = 0;
     for row in logs.range(log_range(generation, seq, seq))? {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::mpsc::{self, Sender};
+use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
@@ -15,12 +15,16 @@ use tokio::sync::oneshot;
 
 use super::batch::{Changes, Committed};
 use super::export::KvExport;
+use super::flush::Ids;
+use super::flusher::{Flusher, Work};
 use super::import::KvImport;
+use super::memory::{Found, Memory};
 use super::metrics::ReplicaMetrics;
-use super::record::Generation;
-use super::recover::{read_committed, recover};
-use super::tables::{REPLICA_HEADS, read_state, read_value, table};
-use super::writer::{Answer, Job, Writer};
+use super::recover::{read_committed, read_stale, recover};
+use super::replay::catch_up;
+use super::tables::{REPLICA_HEADS, read_value, table};
+use super::wal::Wal;
+use super::writer::{Answer, Flushed, Job, Writer};
 use crate::disk::{Disk, FatalHook, Room};
 use crate::dump::LiveDump;
 use crate::engine::{DATABASE_FILE, Engine, EngineError, OpenError, Use, unless_it_panics};
@@ -48,13 +52,18 @@ pub(super) struct Shared {
     pub(super) engine: Arc<Engine>,
     pub(super) disk: Arc<Disk>,
     pub(super) metrics: ReplicaMetrics,
+    /// Rows that the engine does not hold yet.
+    pub(super) memory: Memory,
     jobs: Sender<Job>,
-    /// Batches and steps of copies that wait for the writer or are being committed.
+    work: Sender<Work>,
+    /// Batches and steps of copies that wait or are being written.
     queued: AtomicUsize,
     next_id: AtomicU64,
     has_room: AtomicBool,
-    /// The writer waits for space, whatever the file system says of its own.
+    /// Somebody waits for space, whatever the file system says of its own.
     held: AtomicBool,
+    /// The store is to end: nothing waits for space any more.
+    ending: AtomicBool,
     stats: Mutex<Stats>,
 }
 
@@ -97,24 +106,35 @@ impl ReplicatedStore {
         let (engine, totals) = Engine::open(dir, store, options.cache_bytes, Arc::clone(&disk))?;
         engine.check_use(Use::Claimed)?;
         let refuse = |why: String| OpenError::Corrupt { path: dir.join(DATABASE_FILE), why };
+        let next_id = AtomicU64::new(totals.next_id);
         let committed = unless_it_panics(|| engine.read(read_committed));
-        let (committed, broken) = match committed.map_err(|gave_up| refuse(gave_up.to_string()))? {
-            Ok(committed) => (committed, None),
+        let (committed, log) = match committed.map_err(|gave_up| refuse(gave_up.to_string()))? {
+            Ok(mut committed) => {
+                let wal = catch_up(dir, store, &engine, &disk, &mut committed, &next_id)?;
+                (committed, Ok(wal))
+            }
             // Which partition's damage it is, and what to do, is for `recover` to say.
-            Err(EngineError::Failed(why)) => (Committed::default(), Some(StoreError::Corrupt(why))),
+            Err(EngineError::Failed(why)) => (Committed::default(), Err(StoreError::Corrupt(why))),
             Err(error) => return Err(refuse(format!("{error:?}"))),
         };
+        let stale =
+            unless_it_panics(|| engine.read(read_stale)).map_err(|gave_up| refuse(gave_up.to_string()))?;
+        let stale = stale.map_err(|error| refuse(format!("{error:?}")))?;
         let metrics = ReplicaMetrics::new().map_err(|error| refuse(error.to_string()))?;
         let (jobs, queue) = mpsc::channel();
+        let (work, work_queue) = mpsc::channel();
         let shared = Arc::new(Shared {
             engine: Arc::new(engine),
             disk,
             metrics,
+            memory: Memory::new(&committed.states),
             jobs,
+            work,
             queued: AtomicUsize::new(0),
-            next_id: AtomicU64::new(totals.next_id),
+            next_id,
             has_room: AtomicBool::new(true),
             held: AtomicBool::new(false),
+            ending: AtomicBool::new(false),
             stats: Mutex::default(),
             options,
         });
@@ -122,11 +142,32 @@ impl ReplicatedStore {
         shared.look_at_disk();
         // Sweeps what an earlier life left behind.
         shared.wake();
-        let writer = Writer::new(Arc::clone(&shared), queue, committed, broken);
-        let spawned =
-            std::thread::Builder::new().name("kv-writer".to_owned()).spawn(move || writer.run_guarded());
-        let writer = spawned.map_err(|source| OpenError::Io { path: dir.to_owned(), source })?;
+        let flusher = Flusher::new(Arc::clone(&shared), work_queue, stale);
+        let writer = Self::start(&shared, flusher, queue, committed, log)
+            .map_err(|source| OpenError::Io { path: dir.to_owned(), source })?;
         Ok(Self { shared, writer: Mutex::new(Some(writer)) })
+    }
+
+    /// Starts the threads. A store whose partitions are damaged has no log to write, and refuses every batch.
+    fn start(
+        shared: &Arc<Shared>,
+        flusher: Flusher,
+        queue: Receiver<Job>,
+        committed: Committed,
+        log: Result<Wal, StoreError>,
+    ) -> std::io::Result<JoinHandle<()>> {
+        let thread = |name: &str| std::thread::Builder::new().name(name.to_owned());
+        let flusher = thread("kv-flusher").spawn(move || flusher.run_guarded())?;
+        match log {
+            Ok(wal) => {
+                let writer = Writer::new(Arc::clone(shared), queue, committed, wal, flusher);
+                thread("kv-writer").spawn(move || writer.run_guarded())
+            }
+            Err(why) => {
+                let shared = Arc::clone(shared);
+                thread("kv-writer").spawn(move || refuse_all(&shared, &queue, &why, flusher))
+            }
+        }
     }
 
     /// Starts to write what the store holds at this moment, as [`KvStore::dump`](crate::KvStore::dump) does for a
@@ -135,6 +176,7 @@ impl ReplicatedStore {
     /// # Errors
     /// The store is closed or failed.
     pub async fn dump_live(&self) -> Result<LiveDump, StoreError> {
+        self.shared.flush().await?;
         LiveDump::start(Arc::clone(&self.shared.engine)).await
     }
 
@@ -146,7 +188,7 @@ impl ReplicatedStore {
     }
 
     fn stop(&self) -> Option<JoinHandle<()>> {
-        drop(self.shared.jobs.send(Job::Stop));
+        self.shared.tell_writer(Job::Stop);
         self.writer.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
@@ -157,16 +199,32 @@ impl ReplicatedStore {
         key: &[u8],
         content: bool,
     ) -> Result<Option<(ValueMeta, bytes::Bytes)>, StoreError> {
-        let key = key.to_vec();
+        if self.shared.is_ending() {
+            return Err(StoreError::Closed);
+        }
+        loop {
+            let generation = match self.shared.memory.read().find(partition, key) {
+                Found::Here(None) => return Ok(None),
+                Found::Here(Some(value)) => return Ok(Some((value.meta(), value.content.clone()))),
+                Found::Below(generation) => generation,
+            };
+            let found = self.read_row(generation.head_key(key), content).await;
+            // Meanwhile the data may have been replaced by a copy, and swept.
+            if self.shared.memory.read().live.get(&partition) == Some(&generation.number) {
+                return found;
+            }
+        }
+    }
+
+    /// Reads a value's row in the engine.
+    async fn read_row(
+        &self,
+        head_key: Vec<u8>,
+        content: bool,
+    ) -> Result<Option<(ValueMeta, bytes::Bytes)>, StoreError> {
         self.shared
             .read(move |txn| {
-                let number = match read_state(txn, partition)? {
-                    Ok(Some(state)) => state.generation,
-                    Ok(None) => return Ok(Ok(None)),
-                    Err(why) => return Ok(Err(StoreError::Corrupt(why.to_owned()))),
-                };
                 let Some(heads) = table(txn, REPLICA_HEADS)? else { return Ok(Ok(None)) };
-                let head_key = Generation { partition, number }.head_key(&key);
                 let Some(record) = heads.get(head_key.as_slice())? else { return Ok(Ok(None)) };
                 let head = match Head::decode(&head_key, record.value()) {
                     Ok(head) => head,
@@ -206,7 +264,7 @@ impl ReplicaStore for ReplicatedStore {
     }
 
     fn write(&self, batch: DiskBatch, done: WriteDone) {
-        self.shared.submit(Job::Batch { batch: Arc::new(batch), done: Answer::new(done) });
+        self.shared.submit(batch, Answer::new(done));
     }
 
     fn value_bytes_max(&self) -> u64 {
@@ -231,6 +289,7 @@ impl ReplicaStore for ReplicatedStore {
     }
 
     async fn export(&self, partition: Partition) -> Result<KvExport, StoreError> {
+        self.shared.flush().await?;
         KvExport::start(Snapshot::take(Arc::clone(&self.shared.engine)).await?, partition).await
     }
 
@@ -239,7 +298,7 @@ impl ReplicaStore for ReplicatedStore {
     }
 
     fn discard(&self, partition: Partition, tag: CopyTag) {
-        self.shared.submit(Job::Discard { partition, tag });
+        self.shared.tell_flusher(Work::Discard { partition, tag });
     }
 
     fn partition_stats(&self, partition: Partition) -> PartitionStats {
@@ -256,14 +315,52 @@ impl ReplicaStore for ReplicatedStore {
 }
 
 impl Shared {
-    /// Queues a job. One that comes after the end is refused.
-    pub(super) fn submit(&self, job: Job) {
+    /// Queues a batch. One that comes after the end is refused: dropping its answer says so.
+    fn submit(&self, batch: DiskBatch, done: Answer) {
         self.queued.fetch_add(1, Ordering::AcqRel);
         self.note_queue();
-        if let Err(mpsc::SendError(job)) = self.jobs.send(job) {
+        if self.jobs.send(Job::Batch { batch, done }).is_err() {
             self.note_done(1);
-            job.refuse(&StoreError::Closed);
         }
+    }
+
+    /// Queues a step of a copy. The flusher notes when it is done.
+    pub(super) fn submit_copy(&self, step: Work) {
+        self.queued.fetch_add(1, Ordering::AcqRel);
+        self.note_queue();
+        if self.work.send(step).is_err() {
+            self.note_done(1);
+        }
+    }
+
+    /// Tells the writer something; when it has ended, it does not mind.
+    pub(super) fn tell_writer(&self, job: Job) {
+        drop(self.jobs.send(job));
+    }
+
+    /// Tells the flusher something; when it has ended, it does not mind.
+    pub(super) fn tell_flusher(&self, work: Work) {
+        drop(self.work.send(work));
+    }
+
+    /// Brings everything written so far into the engine.
+    ///
+    /// # Errors
+    /// The store is closed or failed. While the disk is full this waits.
+    async fn flush(&self) -> Result<(), StoreError> {
+        let (done, told) = oneshot::channel();
+        self.tell_writer(Job::Flush { done: Box::new(move |outcome| drop(done.send(outcome))) as Flushed });
+        told.await.unwrap_or(Err(StoreError::Closed))
+    }
+
+    /// Notes that the store is to end: nothing waits for space any more.
+    pub(super) fn end(&self) {
+        self.ending.store(true, Ordering::Release);
+        self.wake();
+    }
+
+    pub(super) fn is_ending(&self) -> bool {
+        self.ending.load(Ordering::Acquire)
     }
 
     /// Notes that so many queued jobs are done.
@@ -281,16 +378,11 @@ impl Shared {
     }
 
     pub(super) fn wake(&self) {
-        drop(self.jobs.send(Job::Wake));
+        self.tell_flusher(Work::Wake);
     }
 
     pub(super) fn next_id(&self) -> u64 {
-        self.next_id.fetch_add(1, Ordering::Relaxed)
-    }
-
-    /// Every id handed out so far is below it.
-    pub(super) fn ids_used(&self) -> u64 {
-        self.next_id.load(Ordering::Relaxed)
+        self.next_id.next()
     }
 
     /// Looks at the disk: what may be written.
@@ -302,21 +394,25 @@ impl Shared {
         room
     }
 
-    /// Notes whether the writer waits for space.
+    /// Notes whether somebody waits for space.
     pub(super) fn hold(&self, held: bool) {
         if self.held.swap(held, Ordering::AcqRel) != held {
             self.look_at_disk();
         }
     }
 
+    pub(super) fn is_held(&self) -> bool {
+        self.held.load(Ordering::Acquire)
+    }
+
     fn stats(&self) -> std::sync::MutexGuard<'_, Stats> {
         self.stats.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Publishes what a committed group changed.
+    /// Publishes what a group changed.
     pub(super) fn publish(&self, changes: &Changes) {
         let mut stats = self.stats();
-        for (partition, state) in &changes.states {
+        for (partition, state) in &changes.rows.states {
             match state {
                 Some(state) => stats.partitions.insert(*partition, state.stats),
                 None => stats.partitions.remove(partition),
@@ -369,7 +465,6 @@ impl Shared {
                     return Err(error);
                 }
                 Err(EngineError::Stopped | EngineError::Full) => self.have_reopened(life).await?,
-                Err(EngineError::Behind) => return Err(StoreError::Busy),
                 Err(EngineError::Closed) => return Err(StoreError::Closed),
                 Err(EngineError::Failed(why)) => return Err(StoreError::Failed(why)),
             }
@@ -379,11 +474,38 @@ impl Shared {
 
     async fn have_reopened(&self, life: u64) -> Result<(), StoreError> {
         let (done, answer) = oneshot::channel();
-        if self.jobs.send(Job::Reopen { life, done }).is_err() {
-            return Err(StoreError::Closed);
-        }
+        self.tell_flusher(Work::Reopen { life, done });
         answer.await.map_err(|_| StoreError::Closed)
     }
+}
+
+impl Ids for Shared {
+    fn next(&self) -> u64 {
+        self.next_id.next()
+    }
+
+    fn used(&self) -> u64 {
+        self.next_id.used()
+    }
+}
+
+/// What stands in for the writer when the partitions are damaged.
+fn refuse_all(shared: &Shared, queue: &Receiver<Job>, why: &StoreError, flusher: JoinHandle<()>) {
+    for job in queue {
+        match job {
+            Job::Batch { done, .. } => {
+                shared.note_done(1);
+                done.tell(Err(why.clone()));
+            }
+            Job::Flush { done } => done(Err(why.clone())),
+            Job::Flushed(_) => {}
+            Job::Stop => break,
+        }
+    }
+    shared.end();
+    shared.tell_flusher(Work::Stop);
+    // Its panic has been reported by itself.
+    drop(flusher.join());
 }
 
 #[cfg(test)]

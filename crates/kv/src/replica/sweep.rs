@@ -9,8 +9,6 @@ use crate::record::Head;
 
 /// Most rows one sweep removes: the batches behind it wait no longer than that takes.
 const SWEEP_ROWS_MAX: u64 = 128;
-/// Under load a sweep follows every so many groups.
-pub(super) const SWEEP_EVERY: usize = 8;
 
 /// What one sweep did.
 pub(super) struct Swept {

@@ -1,8 +1,8 @@
 //! The tables of the replicated layout, and rows that several parts of the store read and write.
 
-use redb::{
-    ReadOnlyTable, ReadTransaction, ReadableTable, Table, TableDefinition, TableError, WriteTransaction,
-};
+use std::collections::BTreeMap;
+
+use redb::{ReadOnlyTable, ReadTransaction, Table, TableDefinition, TableError, WriteTransaction};
 use ringway_topology::Partition;
 
 use super::record::{Generation, State, Wrong, decode_router, encode_router};
@@ -25,6 +25,8 @@ pub(super) const ROUTERS: TableDefinition<'_, RouterKey, &[u8]> = TableDefinitio
 pub(super) const STALE: TableDefinition<'_, (u32, u64), ()> = TableDefinition::new("stale");
 /// The row of `meta` with the highest ballot round.
 pub(super) const META_ROUND: &str = "round";
+/// The row of `meta` that says which records of the log are in the engine.
+pub(super) const META_WAL: &str = "wal";
 
 pub(super) type LogKey = (u32, u64, u64, u32);
 pub(super) type RouterKey = (u32, u64, u128);
@@ -59,14 +61,15 @@ impl<'txn> Tables<'txn> {
         })
     }
 
-    /// Stores a value under its key: in the head when it fits one chunk, in chunks under `id()` otherwise.
+    /// Stores a value under its key: in the head when it fits one chunk, in chunks under `id()` otherwise. Returns the
+    /// id and bytes of the chunks of the value that was there, if it had any.
     pub(super) fn insert_value(
         &mut self,
         head_key: &[u8],
         mut head: Head<'_>,
         value: &[u8],
         id: impl FnOnce() -> u64,
-    ) -> Result<(), EngineError> {
+    ) -> Result<Option<(u64, u64)>, EngineError> {
         if value.len() > CHUNK_BYTES {
             let id = id();
             for (number, piece) in (0u32..).zip(value.chunks(CHUNK_BYTES)) {
@@ -74,8 +77,14 @@ impl<'txn> Tables<'txn> {
             }
             head.content = Content::Chunks(id);
         }
-        self.heads.insert(head_key, head.encode(head_key).as_slice())?;
-        Ok(())
+        let replaced = self.heads.insert(head_key, head.encode(head_key).as_slice())?;
+        Ok(replaced.and_then(|record| chunks_of(head_key, record.value())))
+    }
+
+    /// Removes a value, and returns as [`Self::insert_value`] does.
+    pub(super) fn remove_value(&mut self, head_key: &[u8]) -> Result<Option<(u64, u64)>, EngineError> {
+        let removed = self.heads.remove(head_key)?;
+        Ok(removed.and_then(|record| chunks_of(head_key, record.value())))
     }
 
     /// Removes the chunks of a value whose head is gone: how many they were.
@@ -85,13 +94,6 @@ impl<'txn> Tables<'txn> {
             self.chunks.remove((id, number))?;
         }
         Ok(count)
-    }
-
-    /// What is remembered of a router's requests.
-    pub(super) fn router(&self, generation: Generation, id: u128) -> Result<Option<Router>, EngineError> {
-        let Generation { partition, number } = generation;
-        let Some(record) = self.routers.get((partition.0, number, id))? else { return Ok(None) };
-        decode_router(generation, id, record.value()).map(Some).map_err(|why| lost(partition, why))
     }
 
     pub(super) fn insert_router(
@@ -104,19 +106,41 @@ impl<'txn> Tables<'txn> {
         self.routers.insert((generation.partition.0, generation.number, id), record.as_slice())?;
         Ok(())
     }
+}
 
-    /// Every router remembered, and when it was heard of last.
-    pub(super) fn routers_seen(&self, generation: Generation) -> Result<Vec<(u64, u128)>, EngineError> {
-        let Generation { partition, number } = generation;
-        let mut seen = Vec::new();
-        for row in self.routers.range((partition.0, number, 0)..=(partition.0, number, u128::MAX))? {
-            let (key, record) = row?;
-            let id = key.value().2;
-            let router = decode_router(generation, id, record.value()).map_err(|why| lost(partition, why))?;
-            seen.push((router.seen, id));
-        }
-        Ok(seen)
+/// The chunks of a value whose row was this; those of a damaged one cannot be found any more.
+fn chunks_of(head_key: &[u8], record: &[u8]) -> Option<(u64, u64)> {
+    let head = Head::decode(head_key, record).ok()?;
+    head.chunks_id().map(|id| (id, head.bytes))
+}
+
+/// What is remembered of a router's requests.
+pub(super) fn read_router(
+    txn: &ReadTransaction,
+    generation: Generation,
+    id: u128,
+) -> Result<Option<Router>, EngineError> {
+    let Generation { partition, number } = generation;
+    let Some(routers) = table(txn, ROUTERS)? else { return Ok(None) };
+    let Some(record) = routers.get((partition.0, number, id))? else { return Ok(None) };
+    decode_router(generation, id, record.value()).map(Some).map_err(|why| lost(partition, why))
+}
+
+/// Every router remembered, and when it was heard of last.
+pub(super) fn read_routers_seen(
+    txn: &ReadTransaction,
+    generation: Generation,
+) -> Result<BTreeMap<u128, u64>, EngineError> {
+    let Generation { partition, number } = generation;
+    let mut seen = BTreeMap::new();
+    let Some(routers) = table(txn, ROUTERS)? else { return Ok(seen) };
+    for row in routers.range((partition.0, number, 0)..=(partition.0, number, u128::MAX))? {
+        let (key, record) = row?;
+        let id = key.value().2;
+        let router = decode_router(generation, id, record.value()).map_err(|why| lost(partition, why))?;
+        seen.insert(id, router.seen);
     }
+    Ok(seen)
 }
 
 /// A damaged row that cannot be done without.

@@ -1,68 +1,63 @@
-//! The one thread that writes: takes what is queued, commits it in one transaction with at most one fsync, and only
-//! then says that it is done, in the order in which it was queued.
+//! The one thread that takes the protocol's batches: takes what is queued, works it out, makes it durable in the log with
+//! at most one fsync, and only then says that it is done, in the order in which it was queued.
 //!
-//! No batch fails because the disk is full. The engine then has to be opened anew, which loses the commits that were
-//! not synced (applications of durable log entries); they are made again before anything else, and until then reads
-//! are turned away, as they would go back in time.
+//! The engine's pages follow later: now and then the rows in memory are handed to the flusher, and the log begins anew in
+//! its other file. No batch fails because the disk is full: the log has its space already, and when it is full because
+//! the flusher cannot go on, batches wait.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use redb::Durability;
 use ringway_node::StoreError;
-use ringway_node::ownership::{CopyTag, DiskBatch, DiskOp, Entry, Written};
-use ringway_node::replica::{ExportFrame, WriteDone};
-use ringway_topology::Partition;
+use ringway_node::ownership::{DiskBatch, DiskOp, Entry, Written};
+use ringway_node::replica::WriteDone;
 use tokio::sync::oneshot;
 
-use super::batch::{Changes, Committed, write_group};
-use super::record::{Generation, State};
-use super::recover::read_committed;
+use super::batch::{Changes, Committed, Group};
+use super::flusher::Work;
+use super::ops::Text;
 use super::store::Shared;
-use super::sweep::{SWEEP_EVERY, sweep_generation};
-use crate::disk::Room;
+use super::view::View;
+use super::wal::Wal;
+use crate::disk::is_full;
 use crate::engine::EngineError;
 
 /// Most bytes of values one group holds, as long as it holds more than one batch.
 const GROUP_BYTES_MAX: usize = 4 << 20;
-/// Most batches that may be visible and not yet synced; beyond them a group is synced although nobody asked for it.
-/// They stay in memory for the case that they have to be made again.
-const UNSYNCED_BATCHES_MAX: usize = 1_024;
-/// Their bytes.
-const UNSYNCED_BYTES_MAX: usize = 16 << 20;
+/// Most bytes that are visible and that no fsync has been asked for; beyond them they are synced with the next group.
+const UNSYNCED_BYTES_MAX: usize = 1 << 20;
+/// Most bytes of rows in memory before they are handed to the flusher.
+const MEMORY_BYTES_MAX: usize = 16 << 20;
+/// Longest time until rows are handed to the flusher.
+#[cfg(not(test))]
+const FLUSH_PERIOD: Duration = Duration::from_secs(10);
+/// Never by itself: what a test finds may not depend on how long it took.
+#[cfg(test)]
+const FLUSH_PERIOD: Duration = Duration::MAX;
 /// Least time between the beginnings of two groups: what is queued meanwhile goes as one. The first batch after a silence
 /// goes at once, and so does a group that is full.
 const GROUP_GAP: Duration = Duration::from_millis(6);
-/// How often an idle writer looks at the free disk space.
+/// How often an idle writer looks whether rows are old enough to be flushed.
 const LOOK_PERIOD: Duration = Duration::from_secs(1);
-/// Longest pause between two attempts on a full disk.
-const RETRY_PAUSE_MAX: Duration = Duration::from_secs(60);
 
 /// What the writer is asked for.
 pub(super) enum Job {
     /// A batch of the protocol.
-    Batch { batch: Arc<DiskBatch>, done: Answer },
-    /// Rows of a copy that is being built aside.
-    Rows { copy: Generation, life: u64, frames: Vec<ExportFrame>, done: Told },
-    /// The copy is whole: make it durable, and adoptable as `tag`.
-    Seal { copy: Generation, life: u64, tag: CopyTag, state: State, done: Told },
-    /// The copy was given up before it was sealed.
-    Abandon(Generation),
-    /// The sealed copy is not wanted any more.
-    Discard { partition: Partition, tag: CopyTag },
-    /// A reader met a stopped engine of this life: open it anew.
-    Reopen { life: u64, done: oneshot::Sender<()> },
-    /// There may be something to sweep.
-    Wake,
-    /// Commit what is queued and end.
+    Batch { batch: DiskBatch, done: Answer },
+    /// Bring what was queued before into the engine: somebody wants to read all of it there.
+    Flush { done: Flushed },
+    /// What came of the last flush.
+    Flushed(Result<(), StoreError>),
+    /// Write what is queued and end.
     Stop,
 }
 
-/// Where the outcome of a copy's step goes.
-pub(super) type Told = oneshot::Sender<Result<(), StoreError>>;
+/// Told what came of a flush.
+pub(super) type Flushed = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
 
 /// Where the outcome of a batch goes. It is told even when the writer ends before it comes to the batch.
 pub(super) struct Answer(Option<WriteDone>);
@@ -72,7 +67,7 @@ impl Answer {
         Self(Some(done))
     }
 
-    fn tell(mut self, outcome: Result<Written, StoreError>) {
+    pub(super) fn tell(mut self, outcome: Result<Written, StoreError>) {
         if let Some(done) = self.0.take() {
             done(outcome);
         }
@@ -87,34 +82,29 @@ impl Drop for Answer {
     }
 }
 
-/// What a job came to; told only after the commit.
-enum Outcome {
-    Written(Written),
-    Step(Result<(), StoreError>),
-    Silent,
-}
-
 /// The writer thread's state.
 pub(super) struct Writer {
     shared: Arc<Shared>,
     jobs: Receiver<Job>,
-    /// Taken off the queue while the disk was full.
+    /// Taken off the queue while a flush was waited for.
     backlog: VecDeque<Job>,
     committed: Committed,
-    /// Copies that are being built.
-    building: BTreeSet<Generation>,
-    /// Batches that are visible and not yet durable, oldest first.
-    unsynced: Vec<Arc<DiskBatch>>,
-    unsynced_bytes: usize,
-    /// The unsynced batches are lost to the engine and have to be made again.
-    rewound: bool,
-    /// Groups since the last sweep.
-    unswept_groups: usize,
+    wal: Wal,
+    /// What is visible and not yet in the log: nobody asked for it to be durable.
+    unsynced: Text,
+    /// Since when the memory holds rows that are not being flushed.
+    dirty_since: Option<Instant>,
+    /// A flush is under way.
+    flushing: bool,
+    /// Who waits for it, and who for the next one.
+    flush_told: Vec<Flushed>,
+    flush_wanted: Vec<Flushed>,
     /// When the last group was begun.
     begun: Instant,
     /// Why no batch is written any more.
     broken: Option<StoreError>,
     stopping: bool,
+    flusher: Option<JoinHandle<()>>,
 }
 
 impl Writer {
@@ -122,21 +112,24 @@ impl Writer {
         shared: Arc<Shared>,
         jobs: Receiver<Job>,
         committed: Committed,
-        broken: Option<StoreError>,
+        wal: Wal,
+        flusher: JoinHandle<()>,
     ) -> Self {
         Self {
             shared,
             jobs,
             backlog: VecDeque::new(),
             committed,
-            building: BTreeSet::new(),
-            unsynced: Vec::new(),
-            unsynced_bytes: 0,
-            rewound: false,
-            unswept_groups: 0,
+            wal,
+            unsynced: Text::default(),
+            dirty_since: None,
+            flushing: false,
+            flush_told: Vec::new(),
+            flush_wanted: Vec::new(),
             begun: now(),
-            broken,
+            broken: None,
             stopping: false,
+            flusher: Some(flusher),
         }
     }
 
@@ -147,41 +140,42 @@ impl Writer {
         if catch_unwind(AssertUnwindSafe(|| self.run())).is_err() {
             shared.disk.fatal("the writer panicked");
         }
+        shared.tell_flusher(Work::Stop);
+        if let Some(flusher) = self.flusher.take() {
+            // Its panic has been reported by itself.
+            drop(flusher.join());
+        }
     }
 
     fn run(&mut self) {
         while !self.stopping {
             let Some(group) = self.next_group() else { break };
-            if !group.is_empty() || self.rewound {
-                self.commit_group(group);
+            if !group.is_empty() {
+                self.write_group(group);
             }
-            self.sweep();
+            self.flush_if_due();
         }
-        self.sync();
-        self.shared.engine.close();
+        self.end();
     }
 
     /// Waits for a job and takes what is queued behind it. An empty group means: nothing to write just now.
-    fn next_group(&mut self) -> Option<Vec<Job>> {
+    fn next_group(&mut self) -> Option<Vec<(DiskBatch, Answer)>> {
         let mut next = match self.backlog.pop_front() {
             Some(job) => Some(job),
             None => match self.jobs.recv_timeout(LOOK_PERIOD) {
                 Ok(job) => Some(job),
-                Err(RecvTimeoutError::Timeout) => {
-                    self.shared.look_at_disk();
-                    None
-                }
+                Err(RecvTimeoutError::Timeout) => None,
                 Err(RecvTimeoutError::Disconnected) => return None,
             },
         };
         let mut group = Vec::new();
-        let mut bytes = 0;
+        let mut total = 0;
         while let Some(job) = next.take() {
-            if let Some(job) = self.take(job) {
-                bytes += job.bytes();
-                group.push(job);
+            if let Some((batch, done)) = self.take(job) {
+                total += bytes(&batch);
+                group.push((batch, done));
             }
-            let full = group.len() >= self.shared.options.group_max || bytes >= GROUP_BYTES_MAX;
+            let full = group.len() >= self.shared.options.group_max || total >= GROUP_BYTES_MAX;
             if !full && !self.stopping {
                 next = self.backlog.pop_front().or_else(|| self.next_soon(!group.is_empty()));
             }
@@ -196,299 +190,267 @@ impl Writer {
         if waiting && !left.is_zero() { self.jobs.recv_timeout(left).ok() } else { self.jobs.try_recv().ok() }
     }
 
-    /// Does at once what needs no transaction; gives back what does.
-    fn take(&mut self, job: Job) -> Option<Job> {
+    /// Does at once what is not for the group; gives back what is.
+    fn take(&mut self, job: Job) -> Option<(DiskBatch, Answer)> {
         match job {
-            Job::Wake => {}
-            Job::Stop => self.stopping = true,
-            Job::Reopen { life, done } => {
-                self.reopen_once(life);
-                let _ = done.send(());
-            }
-            job => return Some(job),
+            Job::Batch { batch, done } => return Some((batch, done)),
+            Job::Flush { done } => self.flush_wanted.push(done),
+            Job::Flushed(outcome) => self.note_flushed(outcome),
+            Job::Stop => self.stop(),
         }
         None
     }
 
-    /// Commits a group, however long the disk is full, and answers.
-    fn commit_group(&mut self, group: Vec<Job>) {
-        let mut pause = Duration::ZERO;
-        while self.broken.is_none() {
-            match self.try_commit(&group) {
-                Ok(outcomes) => {
-                    self.shared.hold(false);
-                    self.shared.note_done(group.len());
-                    for (job, outcome) in group.into_iter().zip(outcomes) {
-                        job.answer(outcome);
-                    }
-                    return;
-                }
-                Err(EngineError::Full | EngineError::Stopped) => {
-                    self.shared.hold(true);
-                    self.reopen_once(self.shared.engine.life());
-                    if !self.wait_for_space(pause) {
-                        self.broken = Some(StoreError::Closed);
-                    }
-                    pause = (pause * 2).clamp(LOOK_PERIOD, RETRY_PAUSE_MAX);
-                }
-                Err(EngineError::Closed | EngineError::Behind) => self.broken = Some(StoreError::Closed),
-                Err(EngineError::Failed(reason)) => self.fail(reason),
+    /// Writes a group and answers.
+    fn write_group(&mut self, group: Vec<(DiskBatch, Answer)>) {
+        let count = group.len();
+        let (batches, answers): (Vec<_>, Vec<_>) = group.into_iter().unzip();
+        let outcome = self.try_write(&batches);
+        self.shared.note_done(count);
+        match outcome {
+            Ok(written) => {
+                answers.into_iter().zip(written).for_each(|(done, written)| done.tell(Ok(written)))
+            }
+            Err(why) => {
+                answers.into_iter().for_each(|done| done.tell(Err(why.clone())));
+                self.broken = Some(why);
             }
         }
-        self.shared.note_done(group.len());
-        let why = self.broken.clone().unwrap_or(StoreError::Closed);
-        group.into_iter().for_each(|job| job.refuse(&why));
     }
 
-    fn fail(&mut self, reason: String) {
-        self.shared.disk.fatal(&reason);
-        self.broken = Some(StoreError::Failed(reason));
+    fn try_write(&mut self, batches: &[DiskBatch]) -> Result<Vec<Written>, StoreError> {
+        let timer = self.shared.metrics.store.commit_duration.start_timer();
+        let outcome = self.try_write_timed(batches);
+        match &outcome {
+            Ok(_) => timer.observe_duration(),
+            Err(_) => drop(timer.stop_and_discard()),
+        }
+        outcome
     }
 
-    fn try_commit(&mut self, group: &[Job]) -> Result<Vec<Outcome>, EngineError> {
-        let shared = Arc::clone(&self.shared);
-        let room = shared.look_at_disk();
-        let sync = self.must_sync(group);
-        let redo: &[Arc<DiskBatch>] = if self.rewound { &self.unsynced } else { &[] };
-        let (before, life) = (&self.committed, shared.engine.life());
-        let timer = shared.metrics.store.commit_duration.start_timer();
-        let committed = shared.engine.write(|mut txn| {
-            txn.set_durability(if sync { Durability::Immediate } else { Durability::None })?;
-            let next_id = || shared.next_id();
-            let written = write_group(&txn, before, &next_id, &|| shared.ids_used(), |writing, tables| {
-                for batch in redo {
-                    writing.batch(tables, batch)?;
-                }
-                let mut outcomes = Vec::with_capacity(group.len());
-                for job in group {
-                    outcomes.push(match job {
-                        Job::Batch { batch, .. } => Outcome::Written(writing.batch(tables, batch)?),
-                        Job::Rows { life: of, .. } | Job::Seal { life: of, .. }
-                            if *of != life || room != Room::Values =>
-                        {
-                            // Rows are durable only with the seal: opening the engine anew has lost them.
-                            Outcome::Step(Err(StoreError::DiskFull))
-                        }
-                        Job::Rows { copy, frames, .. } => {
-                            writing.rows(tables, *copy, frames)?;
-                            Outcome::Step(Ok(()))
-                        }
-                        Job::Seal { copy, .. } => {
-                            writing.rows(tables, *copy, &[])?;
-                            Outcome::Step(Ok(()))
-                        }
-                        _ => Outcome::Silent,
-                    });
-                }
-                Ok(outcomes)
-            })?;
-            txn.commit()?;
-            Ok(written)
-        });
-        let (outcomes, changes) = match committed {
-            Ok(committed) => committed,
-            Err(error) => {
-                timer.stop_and_discard();
-                return Err(error);
+    fn try_write_timed(&mut self, batches: &[DiskBatch]) -> Result<Vec<Written>, StoreError> {
+        if let Some(why) = &self.broken {
+            return Err(why.clone());
+        }
+        let (written, mut changes) = loop {
+            match self.work_out(batches) {
+                Ok(worked_out) => break worked_out,
+                // The flusher met a full disk: the engine's snapshots went with it.
+                Err(EngineError::Full | EngineError::Stopped) => self.have_reopened(),
+                Err(EngineError::Closed) => return Err(StoreError::Closed),
+                Err(EngineError::Failed(why)) => return Err(self.fail(why)),
             }
         };
-        timer.observe_duration();
-        shared.metrics.store.group_writes.observe(group.len() as f64);
-        self.take_over(group, &outcomes, changes, sync);
-        Ok(outcomes)
-    }
-
-    /// Whether the group is to be durable at once. Only applications and trims may be lost with a crash, and only
-    /// if nobody waits for them.
-    fn must_sync(&self, group: &[Job]) -> bool {
-        let backlog =
-            self.unsynced.len() >= UNSYNCED_BATCHES_MAX || self.unsynced_bytes >= UNSYNCED_BYTES_MAX;
-        self.rewound || backlog || group.iter().any(Job::must_sync)
-    }
-
-    /// Takes over what a committed group changed.
-    fn take_over(&mut self, group: &[Job], outcomes: &[Outcome], changes: Changes, synced: bool) {
-        if synced {
-            self.unsynced.clear();
-            self.unsynced_bytes = 0;
-            self.rewound = false;
-            self.shared.engine.hold_reads(false);
+        let text = std::mem::take(&mut changes.text);
+        if batches.iter().any(must_sync) || self.unsynced.bytes().len() > UNSYNCED_BYTES_MAX {
+            self.log(text)?;
+        } else {
+            self.unsynced.append(&text);
         }
-        self.shared.publish(&changes);
-        self.committed.take_over(changes);
-        for (job, outcome) in group.iter().zip(outcomes) {
-            match (job, outcome) {
-                (Job::Batch { batch, .. }, _) if !synced => {
-                    self.unsynced.push(Arc::clone(batch));
-                    self.unsynced_bytes += job.bytes();
-                }
-                (Job::Rows { copy, .. }, Outcome::Step(Ok(()))) => drop(self.building.insert(*copy)),
-                (Job::Seal { copy, tag, state, .. }, Outcome::Step(Ok(()))) => {
-                    self.building.remove(copy);
-                    self.committed.asides.insert((copy.partition, tag.clone()), *state);
-                }
-                (Job::Abandon(copy), _) => drop(self.building.remove(copy)),
-                (Job::Discard { partition, tag }, _) => {
-                    self.committed.asides.remove(&(*partition, tag.clone()));
-                }
-                _ => {}
-            }
-        }
+        self.shared.metrics.store.group_writes.observe(batches.len() as f64);
+        self.publish(changes);
+        Ok(written)
     }
 
-    /// Waits for space after a failed attempt, at least for `pause`; false when the store is to end.
-    fn wait_for_space(&mut self, pause: Duration) -> bool {
-        let mut pause = pause;
+    /// What the batches come to. Nothing is changed.
+    fn work_out(&self, batches: &[DiskBatch]) -> Result<(Vec<Written>, Changes), EngineError> {
+        let view = View::new(&self.shared.memory, &self.shared.engine);
+        let asides = self.shared.memory.read().asides.clone();
+        let next_id = || self.shared.next_id();
+        let mut group = Group::new(&self.committed, &view, &asides, &next_id);
+        let written = batches.iter().map(|batch| group.batch(batch)).collect::<Result<_, _>>()?;
+        Ok((written, group.finish()))
+    }
+
+    /// Makes a group durable, and what was visible before it.
+    fn log(&mut self, text: Text) -> Result<(), StoreError> {
+        let bytes = self.unsynced.bytes().len() + text.bytes().len();
+        if !self.wal.has_room(bytes) {
+            self.wait_for_flush()?;
+            self.flush()?;
+        }
+        let before = std::mem::take(&mut self.unsynced);
+        let text = if before.is_empty() {
+            text
+        } else {
+            let mut all = before;
+            all.append(&text);
+            all
+        };
+        self.append(&text)
+    }
+
+    /// Appends to the log and syncs it. Only a group longer than the log's file needs space, and waits for it.
+    fn append(&mut self, text: &Text) -> Result<(), StoreError> {
+        let mut held = false;
         loop {
-            match self.jobs.recv_timeout(pause) {
-                Ok(job) => {
-                    if let Some(job) = self.take(job) {
-                        self.backlog.push_back(job);
-                    }
-                    if self.stopping {
-                        return false;
-                    }
+            match self.wal.append(text.bytes()) {
+                Ok(()) => break,
+                Err(error) if is_full(&error) && !self.stopping => {
+                    held = true;
+                    self.shared.hold(true);
+                    self.wait(LOOK_PERIOD);
                 }
-                Err(RecvTimeoutError::Disconnected) => return false,
-                Err(RecvTimeoutError::Timeout) => {
-                    if self.shared.look_at_disk() != Room::Nothing {
-                        return true;
-                    }
-                    pause = LOOK_PERIOD;
-                }
+                Err(error) if is_full(&error) => return Err(StoreError::Closed),
+                Err(error) => return Err(self.fail(format!("the log cannot be written: {error}"))),
             }
         }
+        if held {
+            self.shared.hold(false);
+        }
+        self.wal.sync().map_err(|error| self.fail(format!("the log cannot be synced: {error}")))?;
+        self.shared.metrics.log_bytes.inc_by(text.bytes().len() as u64);
+        Ok(())
     }
 
-    /// Opens the engine anew, unless that was done since `life`.
-    fn reopen_once(&mut self, life: u64) {
-        let shared = Arc::clone(&self.shared);
-        if shared.engine.life() != life {
+    /// Makes a group visible.
+    fn publish(&mut self, changes: Changes) {
+        self.committed.take_over(&changes.rows.states, changes.totals);
+        self.shared.publish(&changes);
+        self.dirty_since.get_or_insert(self.begun);
+        self.shared.memory.write().add(changes.rows, changes.gone);
+    }
+
+    /// Hands rows to the flusher when there are many, when they are old, or when somebody wants them in the engine.
+    fn flush_if_due(&mut self) {
+        if self.flushing || self.broken.is_some() {
             return;
         }
-        self.rewound = !self.unsynced.is_empty();
-        shared.engine.hold_reads(self.rewound);
-        if let Err(reason) = shared.engine.reopen() {
-            return self.fail(format!("it cannot be opened again: {reason}"));
+        let old =
+            self.dirty_since.is_some_and(|since| now().saturating_duration_since(since) >= FLUSH_PERIOD);
+        #[cfg(test)]
+        let old = old || self.shared.disk.faults.rows_are_old.load(std::sync::atomic::Ordering::Relaxed);
+        let large = || self.shared.memory.read().active.bytes >= MEMORY_BYTES_MAX;
+        if (old || !self.flush_wanted.is_empty() || large())
+            && let Err(why) = self.flush()
+        {
+            self.broken = Some(why);
         }
-        shared.metrics.store.reopened.inc();
-        tracing::warn!("the storage engine was opened anew after an IO error");
-        match shared.engine.read_held(read_committed) {
-            Ok(committed) => {
-                let asides = std::mem::take(&mut self.committed.asides);
-                self.committed = Committed { asides, ..committed };
-                if !self.rewound {
-                    shared.publish_all(&self.committed);
-                }
-            }
-            Err(error) => self.fail(format!("its state cannot be read: {error:?}")),
+        if let Some(why) = &self.broken {
+            self.flush_wanted.drain(..).for_each(|done| done(Err(why.clone())));
         }
     }
 
-    /// Makes durable what is only visible.
-    fn sync(&mut self) {
-        if self.unsynced.is_empty() || self.broken.is_some() {
-            return;
+    /// Hands everything in memory to the flusher; the log goes on in its other file. Not while a flush is under way.
+    fn flush(&mut self) -> Result<(), StoreError> {
+        if self.dirty_since.take().is_none() {
+            self.flush_wanted.drain(..).for_each(|done| done(Ok(())));
+            return Ok(());
         }
-        if let Err(error) = self.shared.engine.write(|txn| Ok(txn.commit()?)) {
-            // The log is durable: what was applied will be applied again.
-            tracing::warn!(?error, "the last applications were not synced; the next start repeats them");
+        // A generation is whole before the next begins: what that one does may rest on it.
+        let unsynced = std::mem::take(&mut self.unsynced);
+        if !unsynced.is_empty() {
+            self.append(&unsynced)?;
+        }
+        let mark = self.wal.turn();
+        let rows = self.shared.memory.write().freeze();
+        self.flushing = true;
+        self.flush_told.append(&mut self.flush_wanted);
+        self.shared.tell_flusher(Work::Flush { rows, mark });
+        Ok(())
+    }
+
+    fn note_flushed(&mut self, outcome: Result<(), StoreError>) {
+        self.flushing = false;
+        for done in self.flush_told.drain(..) {
+            done(outcome.clone());
+        }
+        if let Err(why) = outcome {
+            self.broken = Some(why);
         }
     }
 
-    /// Removes some rows of data that nobody needs any more: in idle moments, and now and then under load.
-    fn sweep(&mut self) {
-        let shared = Arc::clone(&self.shared);
-        self.unswept_groups += 1;
-        let due = shared.queue_is_empty() || self.unswept_groups >= SWEEP_EVERY;
-        if !due || self.stopping || self.broken.is_some() || self.rewound || !shared.disk.has_ballast() {
-            return;
+    /// Waits until no flush is under way; meanwhile batches queue.
+    fn wait_for_flush(&mut self) -> Result<(), StoreError> {
+        while self.flushing {
+            self.wait(LOOK_PERIOD);
         }
-        self.unswept_groups = 0;
-        let Some(generation) = self.sweepable() else { return };
-        match shared.engine.write(|txn| sweep_generation(txn, generation)) {
-            Ok(swept) => {
-                shared.metrics.swept_rows.inc_by(swept.rows);
-                if swept.finished {
-                    self.committed.stale.remove(&generation);
-                }
-                shared.wake();
-            }
-            Err(EngineError::Failed(reason)) => self.fail(reason),
-            Err(_) => self.reopen_once(shared.engine.life()),
+        self.broken.clone().map_or(Ok(()), Err)
+    }
+
+    /// Waits for what the flusher says, at most for `time`.
+    fn wait(&mut self, time: Duration) {
+        match self.jobs.recv_timeout(time) {
+            Ok(Job::Flushed(outcome)) => self.note_flushed(outcome),
+            Ok(Job::Stop) | Err(RecvTimeoutError::Disconnected) => self.stop(),
+            Ok(job) => self.backlog.push_back(job),
+            Err(RecvTimeoutError::Timeout) => {}
         }
     }
 
-    /// A stale generation that is nobody's copy.
-    fn sweepable(&self) -> Option<Generation> {
-        let sealed = |generation: &Generation| {
-            let mut asides = self.committed.asides.iter();
-            asides
-                .any(|((of, _), state)| *of == generation.partition && state.generation == generation.number)
+    /// From here on the flusher does not wait for space.
+    fn stop(&mut self) {
+        self.stopping = true;
+        self.shared.end();
+    }
+
+    fn have_reopened(&self) {
+        let (done, told) = oneshot::channel();
+        let life = self.shared.engine.life();
+        self.shared.tell_flusher(Work::Reopen { life, done });
+        // When the flusher has ended, the engine is closed, and says so.
+        drop(told.blocking_recv());
+    }
+
+    fn fail(&mut self, reason: String) -> StoreError {
+        self.shared.disk.fatal(&reason);
+        StoreError::Failed(reason)
+    }
+
+    /// Brings everything into the engine, if that can be done at once. What stays in the log is replayed by the next
+    /// start.
+    fn end(&mut self) {
+        let flushed = match self.broken.clone() {
+            Some(why) => Err(why),
+            None => self.wait_and_flush(),
         };
-        let mut stale = self.committed.stale.iter().copied();
-        stale.find(|generation| !self.building.contains(generation) && !sealed(generation))
+        if let Err(why) = flushed {
+            tracing::warn!(%why, "not everything was brought into the engine; the next start does it from the log");
+        }
+        for done in self.flush_told.drain(..).chain(self.flush_wanted.drain(..)) {
+            done(Err(StoreError::Closed));
+        }
+    }
+
+    /// Flushes what is in memory, and does not wait for space on a full disk.
+    fn wait_and_flush(&mut self) -> Result<(), StoreError> {
+        self.stop();
+        self.wait_for_end_of_flush()?;
+        self.flush()?;
+        self.wait_for_end_of_flush()
+    }
+
+    fn wait_for_end_of_flush(&mut self) -> Result<(), StoreError> {
+        while self.flushing {
+            match self.jobs.recv() {
+                Ok(Job::Flushed(outcome)) => self.note_flushed(outcome),
+                // Nothing more is taken: whoever sent it is told when it is dropped.
+                Ok(_) => {}
+                Err(_) => return Err(StoreError::Closed),
+            }
+        }
+        self.broken.clone().map_or(Ok(()), Err)
     }
 }
 
-impl Job {
-    /// Bytes of values it carries, about.
-    fn bytes(&self) -> usize {
-        let entries = |entries: &[Arc<Entry>]| entries.iter().map(|entry| entry.bytes()).sum::<usize>();
-        match self {
-            Self::Batch { batch, .. } => {
-                let bytes = batch.ops.iter().map(|op| match op {
-                    DiskOp::Log { entries: log, .. } => entries(log),
-                    DiskOp::Apply { entries: applied, .. } => entries(applied),
-                    _ => 64,
-                });
-                bytes.sum()
-            }
-            Self::Rows { frames, .. } => {
-                let bytes = frames.iter().map(|frame| match frame {
-                    ExportFrame::Value(value) => value.key.len() + value.value.len(),
-                    _ => 64,
-                });
-                bytes.sum()
-            }
-            _ => 0,
-        }
-    }
-
-    fn must_sync(&self) -> bool {
-        match self {
-            Self::Batch { batch, .. } => {
-                let lasting = |op: &DiskOp| !matches!(op, DiskOp::Apply { .. } | DiskOp::Trim { .. });
-                batch.sync || batch.ops.iter().any(lasting)
-            }
-            Self::Seal { .. } => true,
-            _ => false,
-        }
-    }
-
-    fn answer(self, outcome: Outcome) {
-        match (self, outcome) {
-            (Self::Batch { done, .. }, Outcome::Written(written)) => done.tell(Ok(written)),
-            // A caller that has gone away does not mind.
-            (Self::Rows { done, .. } | Self::Seal { done, .. }, Outcome::Step(result)) => {
-                drop(done.send(result));
-            }
-            (Self::Discard { .. } | Self::Abandon(_), _) => {}
-            (job, _) => job.refuse(&StoreError::Failed("an answer of another kind".to_owned())),
-        }
-    }
-
-    /// Answers with an error.
-    pub(super) fn refuse(self, error: &StoreError) {
-        match self {
-            Self::Batch { done, .. } => done.tell(Err(error.clone())),
-            Self::Rows { done, .. } | Self::Seal { done, .. } => drop(done.send(Err(error.clone()))),
-            _ => {}
-        }
-    }
+/// Only applications and trims may be lost with a crash, and only if nobody waits for them.
+fn must_sync(batch: &DiskBatch) -> bool {
+    let lasting = |op: &DiskOp| !matches!(op, DiskOp::Apply { .. } | DiskOp::Trim { .. });
+    batch.sync || batch.ops.iter().any(lasting)
 }
 
-#[expect(clippy::disallowed_methods, reason = "paces the groups; decides nothing else")]
+/// Bytes of values a batch carries, about.
+fn bytes(batch: &DiskBatch) -> usize {
+    let entries = |entries: &[Arc<Entry>]| entries.iter().map(|entry| entry.bytes()).sum::<usize>();
+    let bytes = batch.ops.iter().map(|op| match op {
+        DiskOp::Log { entries: log, .. } => entries(log),
+        DiskOp::Apply { entries: applied, .. } => entries(applied),
+        _ => 64,
+    });
+    bytes.sum()
+}
+
+#[expect(clippy::disallowed_methods, reason = "paces groups and flushes; decides nothing else")]
 fn now() -> Instant {
     Instant::now()
 }

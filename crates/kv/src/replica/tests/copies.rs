@@ -343,7 +343,7 @@ async fn idle_and_too_many_routers_are_forgotten() {
     // The next one makes their number a multiple: those idle for more than a day go.
     apply_all(&store, ROUTERS_CHECK - 1, &[write_of(1_000, day + 11)]).await;
     assert_eq!(routers().await, ROUTERS_CHECK - 10);
-    assert_eq!(store.shared.metrics.collectors().len(), 17);
+    assert_eq!(store.shared.metrics.collectors().len(), 20);
     let many: Vec<_> = (2_000..2_000 + ROUTERS_MAX).map(|router| write_of(router, day + 12)).collect();
     apply_all(&store, ROUTERS_CHECK, &many).await;
     assert!(routers().await < ROUTERS_MAX, "{} routers", routers().await);

@@ -5,10 +5,12 @@ use ringway_node::replica::{Export as _, ExportFrame, Import as _};
 
 use super::*;
 use crate::engine::META;
+use crate::replica::record::Generation;
 use crate::replica::record::{encode_acceptor, encode_round};
-use crate::replica::tables::{ACCEPTORS, LOGS, META_ROUND, ROUTERS, STATES};
+use crate::replica::tables::{ACCEPTORS, LOGS, META_ROUND, ROUTERS, STATES, read_state};
 
 fn tamper(store: &ReplicatedStore, change: impl FnOnce(&redb::WriteTransaction)) {
+    flush(store);
     let tampered = store.shared.engine.write(|txn| {
         change(&txn);
         Ok(txn.commit()?)
@@ -33,6 +35,7 @@ async fn filled() -> (TempDir, ReplicatedStore) {
     let writes: Vec<_> = (0..9u64).map(|n| (request(1, n + 1, 1), put(&[n as u8], &value(100, 1)))).collect();
     apply_all(&store, 0, &writes).await;
     write(&store, vec![DiskOp::Round(3), acceptor(Q)]).await;
+    flush(&store);
     (dir, store)
 }
 
@@ -181,13 +184,14 @@ async fn below_the_reserve_there_is_no_room_and_batches_go_on() {
 }
 
 #[tokio::test]
-async fn a_batch_that_meets_a_full_disk_finishes_on_the_ballast() {
+async fn a_flush_that_meets_a_full_disk_finishes_on_the_ballast() {
     let (dir, store) = filled().await;
     let ballast = dir.path().join(crate::disk::BALLAST_FILE);
     assert_eq!(std::fs::metadata(&ballast).unwrap().len(), 1 << 20);
     store.shared.disk.faults.full_until_ballast_is_gone.store(true, Ordering::Relaxed);
     set_free(&store, Some(1_000));
     apply_all(&store, 9, &[(None, put(b"k", b"under way"))]).await;
+    flush(&store);
     assert_eq!(std::fs::metadata(&ballast).unwrap().len(), 0, "the ballast is given up");
     assert_eq!(get(&store, b"k").await.unwrap().unwrap(), b"under way");
     until(|| !store.has_room()).await;
@@ -199,48 +203,31 @@ async fn a_batch_that_meets_a_full_disk_finishes_on_the_ballast() {
 }
 
 #[tokio::test]
-async fn batches_outlast_a_disk_that_is_full_beyond_the_ballast() {
-    let (_dir, store) = filled().await;
+async fn a_disk_that_is_full_beyond_the_ballast_stops_neither_batches_nor_reads() {
+    let (dir, store) = filled().await;
     let more: Vec<_> = (10..=14).map(|seq| entry(seq, None, &put(b"k", &[seq as u8]))).collect();
     write(&store, vec![log(P, more.clone())]).await;
-    // Visible, and not durable: they go with the engine's life, and are made again.
-    for one in &more[..4] {
-        queue(&store, vec![apply(P, vec![Arc::clone(one)])], false).await.unwrap().unwrap();
-    }
-    assert_eq!(get(&store, b"k").await.unwrap().unwrap(), [13]);
     // The write, and its repetition after the ballast was given up.
     store.shared.disk.faults.full_writes.store(2, Ordering::Relaxed);
-    let last = queue(&store, vec![apply(P, more[4..].to_vec()), DiskOp::Round(9)], true);
-    let mut seen = 13;
-    let written = {
-        let mut last = std::pin::pin!(last);
-        loop {
-            // Nobody reads behind what was read before.
-            match get_once(&store, b"k").await {
-                Ok(value) => {
-                    let now = value.expect("it was there")[0];
-                    assert!(now >= seen, "read {now} after {seen}");
-                    seen = now;
-                }
-                Err(StoreError::Busy) => {}
-                Err(error) => panic!("{error}"),
-            }
-            tokio::select! {
-                biased;
-                written = &mut last => break written.unwrap(),
-                () = tokio::task::yield_now() => {}
-            }
-        }
-    };
-    assert_eq!(
-        results(&written.unwrap().applied).len(),
-        1,
-        "the results of what was asked for, and no others"
-    );
-    assert!(store.shared.metrics.store.reopened.get() >= 1);
-    assert_eq!(get(&store, b"k").await.unwrap().unwrap(), [14]);
+    store.shared.disk.faults.no_growth.store(true, Ordering::Relaxed);
+    store.shared.tell_writer(Job::Flush { done: Box::new(|_| {}) });
+    for (n, one) in more.iter().enumerate() {
+        queue(&store, vec![apply(P, vec![Arc::clone(one)])], n % 2 == 0).await.unwrap().unwrap();
+        assert_eq!(get(&store, b"k").await.unwrap().unwrap(), [one.position.seq as u8]);
+        assert_eq!(
+            get(&store, &[3]).await.unwrap().unwrap(),
+            value(100, 1),
+            "what the engine holds is there"
+        );
+    }
+    until(|| store.shared.metrics.store.reopened.get() >= 1).await;
+    let (_copy, again) = crashed(&dir);
+    assert_eq!(get(&again, b"k").await.unwrap().unwrap(), [14], "all of it is in the log");
+    store.shared.disk.faults.no_growth.store(false, Ordering::Relaxed);
     assert_eq!(recovered(&store, P).applied, at(14));
+    assert_eq!(get(&store, b"k").await.unwrap().unwrap(), [14]);
     assert_eq!(store.partition_stats(P).keys, 10);
+    until(|| store.has_room()).await;
 }
 
 #[tokio::test]
@@ -261,6 +248,7 @@ async fn copies_do_not_outlast_the_engines_life() {
     }
     store.shared.disk.faults.full_writes.store(2, Ordering::Relaxed);
     write(&store, vec![DiskOp::Round(9)]).await;
+    flush(&store);
     assert_eq!(store.shared.metrics.store.reopened.get(), 1);
     until(|| store.has_room()).await;
     let mut outcome = Ok(());
@@ -274,37 +262,72 @@ async fn copies_do_not_outlast_the_engines_life() {
     assert!(matches!(failed, Err(StoreError::Failed(_))), "pages of an earlier life are something else now");
 }
 
-/// A batch that does not fit into the file as it is.
-fn large_batch() -> Vec<DiskOp> {
-    let large: Vec<_> = (10..=11).map(|seq| entry(seq, None, &put(b"k", &value(4_000_000, 1)))).collect();
-    vec![log(P, large.clone()), apply(P, large)]
+/// Batches that do not fit into the engine's file as it is; together they fill both files of the log.
+fn large_batches() -> Vec<Vec<DiskOp>> {
+    let large = |seq| {
+        let entries = vec![entry(seq, None, &put(&[b'k', seq as u8], &value(300_000, 1)))];
+        vec![log(P, entries.clone()), apply(P, entries)]
+    };
+    (10..=29).map(large).collect()
 }
 
 #[tokio::test]
-async fn batches_wait_for_a_file_that_may_not_grow() {
+async fn batches_wait_for_a_file_that_may_not_grow_once_the_log_is_full() {
     let (dir, store) = filled().await;
     store.shared.disk.faults.no_growth.store(true, Ordering::Relaxed);
-    let waiting = queue(&store, large_batch(), true);
+    let waiting: Vec<_> = large_batches().into_iter().map(|ops| queue(&store, ops, true)).collect();
     until(|| !store.has_room()).await;
-    assert_eq!(get(&store, &[1]).await.unwrap().unwrap(), value(100, 1), "reads go on");
-    assert_eq!(recovered(&store, P).applied, at(9));
     let behind = queue(&store, vec![DiskOp::Round(9)], true);
+    assert_eq!(get(&store, &[1]).await.unwrap().unwrap(), value(100, 1), "reads go on");
+    let (_copy, again) = crashed(&dir);
+    assert!(recovered(&again, P).applied < at(29), "the last ones wait");
     store.shared.disk.faults.no_growth.store(false, Ordering::Relaxed);
-    assert_eq!(waiting.await.unwrap().unwrap().applied.len(), 2);
+    for told in waiting {
+        assert_eq!(told.await.unwrap().unwrap().applied.len(), 1);
+    }
     behind.await.unwrap().unwrap();
     until(|| store.has_room()).await;
     let (_copy, again) = crashed(&dir);
-    assert_eq!((recovered(&again, P).applied, again.recover().unwrap().round), (at(11), 9));
+    assert_eq!((recovered(&again, P).applied, recover(&again).round), (at(29), 9));
+}
+
+#[tokio::test]
+async fn a_group_longer_than_the_log_waits_for_space() {
+    let (dir, store) = filled().await;
+    store.shared.disk.faults.log_full.store(true, Ordering::Relaxed);
+    let waiting = queue(&store, vec![DiskOp::Round(9)], true);
+    until(|| !store.has_room()).await;
+    let (_copy, again) = crashed(&dir);
+    assert_eq!(recover(&again).round, 3, "nothing was told, and nothing is there");
+    store.shared.disk.faults.log_full.store(false, Ordering::Relaxed);
+    waiting.await.unwrap().unwrap();
+    until(|| store.has_room()).await;
+    let (_copy, again) = crashed(&dir);
+    assert_eq!(recover(&again).round, 9);
 }
 
 #[tokio::test]
 async fn an_end_does_not_wait_for_space() {
-    let (_dir, store) = filled().await;
+    let (dir, store) = filled().await;
     store.shared.disk.faults.no_growth.store(true, Ordering::Relaxed);
-    let waiting = queue(&store, large_batch(), true);
+    let waiting: Vec<_> = large_batches().into_iter().map(|ops| queue(&store, ops, true)).collect();
     until(|| !store.has_room()).await;
     store.close().await;
-    assert_eq!(waiting.await.unwrap(), Err(StoreError::Closed));
+    let mut last = 9;
+    let mut refused = 0;
+    for (seq, told) in (10..).zip(waiting) {
+        match told.await.unwrap() {
+            Ok(_) => last = seq,
+            Err(why) => {
+                assert_eq!(why, StoreError::Closed);
+                refused += 1;
+            }
+        }
+    }
+    assert!(refused > 0);
+    store.shared.disk.faults.no_growth.store(false, Ordering::Relaxed);
+    drop(store);
+    assert_eq!(recovered(&open(dir.path()), P).applied, at(last), "what was told is there");
 }
 
 #[tokio::test]

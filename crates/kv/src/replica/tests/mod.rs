@@ -17,9 +17,11 @@ use tokio::sync::oneshot;
 use super::*;
 use crate::options::CHUNK_BYTES;
 use crate::record::content_checksum;
+use crate::replica::wal::WAL_FILES;
 
 mod copies;
 mod faults;
+mod logged;
 mod model;
 
 pub(super) const STORE: StoreId = StoreId(0x3f9c);
@@ -43,11 +45,37 @@ pub(super) fn new() -> (TempDir, ReplicatedStore) {
 /// What a crash of the process leaves: the files as they are at this moment.
 pub(super) fn crashed(dir: &TempDir) -> (TempDir, ReplicatedStore) {
     let copy = TempDir::new().unwrap();
-    for name in [DATABASE_FILE, crate::engine::MARKER_FILE] {
+    for name in FILES {
         std::fs::copy(dir.path().join(name), copy.path().join(name)).unwrap();
     }
     let store = open(copy.path());
     (copy, store)
+}
+
+/// Everything of a store that outlives its process.
+const FILES: [&str; 4] = [DATABASE_FILE, crate::engine::MARKER_FILE, WAL_FILES[0], WAL_FILES[1]];
+
+/// Brings what is in memory into the engine.
+fn flush(store: &ReplicatedStore) {
+    let (done, told) = std::sync::mpsc::channel();
+    store.shared.tell_writer(Job::Flush { done: Box::new(move |outcome| drop(done.send(outcome))) });
+    told.recv().unwrap().unwrap();
+}
+
+/// Begins a flush that waits for the engine: it is paused while the guard lives.
+fn begin_flush(store: &ReplicatedStore) -> std::sync::RwLockWriteGuard<'_, Option<redb::Database>> {
+    let paused = store.shared.engine.pause();
+    store.shared.tell_writer(Job::Flush { done: Box::new(|_| {}) });
+    while store.shared.memory.read().flushing.is_none() {
+        std::thread::yield_now();
+    }
+    paused
+}
+
+/// What a start would recover.
+pub(super) fn recover(store: &ReplicatedStore) -> Recovered {
+    flush(store);
+    store.recover().unwrap()
 }
 
 pub(super) fn queue(
@@ -150,7 +178,7 @@ pub(super) fn value(bytes: usize, seed: u8) -> Vec<u8> {
 }
 
 fn recovered(store: &ReplicatedStore, partition: Partition) -> RecoveredPartition {
-    let all = store.recover().unwrap();
+    let all = recover(store);
     all.partitions.into_iter().find(|found| found.partition == partition).unwrap()
 }
 
@@ -166,6 +194,7 @@ fn request(router: u128, counter: u64, open: u64) -> Option<RequestId> {
 /// Waits until everything stale is swept.
 pub(super) async fn swept(store: &ReplicatedStore) {
     use redb::ReadableTableMetadata as _;
+    flush(store);
     let stale = || {
         let count = |txn: &redb::ReadTransaction| match table(txn, crate::replica::tables::STALE)? {
             Some(stale) => Ok(stale.len()?),
@@ -182,7 +211,7 @@ pub(super) async fn swept(store: &ReplicatedStore) {
 #[tokio::test]
 async fn what_was_written_is_recovered_after_a_crash() {
     let (dir, store) = new();
-    assert_eq!(store.recover().unwrap(), Recovered::default(), "a new store holds nothing");
+    assert_eq!(recover(&store), Recovered::default(), "a new store holds nothing");
     let large = value(REPLICATED_VALUE_BYTES_MAX as usize, 3);
     let writes = [put(b"a", b"one"), put(b"large", &large), delete(b"a")];
     let mut entries = vec![Arc::new(Entry { position: at(1), op: Op::Empty })];
@@ -197,7 +226,7 @@ async fn what_was_written_is_recovered_after_a_crash() {
     write(&store, vec![DiskOp::Trim { partition: P, through: at(1) }]).await;
 
     let (_copy, store) = crashed(&dir);
-    let found = store.recover().unwrap();
+    let found = recover(&store);
     assert_eq!(found.round, 4);
     assert_eq!(found.partitions.iter().map(|found| found.partition).collect::<Vec<_>>(), [P, Q]);
     let expected = RecoveredPartition {
@@ -375,6 +404,7 @@ pub(super) fn rows(store: &ReplicatedStore) -> u64 {
     use redb::ReadableTableMetadata as _;
 
     use crate::replica::tables::{LOGS, ROUTERS};
+    flush(store);
     let count = |txn: &redb::ReadTransaction| {
         Ok(txn.open_table(REPLICA_HEADS)?.len()?
             + txn.open_table(crate::engine::CHUNKS)?.len()?
@@ -419,7 +449,7 @@ async fn a_batch_that_contradicts_the_disk_ends_the_store_unwritten() {
         let next = queue(&store, vec![acceptor(Q)], true).await.unwrap();
         assert!(next.is_err(), "nothing is written behind it");
         let (_copy, store) = crashed(&dir);
-        assert_eq!(store.recover().unwrap().partitions.len(), 1, "and nothing of it: {said}");
+        assert_eq!(recover(&store).partitions.len(), 1, "and nothing of it: {said}");
     }
 }
 

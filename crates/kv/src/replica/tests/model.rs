@@ -20,6 +20,8 @@ enum Step {
     Crash,
     /// The process ends in order.
     Restart,
+    /// What is in memory is brought into the engine.
+    Flush,
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -33,6 +35,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         1 => Just(Step::Drop),
         2 => Just(Step::Crash),
         1 => Just(Step::Restart),
+        2 => Just(Step::Flush),
     ];
     proptest::collection::vec(step, 1..40)
 }
@@ -85,6 +88,7 @@ async fn run(steps: Vec<Step>) {
     // What a crash goes back to at least.
     let mut durable = model.clone();
     for step in steps {
+        let mut opened = false;
         match step {
             Step::Append { writes, apply: and_apply, sync } => {
                 let first = model.last() + 1;
@@ -122,22 +126,35 @@ async fn run(steps: Vec<Step>) {
             Step::Crash => {
                 (dir, store) = crashed(&dir);
                 model = durable.clone();
+                opened = true;
             }
             Step::Restart => {
                 store.close().await;
                 drop(store);
                 store = open(dir.path());
                 durable = model.clone();
+                opened = true;
             }
+            Step::Flush => {
+                flush(&store);
+                durable = model.clone();
+            }
+        }
+        if opened {
+            check_recovered(&store, &model);
         }
         check(&store, &model).await;
     }
 }
 
-async fn check(store: &ReplicatedStore, model: &Model) {
-    let found = recovered(store, P);
+/// What a start finds, before anything is flushed that a crash would lose.
+fn check_recovered(store: &ReplicatedStore, model: &Model) {
+    let found = store.recover().unwrap().partitions.into_iter().find(|found| found.partition == P).unwrap();
     assert_eq!((found.trimmed.seq, found.applied.seq), (model.trimmed, model.applied));
     assert_eq!(found.log, model.log);
+}
+
+async fn check(store: &ReplicatedStore, model: &Model) {
     for key in 0..6u8 {
         assert_eq!(get(store, &[key]).await.unwrap().as_ref(), model.values.get(&vec![key]));
     }
@@ -149,7 +166,7 @@ async fn check(store: &ReplicatedStore, model: &Model) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(24))]
+    #![proptest_config(ProptestConfig::with_cases(48))]
     #[test]
     fn the_store_is_a_log_and_a_map(steps in steps()) {
         tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(run(steps));
