@@ -120,8 +120,9 @@ impl<S: ReplicaStore> ClaimedService<S> {
         })
     }
 
-    /// Answers a read from the applied state. The engine is asked before, so that nothing is looked up in vain, and
-    /// again after the value was read: between the two this process may have stood still, and its office gone.
+    /// Answers a read from the applied state. Whether it may is looked at before, because a value from before this node
+    /// took office is old, and again after the value was read: between the two this process may have stood still, and
+    /// its office gone.
     async fn read(&self, parts: &request::Parts, place: Place<'_>) -> Result<Response<Body>, Unserved> {
         let condition = condition(&parts.headers)?;
         let any = asks_for_any(&parts.headers);

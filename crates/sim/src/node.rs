@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ringway_control::ownership::{
-    Claim, CopyProgress, CopyTag, Envelope, ImportOrder, Mutant, Ownership, OwnershipOptions, Timing, Token,
-    Wishes,
+    Admission, Claim, CopyProgress, CopyTag, Envelope, ImportOrder, Mutant, Ownership, OwnershipOptions,
+    ReadPermit, Timing, Token, Wishes,
 };
-use ringway_topology::{NodeId, Owner, Partition, StoreId};
+use ringway_topology::{Epoch, NodeId, Owner, Partition, StoreId};
 
 use crate::clock::Clock;
 use crate::disk::Disk;
@@ -108,6 +108,8 @@ pub struct Node {
     /// Writes taken in and not answered.
     pub unanswered: BTreeMap<Token, Ask>,
     tokens: u64,
+    /// Where and until when it may answer reads, as its engine said.
+    pub permits: BTreeMap<Partition, ReadPermit>,
     /// What gossip knows here.
     pub heard: BTreeMap<Partition, Arc<Claim>>,
     /// Which wishes it knows.
@@ -141,6 +143,7 @@ impl Node {
             pulls: BTreeSet::new(),
             unanswered: BTreeMap::new(),
             tokens: 0,
+            permits: BTreeMap::new(),
             heard: BTreeMap::new(),
             wished: 0,
             disk_full: false,
@@ -164,6 +167,17 @@ impl Node {
         self.engine = Some(engine);
     }
 
+    /// Whether a read may be answered now; `None` while the process is down. A shell goes by permits where the engine is
+    /// in another thread, so what they say must be what the engine says.
+    #[must_use]
+    pub fn admit_read(&self, now: Duration, partition: Partition, epoch: Epoch) -> Option<Admission> {
+        let admission = self.engine.as_ref()?.admit_read(now, partition, epoch);
+        let permit = self.permits.get(&partition);
+        let permitted = permit.is_some_and(|permit| permit.epoch == epoch && now < permit.until);
+        assert_eq!(permitted, admission == Admission::Serve, "at {now:?}, {permit:?}: {admission:?}");
+        Some(admission)
+    }
+
     /// The process is gone, and with it all it had in memory. The disk is the caller's to crash.
     pub fn kill(&mut self) {
         self.engine = None;
@@ -172,6 +186,7 @@ impl Node {
         self.backlog.clear();
         self.pulls.clear();
         self.unanswered.clear();
+        self.permits.clear();
         self.heard.clear();
         self.disk_full = false;
         self.disk_busy = false;

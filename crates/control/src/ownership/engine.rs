@@ -15,7 +15,7 @@ use super::message::{CopyProgress, Envelope, Message};
 use super::node::Node;
 use super::options::{Mutant, OwnershipOptions, Wishes};
 use super::replica::{Replica, Source};
-use super::request::{Admission, Reply, Token, WriteOutcome, WriteRequest};
+use super::request::{Admission, ReadPermit, Reply, Token, WriteOutcome, WriteRequest};
 use super::stats::Stats;
 use super::timers::Timer;
 use super::types::{Claim, CopyTag};
@@ -25,6 +25,8 @@ use super::types::{Claim, CopyTag};
 pub struct Ownership {
     node: Node,
     replicas: BTreeMap<Partition, Replica>,
+    /// The last one said of each partition.
+    permits: BTreeMap<Partition, ReadPermit>,
 }
 
 impl Ownership {
@@ -43,7 +45,7 @@ impl Ownership {
             let partition = found.partition;
             replicas.insert(partition, Replica::recover(&mut node, found));
         }
-        let mut ownership = Self { node, replicas };
+        let mut ownership = Self { node, replicas, permits: BTreeMap::new() };
         ownership.settle();
         ownership
     }
@@ -61,10 +63,9 @@ impl Ownership {
     pub fn handle_written(&mut self, now: Duration, written: Written) {
         self.begin(now);
         for applied in written.applied {
-            if let Some(replica) = self.replicas.get_mut(&applied.partition) {
-                replica.entry_applied(&mut self.node, written.ticket, applied);
-                replica.check_invariants(&self.node);
-            }
+            self.with(applied.partition, |replica, node| {
+                replica.entry_applied(node, written.ticket, applied);
+            });
         }
         self.node.written(written.ticket);
         self.settle();
@@ -122,12 +123,10 @@ impl Ownership {
     /// Takes in a write; its outcome comes by [`Self::poll_reply`], sooner or later, exactly once.
     pub fn write(&mut self, now: Duration, request: WriteRequest, token: Token) {
         self.begin(now);
-        match self.replicas.get_mut(&request.partition) {
-            Some(replica) => {
-                replica.write(&mut self.node, request, token);
-                replica.check_invariants(&self.node);
-            }
-            None => self.node.reply(token, WriteOutcome::NotServed(Admission::Behind)),
+        if self.replicas.contains_key(&request.partition) {
+            self.with(request.partition, |replica, node| replica.write(node, request, token));
+        } else {
+            self.node.reply(token, WriteOutcome::NotServed(Admission::Behind));
         }
         self.settle();
     }
@@ -177,6 +176,20 @@ impl Ownership {
         let owned: Vec<Partition> = self.node.owned.iter().copied().collect();
         let forced = owned.into_iter().map(|partition| (partition, self.force_claim(now, partition)));
         forced.filter(|(_, outcome)| *outcome != Err(ForceRefusal::Served)).collect()
+    }
+
+    /// The next change of where, and until when, reads may be answered. A shell that goes by permits takes them *before*
+    /// anything else after each input: what the others hear from this node (a promise, a proposal, a claim) may end its
+    /// right to read.
+    pub fn poll_permit(&mut self) -> Option<ReadPermit> {
+        while let Some(partition) = self.node.touched.pop_first() {
+            let Some(replica) = self.replicas.get(&partition) else { continue };
+            let permit = replica.read_permit(&self.node);
+            if self.permits.insert(partition, permit) != Some(permit) {
+                return Some(permit);
+            }
+        }
+        None
     }
 
     /// The next message to send. It rests on nothing that is not durable.
@@ -274,10 +287,15 @@ impl Ownership {
         }
     }
 
+    /// Every change of a replica is made here, so that none of its permit to read is missed.
     fn with(&mut self, partition: Partition, act: impl FnOnce(&mut Replica, &mut Node)) {
         if let Some(replica) = self.replicas.get_mut(&partition) {
+            let open = replica.open_epoch(&self.node);
             act(replica, &mut self.node);
             replica.check_invariants(&self.node);
+            if replica.open_epoch(&self.node) != open {
+                self.node.touched.insert(partition);
+            }
         }
     }
 
@@ -325,6 +343,7 @@ impl Ownership {
                 let grant = Grant { generation, base, through, excluded };
                 let now = self.node.now;
                 self.node.leases.granted(now, &from, asked_at, grantor_generation, grant);
+                self.node.touched.extend(&self.node.led);
             }
             message => self.route_vote(&from, message),
         }

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use ringway_topology::{Epoch, Owner, Partition};
+use ringway_topology::{Epoch, Owner, Partition, REPLICAS_MAX};
 
 use super::types::Claim;
 
@@ -212,19 +212,30 @@ impl LeaseBook {
         }
     }
 
-    /// Whether a grant of `grantor` covers the partition at this epoch, now.
-    fn is_covered(&self, now: Duration, grantor: &Owner, partition: Partition, epoch: Epoch) -> bool {
-        self.grantors.get(grantor).is_some_and(|known| {
-            now < known.until && known.excluded.get(&partition).is_none_or(|excluded| *excluded < epoch)
-        })
+    /// Until when a grant of `grantor` covers the partition at this epoch; zero when none does.
+    fn covered_until(&self, grantor: &Owner, partition: Partition, epoch: Epoch) -> Duration {
+        let known = self.grantors.get(grantor);
+        let covers = known.filter(|known| known.excluded.get(&partition).is_none_or(|over| *over < epoch));
+        covers.map_or(Duration::ZERO, |known| known.until)
     }
 
-    /// Whether `me`, the primary, may read under leases of a majority of the claim's owners.
+    /// Before when `me`, the primary, may read under leases of a majority of the claim's owners, as far as is known now.
     ///
     /// *Cost*: one pass over the owners.
+    pub(super) fn held_until(&self, me: &Owner, claim: &Claim) -> Duration {
+        let mut ends = [Duration::ZERO; REPLICAS_MAX];
+        for (end, owner) in ends.iter_mut().zip(claim.owners.iter()) {
+            *end = match owner == me {
+                true => Duration::MAX,
+                false => self.covered_until(owner, claim.partition, claim.epoch),
+            };
+        }
+        ends.sort_unstable_by(|a, b| b.cmp(a));
+        ends.get(claim.majority() - 1).copied().unwrap_or(Duration::ZERO)
+    }
+
+    /// Whether it may, now.
     pub(super) fn is_held(&self, now: Duration, me: &Owner, claim: &Claim) -> bool {
-        let covered =
-            |owner: &&Owner| *owner == me || self.is_covered(now, owner, claim.partition, claim.epoch);
-        claim.owners.iter().filter(covered).count() >= claim.majority()
+        now < self.held_until(me, claim)
     }
 }

@@ -45,6 +45,6 @@ pub use event::{Event, ImportOrder, MovePhase, MoveProgress, PartitionStatus, Ro
 pub use forcing::{FORCE_AFTER_LEASES, FORCED_EPOCH_GAP, ForceRefusal};
 pub use message::{AppendResult, CopyProgress, Envelope, Message};
 pub use options::{Mutant, OwnershipOptions, Timing, Wishes};
-pub use request::{Admission, Reply, Token, WriteOutcome, WriteRequest};
+pub use request::{Admission, ReadPermit, Reply, Token, WriteOutcome, WriteRequest};
 pub use stats::Stats;
 pub use types::{Acceptor, Ballot, Claim, Copy, CopyTag, Entry, Op, Position, RequestId};

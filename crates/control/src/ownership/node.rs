@@ -111,6 +111,8 @@ pub(super) struct Node {
     pub(super) ready: VecDeque<(Partition, Wait)>,
     pub(super) replies: VecDeque<Reply>,
     pub(super) events: VecDeque<Event>,
+    /// Partitions whose permit to read may have changed.
+    pub(super) touched: BTreeSet<Partition>,
     /// The highest ballot round used or heard of.
     round: u64,
     rng: Rng,
@@ -157,6 +159,7 @@ impl Node {
             ready: VecDeque::new(),
             replies: VecDeque::new(),
             events: VecDeque::new(),
+            touched: BTreeSet::new(),
             round: 0,
             rng: Rng(options.seed ^ options.generation.rotate_left(32)),
             stats: Stats::default(),

@@ -14,7 +14,7 @@ use super::moves::Moving;
 use super::node::{Node, Wait};
 use super::options::Mutant;
 use super::replica::Replica;
-use super::request::{Admission, Token, WriteOutcome, WriteRequest};
+use super::request::{Admission, ReadPermit, Token, WriteOutcome, WriteRequest};
 use super::timers::Timer;
 use super::types::{Ballot, Claim, CopyTag, Entry, Op, Position};
 
@@ -207,6 +207,20 @@ impl Replica {
             return !office.serving;
         }
         !office.serving || fenced || self.is_sealed(node)
+    }
+
+    /// The epoch at which reads are answered while leases are held: serving, neither fenced nor sealed.
+    pub(super) fn open_epoch(&self, node: &Node) -> Option<Epoch> {
+        let open = self.office.as_ref().filter(|office| !self.is_closed(node, office));
+        open.map(|office| office.claim.epoch)
+    }
+
+    /// At which epoch, and before when, [`Self::admit_read_at`] says that a read may be answered.
+    pub(super) fn read_permit(&self, node: &Node) -> ReadPermit {
+        let (partition, epoch) = (self.partition, self.epoch());
+        let open = self.office.as_ref().filter(|office| !self.is_closed(node, office));
+        let until = open.map_or(Duration::ZERO, |office| node.leases.held_until(node.me(), &office.claim));
+        ReadPermit { partition, epoch, until }
     }
 
     /// Whether a read may be answered from the applied state now.

@@ -1,6 +1,7 @@
 //! What a client's request asks of the protocol, and what it is told.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use ringway_topology::{Epoch, Partition};
 
@@ -54,6 +55,18 @@ pub enum Admission {
     Busy,
     /// The disk is full. 507; reads go on.
     DiskFull,
+}
+
+/// From now on, and until a later one of the same partition: at which epoch and until when [`super::Ownership::admit_read`]
+/// would say [`Admission::Serve`]. With it a shell can check a read without asking the state machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ReadPermit {
+    /// Which partition.
+    pub partition: Partition,
+    /// At which epoch reads may be answered.
+    pub epoch: Epoch,
+    /// Before when, by this node's clock; [`Duration::ZERO`]: not at all.
+    pub until: Duration,
 }
 
 /// The outcome of a write that was taken in.

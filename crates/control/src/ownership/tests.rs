@@ -136,6 +136,7 @@ struct Machine {
     replies: BTreeMap<Token, WriteOutcome>,
     events: Vec<Event>,
     imports: Vec<ImportOrder>,
+    permit: Option<ReadPermit>,
 }
 
 /// A cluster of nodes 1, 2, 3, …
@@ -178,6 +179,7 @@ impl World {
                 replies: BTreeMap::new(),
                 events: Vec::new(),
                 imports: Vec::new(),
+                permit: None,
             };
             world.machines.insert(owner(n), machine);
             world.start(n);
@@ -375,6 +377,20 @@ impl World {
         self.node(n).admit_read(now, P, epoch)
     }
 
+    /// What permits say, which must be what the state machine says.
+    fn permitted(&mut self, n: u128) -> bool {
+        let (now, epoch) = (self.now, self.epoch(n));
+        let machine = self.machine(n);
+        let ownership = machine.ownership.as_mut().unwrap();
+        if let Some(permit) = std::iter::from_fn(|| ownership.poll_permit()).last() {
+            machine.permit = Some(permit);
+        }
+        let permitted = machine.permit.is_some_and(|permit| permit.epoch == epoch && now < permit.until);
+        let admitted = self.node(n).admit_read(now, P, epoch) == Admission::Serve;
+        assert_eq!(permitted, admitted, "n{n} at {now:?}: {:?}", self.machine(n).permit);
+        permitted
+    }
+
     fn data(&mut self, n: u128) -> Vec<String> {
         let state = self.machine(n).disk.states.get(&P).cloned().unwrap_or_default();
         state.payloads.iter().map(|payload| String::from_utf8_lossy(payload).into_owned()).collect()
@@ -394,6 +410,46 @@ fn a_bootstrapped_partition_serves_writes_and_reads() {
     assert!(matches!(world.read(2), Admission::Misdirected(_)));
     assert!(world.node(2).admit_any_read(now, P, epoch).unwrap() < ms(200));
     assert_eq!((world.node(1).led(), world.node(2).led(), world.node(2).owned()), (1, 0, 1));
+}
+
+#[test]
+fn a_permit_to_read_ends_with_the_lease_the_fence_and_the_seal() {
+    let mut world = World::serving(3);
+    assert_eq!((world.permitted(1), world.permitted(2)), (true, false));
+    world.cut.extend([owner(2), owner(3)]);
+    let lost = (0..400).find(|_| {
+        world.run(ms(10));
+        !world.permitted(1)
+    });
+    assert!(lost.is_some(), "nobody grants any more");
+    world.cut.clear();
+    world.run(ms(6_000));
+    let primary = (1..=3).find(|n| world.permitted(*n)).expect("somebody serves again");
+    assert_eq!((1..=3).filter(|n| world.permitted(*n)).count(), 1);
+
+    // It hands over to another owner: fenced, proposed, told.
+    let others = (1..=3).filter(|n| *n != primary).map(owner);
+    let order: Vec<Owner> = others.chain([owner(primary)]).collect();
+    let numbers: Vec<u128> = order.iter().map(|owner| owner.store.0).collect();
+    world.wish(&numbers);
+    let mut gaps = 0;
+    while world.node(primary).claim(P).unwrap().primary() == Some(&owner(primary)) {
+        world.run(HOP);
+        gaps += u32::from((1..=3).filter(|n| world.permitted(*n)).count() == 0);
+    }
+    assert!(gaps > 0, "fenced, it does not answer");
+
+    // A higher claim is heard of.
+    let heir = (1..=3).find(|n| owner(*n) == order[0]).unwrap();
+    while !world.permitted(heir) {
+        world.run(HOP);
+    }
+    let (now, epoch) = (world.now, Epoch(world.epoch(heir).0 + 1));
+    let end = world.status(heir).last;
+    let owners = [&order[1..], &order[..1]].concat().into();
+    world.node(heir).handle_claim(now, Arc::new(Claim { partition: P, epoch, owners, end }));
+    let ended = world.node(heir).poll_permit().expect("before anything is written or said");
+    assert_eq!((ended.partition, ended.until), (P, Duration::ZERO));
 }
 
 #[test]

@@ -18,6 +18,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use super::mailbox::Mailbox;
+use super::permits::Permits;
 use super::stats::{Counters, Gauges, Unsent};
 use crate::peer::import::{CopyNews, Imports};
 use crate::peer::link::{Link, Outbox};
@@ -94,6 +95,7 @@ pub(crate) struct Inputs {
 
 /// Whom the engine tells.
 pub(crate) struct Outputs {
+    pub(crate) permits: Permits,
     pub(crate) written: mpsc::UnboundedSender<Result<Written, StoreError>>,
     pub(crate) decided: Arc<Mailbox>,
     pub(crate) events: broadcast::Sender<Event>,
@@ -311,6 +313,10 @@ impl<S: ReplicaStore> Engine<S> {
 
     /// Does everything the state machine wants done.
     fn flush(&mut self) {
+        // First: what is said and written below may end this node's right to answer reads.
+        while let Some(permit) = self.ownership.poll_permit() {
+            self.outputs.permits.set(permit);
+        }
         while self.batches_under_way < BATCHES_UNDER_WAY_MAX
             && let Some(batch) = self.ownership.poll_disk()
         {

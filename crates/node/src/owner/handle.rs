@@ -14,6 +14,7 @@ use tokio::task::AbortHandle;
 
 use super::engine::{Forced, Request};
 use super::mailbox::Mailbox;
+use super::permits::ReadTable;
 use super::stats::{Counters, OwnerStats};
 use crate::replica::PartitionStats;
 
@@ -35,6 +36,7 @@ pub struct PartitionReport {
 #[derive(Clone)]
 pub struct OwnerHandle {
     pub(crate) requests: mpsc::Sender<Request>,
+    pub(crate) reads: Arc<ReadTable>,
     pub(crate) claims: Arc<Mailbox>,
     pub(crate) decided: Arc<Mailbox>,
     pub(crate) wishes: Arc<watch::Sender<Arc<Wishes>>>,
@@ -203,12 +205,15 @@ impl OwnerHandle {
         self.counters.stats()
     }
 
-    /// Whether a read may be answered at this moment.
+    /// Whether a read may be answered at this moment; the engine is asked only when there is something to explain.
     pub(crate) async fn admit_read(
         &self,
         partition: Partition,
         epoch: Epoch,
     ) -> Result<Admission, Unanswered> {
+        if self.reads.allows(partition, epoch) {
+            return Ok(Admission::Serve);
+        }
         self.request(|reply| Request::AdmitRead { partition, epoch, reply }).await
     }
 

@@ -2,9 +2,10 @@
 //! moves copies.
 //!
 //! ```text
-//! data workers ── requests ──▶ engine ── batches ──▶ store          engine.rs: one thread, one state machine
-//!       ▲                        │  ▲                   │
-//!       └─────── outcomes ───────┘  └───── written ─────┘
+//! data workers ── writes ────▶ engine ── batches ──▶ store          engine.rs: one thread, one state machine
+//!      ▲▲                        │  ▲                   │
+//!       │└────── outcomes ───────┘  └───── written ─────┘
+//!       └─ looks at the table of permits to read, which the engine writes       permits.rs
 //! peers ──▶ listener ── batches ──▶ engine ── outboxes ──▶ links ──▶ peers       crate::peer: the same thread
 //! peers ◀── exports ── store; store ◀── imports ◀── peers                        crate::peer: another thread
 //! member ── claims, wishes ──▶ engine ── decided claims ──▶ member               handle.rs
@@ -15,6 +16,7 @@
 pub(crate) mod engine;
 mod handle;
 mod mailbox;
+mod permits;
 pub(crate) mod stats;
 
 use std::any::Any;
@@ -44,6 +46,7 @@ use crate::replica::ReplicaStore;
 use crate::store::StoreError;
 use engine::{Engine, INBOUND_WAITING_MAX, Inputs, Links, Outputs, REQUESTS_WAITING_MAX, ticks};
 use mailbox::Mailbox;
+use permits::{Permits, ReadTable};
 use stats::Counters;
 
 pub use engine::Forced;
@@ -170,6 +173,7 @@ impl OwnerThreads {
         let (failure, _) = watch::channel(None);
         let (claims, decided) = (Arc::new(Mailbox::default()), Arc::new(Mailbox::default()));
         let events = broadcast::Sender::new(EVENTS_BEHIND_MAX);
+        let reads = Arc::new(ReadTable::new(snapshot.load().settings().partitions));
         let sealer = Sealer::new(parts.cluster, me.clone(), &parts.keyring);
         let stats_of = {
             let store = Arc::clone(&store);
@@ -177,6 +181,7 @@ impl OwnerThreads {
         };
         let handle = OwnerHandle {
             requests: requests_in.clone(),
+            reads: Arc::clone(&reads),
             claims: Arc::clone(&claims),
             decided: Arc::clone(&decided),
             wishes: Arc::new(wishes_in),
@@ -217,7 +222,8 @@ impl OwnerThreads {
         );
         let inputs =
             Inputs { requests, inbound, written, news, claims, wishes, takes_part, stop: stop.clone() };
-        let outputs = Outputs { written: written_in, decided, events, counters };
+        let permits = Permits(reads);
+        let outputs = Outputs { permits, written: written_in, decided, events, counters };
         let ownership = OwnershipOptions::new(me.clone(), parts.generation, seed, options.timing.clone());
         let disk_silence_max = options.disk_silence_max;
         let driver =

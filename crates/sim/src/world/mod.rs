@@ -440,9 +440,10 @@ impl World {
             Input::Written(batches) => self.written(place, batches),
             Input::Ask(ask) => self.asked(place, ask),
             Input::SlowRead { ask, found } => {
-                let answer = match engine.admit_read(now, ask.partition, ask.epoch) {
-                    Admission::Serve => Answer::Found(found),
-                    refused => Answer::Refused(refused),
+                let answer = match node.admit_read(now, ask.partition, ask.epoch) {
+                    Some(Admission::Serve) => Answer::Found(found),
+                    Some(refused) => Answer::Refused(refused),
+                    None => return,
                 };
                 self.reply(place, &ask, answer);
             }
@@ -487,8 +488,9 @@ impl World {
                 let Some(engine) = &mut node.engine else { return };
                 return engine.write(now, WriteRequest { partition, epoch, request, payload }, token);
             }
-            Wanted::Read(key) => match engine.admit_read(now, ask.partition, ask.epoch) {
-                Admission::Serve => {
+            Wanted::Read(key) => match node.admit_read(now, ask.partition, ask.epoch) {
+                None => return,
+                Some(Admission::Serve) => {
                     let (found, seen) = node.disk.store().read(ask.partition, key);
                     self.checkers.read(self.now, ask.partition, ask.began, &node.owner, seen);
                     if let Some(delay) = slow {
@@ -498,7 +500,7 @@ impl World {
                     }
                     Answer::Found(found)
                 }
-                refused => Answer::Refused(refused),
+                Some(refused) => Answer::Refused(refused),
             },
             Wanted::ReadAny(key) => match engine.admit_any_read(now, ask.partition, ask.epoch) {
                 Ok(staleness) => {
@@ -538,7 +540,9 @@ impl World {
     fn drive_engine(&mut self, place: Place) {
         loop {
             let Some(engine) = &mut self.nodes[place].engine else { return };
-            if let Some(batch) = engine.poll_disk() {
+            if let Some(permit) = engine.poll_permit() {
+                self.nodes[place].permits.insert(permit.partition, permit);
+            } else if let Some(batch) = engine.poll_disk() {
                 self.nodes[place].disk.submit(batch);
             } else if let Some(envelope) = engine.poll_transmit() {
                 self.transmit(place, envelope);
