@@ -5,6 +5,7 @@
 //! finds its leases run out before it answers anything.
 
 use std::collections::BTreeMap;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,6 +17,7 @@ use ringway_member::clock::Clock;
 use ringway_topology::{Epoch, Owner, Partition, SnapshotCell};
 use tokio::runtime::Handle;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tokio::time::{Instant, Sleep};
 
 use super::mailbox::Mailbox;
 use super::permits::Permits;
@@ -37,6 +39,9 @@ const BATCHES_UNDER_WAY_MAX: usize = 64;
 const TAKEN_PER_TURN_MAX: usize = 512;
 /// Between two looks at the disk's room, at idle links, and at what the metrics show.
 const TICK: Duration = Duration::from_secs(1);
+/// Least time between two releases of what is queued for peers: what is said meanwhile goes as one batch to each, and
+/// all of them at once. The first message after a silence goes at once.
+const BATCH_GAP: Duration = Duration::from_millis(6);
 /// A link without messages for so many ticks is closed.
 const IDLE_TICKS_MAX: u32 = 60;
 
@@ -146,9 +151,10 @@ impl<S: ReplicaStore> Engine<S> {
         if self.stopping {
             self.take_wishes();
         }
+        let mut alarm = Alarm::default();
         loop {
             self.flush();
-            match self.wait().await {
+            match self.wait(&mut alarm).await {
                 Input::Stop => return Ok(()),
                 input => self.take(input)?,
             }
@@ -196,9 +202,9 @@ impl<S: ReplicaStore> Engine<S> {
     }
 
     /// Waits for whatever comes first. Every branch may be dropped half-way without losing anything.
-    async fn wait(&mut self) -> Input {
-        let now = Clock::now();
-        let due = self.ownership.poll_timeout().map_or(self.tick_at, |due| due.min(self.tick_at));
+    async fn wait(&mut self, alarm: &mut Alarm) -> Input {
+        let due = [self.ownership.poll_timeout(), self.links.due()].into_iter().flatten().min();
+        alarm.set(due.map_or(self.tick_at, |due| due.min(self.tick_at)));
         let inputs = &mut self.inputs;
         tokio::select! {
             _ = inputs.stop.wait_for(|stop| *stop) => Input::Stop,
@@ -208,7 +214,7 @@ impl<S: ReplicaStore> Engine<S> {
             Some(news) = inputs.news.recv() => Input::News(news),
             () = inputs.claims.filled() => Input::Claims,
             Ok(()) = inputs.wishes.changed() => Input::Wishes,
-            () = tokio::time::sleep(due.saturating_sub(now)) => Input::Time,
+            () = alarm.rings() => Input::Time,
         }
     }
 
@@ -334,6 +340,7 @@ impl<S: ReplicaStore> Engine<S> {
         while let Some(envelope) = self.ownership.poll_transmit() {
             self.links.send(envelope);
         }
+        self.links.release();
         while let Some(event) = self.ownership.poll_event() {
             self.take_event(event);
         }
@@ -396,6 +403,37 @@ impl<S: ReplicaStore> Engine<S> {
     }
 }
 
+/// The engine's one timer. It is moved only when something is due before it rings: to ring too early is harmless, and
+/// most of what is due is moved on before it comes.
+#[derive(Default)]
+struct Alarm {
+    sleep: Option<Pin<Box<Sleep>>>,
+    at: Option<Duration>,
+}
+
+impl Alarm {
+    fn set(&mut self, due: Duration) {
+        if self.at.is_some_and(|at| at <= due) {
+            return;
+        }
+        self.at = Some(due);
+        let rest = due.saturating_sub(Clock::now());
+        match &mut self.sleep {
+            Some(sleep) => sleep.as_mut().reset(Instant::now() + rest),
+            None => self.sleep = Some(Box::pin(tokio::time::sleep(rest))),
+        }
+    }
+
+    /// Ends when it rings. May be dropped half-way.
+    async fn rings(&mut self) {
+        match &mut self.sleep {
+            Some(sleep) => sleep.as_mut().await,
+            None => std::future::pending().await,
+        }
+        self.at = None;
+    }
+}
+
 /// What an operator wants to read about, without being asked.
 fn log(event: &Event) {
     match event {
@@ -437,6 +475,10 @@ pub(crate) struct Links {
     /// Where the links run.
     pub(crate) runtime: Handle,
     pub(crate) open: BTreeMap<Owner, OpenLink>,
+    /// Something is queued that was not released.
+    pub(crate) filled: bool,
+    /// When it may be.
+    pub(crate) release_at: Duration,
 }
 
 /// A link and for how many ticks nothing was said on it.
@@ -454,10 +496,29 @@ impl Links {
         }
         if let Some(link) = self.open.get_mut(&to) {
             link.idle = 0;
+            self.filled = true;
             let dropped = link.outbox.push(message);
             if dropped > 0 {
                 self.counters.unsent(Unsent::QueueFull, dropped);
             }
+        }
+    }
+
+    /// When [`Self::release`] has something to do.
+    fn due(&self) -> Option<Duration> {
+        self.filled.then_some(self.release_at)
+    }
+
+    /// Lets go what is queued, unless batches went just now.
+    fn release(&mut self) {
+        if !self.filled {
+            return;
+        }
+        let now = Clock::now();
+        if now >= self.release_at {
+            self.release_at = now + BATCH_GAP;
+            self.filled = false;
+            self.open.values().for_each(|link| link.outbox.release());
         }
     }
 

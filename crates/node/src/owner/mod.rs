@@ -210,6 +210,8 @@ impl OwnerThreads {
             counters: Arc::clone(&counters),
             runtime: engine.handle().clone(),
             open: BTreeMap::new(),
+            filled: false,
+            release_at: Duration::ZERO,
         };
         let answering = Listener::new(
             Arc::clone(&store),

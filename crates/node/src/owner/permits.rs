@@ -123,7 +123,7 @@ mod tests {
         const EPOCHS: u64 = 200_000;
         let table = Arc::new(ReadTable::new(PartitionCount::new(8).unwrap()));
         let later = Clock::now() + Duration::from_secs(600);
-        let until = |epoch: u64| if epoch % 10 == 0 { later } else { Duration::from_nanos(1) };
+        let until = |epoch: u64| if epoch.is_multiple_of(10) { later } else { Duration::from_nanos(1) };
         let reader = {
             let table = Arc::clone(&table);
             std::thread::spawn(move || {
@@ -132,7 +132,7 @@ mod tests {
                     let now = table.slots[0].epoch.load(Ordering::SeqCst);
                     for asked in [now, now + 1] {
                         assert!(
-                            asked % 10 == 0 || !table.allows(Partition(0), Epoch(asked)),
+                            asked.is_multiple_of(10) || !table.allows(Partition(0), Epoch(asked)),
                             "epoch {asked}"
                         );
                     }

@@ -14,7 +14,6 @@ use ringway_control::ownership::wire::{BATCH_BYTES_MAX, BATCH_MESSAGES_MAX, put_
 use ringway_control::ownership::{Entry, Message};
 use ringway_topology::{Owner, SnapshotCell};
 use tokio::sync::Notify;
-use tokio::time::Instant;
 
 use super::client::{Connection, PeerError, address};
 use super::seal::{Purpose, Sealer};
@@ -25,24 +24,23 @@ use crate::owner::stats::{Counters, Unsent};
 pub(crate) const OUTBOX_MESSAGES_MAX: usize = 32_768;
 /// Most bytes of entries queued for one peer.
 pub(crate) const OUTBOX_BYTES_MAX: usize = 64 << 20;
-/// Least time between the beginnings of two batches: what is said meanwhile goes as one. The first message after a
-/// silence goes at once.
-const BATCH_GAP: Duration = Duration::from_millis(6);
 /// First pause after a failure; doubles up to [`BACKOFF_MAX`].
 const BACKOFF_MIN: Duration = Duration::from_millis(10);
 const BACKOFF_MAX: Duration = Duration::from_secs(1);
 
-/// What is to be said to one peer.
+/// What is to be said to one peer. It stays here until it is released, so that batches to all peers go at one time.
 #[derive(Debug, Default)]
 pub(crate) struct Outbox {
     queue: Mutex<Queue>,
-    filled: Notify,
+    released: Notify,
 }
 
 #[derive(Debug, Default)]
 struct Queue {
     messages: VecDeque<Message>,
     bytes: usize,
+    /// What is queued may go.
+    released: bool,
     closed: bool,
 }
 
@@ -59,9 +57,16 @@ impl Outbox {
             queue.pop();
             dropped += 1;
         }
-        drop(queue);
-        self.filled.notify_one();
         dropped
+    }
+
+    /// Lets what is queued go.
+    pub(crate) fn release(&self) {
+        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        if !queue.messages.is_empty() && !std::mem::replace(&mut queue.released, true) {
+            drop(queue);
+            self.released.notify_one();
+        }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -71,32 +76,23 @@ impl Outbox {
     /// Ends the link once what is queued was tried.
     pub(crate) fn close(&self) {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner).closed = true;
-        self.filled.notify_one();
+        self.released.notify_one();
     }
 
-    /// Waits for messages, and until `not_before`, and takes everything that is queued, up to one batch. `None` when the
-    /// link is to end.
-    async fn next_batch(&self, not_before: Instant) -> Option<Vec<Message>> {
+    /// Waits until messages may go, and takes everything that is queued, up to one batch. `None` when the link is to end.
+    /// May be dropped half-way without losing anything.
+    async fn next_batch(&self) -> Option<Vec<Message>> {
         while self.is_idle() {
-            self.filled.notified().await;
-        }
-        if !self.is_full() {
-            tokio::time::sleep_until(not_before).await;
+            self.released.notified().await;
         }
         let batch = self.take_batch();
         (!batch.is_empty()).then_some(batch)
     }
 
-    /// Nothing is queued, and the link goes on.
+    /// Nothing may go, and the link goes on.
     fn is_idle(&self) -> bool {
         let queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
-        queue.messages.is_empty() && !queue.closed
-    }
-
-    /// There is more than a batch to say.
-    fn is_full(&self) -> bool {
-        let queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
-        queue.messages.len() >= BATCH_MESSAGES_MAX || queue.bytes >= BATCH_BYTES_MAX
+        !queue.released && !queue.closed
     }
 
     fn take_batch(&self) -> Vec<Message> {
@@ -110,6 +106,7 @@ impl Outbox {
             }
             batch.extend(queue.pop());
         }
+        queue.released = !queue.messages.is_empty();
         batch
     }
 }
@@ -165,8 +162,6 @@ struct State {
     /// Batches said by the request under way, and their messages: nobody has answered for them yet.
     batches: usize,
     messages: usize,
-    /// When the next batch may begin.
-    not_before: Instant,
     backoff: Duration,
     failing: bool,
 }
@@ -186,14 +181,8 @@ enum Next {
 impl Link {
     /// Runs until the outbox is closed.
     pub(crate) async fn run(self) {
-        let mut state = State {
-            way: Way::None,
-            batches: 0,
-            messages: 0,
-            not_before: Instant::now(),
-            backoff: BACKOFF_MIN,
-            failing: false,
-        };
+        let mut state =
+            State { way: Way::None, batches: 0, messages: 0, backoff: BACKOFF_MIN, failing: false };
         loop {
             let next = self.next(&mut state).await;
             let closes = matches!(next, Next::Close);
@@ -214,7 +203,7 @@ impl Link {
     }
 
     async fn next(&self, state: &mut State) -> Next {
-        let batch = self.outbox.next_batch(state.not_before);
+        let batch = self.outbox.next_batch();
         let batch = match &mut state.way {
             Way::Open(stream) => tokio::select! {
                 biased;
@@ -228,7 +217,6 @@ impl Link {
 
     /// Says a batch by the request under way, or by a new one.
     async fn say(&self, state: &mut State, batch: Vec<Message>) -> Result<(), PeerError> {
-        state.not_before = Instant::now() + BATCH_GAP;
         state.batches += 1;
         state.messages += batch.len();
         let addr = address(&self.snapshot, &self.to)?;
@@ -318,15 +306,19 @@ mod tests {
         for partition in 0..3 {
             assert_eq!(outbox.push(message(partition)), 0);
         }
+        let waits = tokio::time::timeout(Duration::from_millis(20), outbox.next_batch()).await;
+        assert!(waits.is_err(), "it was not released");
+        outbox.release();
         let batch: Vec<_> = (0..3).map(message).collect();
-        assert_eq!(outbox.next_batch(Instant::now()).await.unwrap(), batch);
+        assert_eq!(outbox.next_batch().await.unwrap(), batch);
 
         let beyond = OUTBOX_MESSAGES_MAX as u32 + 5;
         let dropped: usize = (0..beyond).map(|partition| outbox.push(message(partition))).sum();
         assert_eq!(dropped, 5);
-        assert_eq!(outbox.next_batch(Instant::now()).await.unwrap()[0], message(5), "the oldest went");
+        outbox.release();
+        assert_eq!(outbox.next_batch().await.unwrap()[0], message(5), "the oldest went");
         outbox.close();
-        while let Some(batch) = outbox.next_batch(Instant::now()).await {
+        while let Some(batch) = outbox.next_batch().await {
             let mut text = Vec::new();
             batch.iter().for_each(|message| put_message(&mut text, message));
             assert!(text.len() <= BATCH_BYTES_MAX && batch.len() <= BATCH_MESSAGES_MAX);
