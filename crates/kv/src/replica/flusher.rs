@@ -30,6 +30,8 @@ use crate::engine::EngineError;
 const LOOK_PERIOD: Duration = Duration::from_secs(1);
 /// Longest pause between two attempts on a full disk.
 const RETRY_PAUSE_MAX: Duration = Duration::from_secs(60);
+/// On a scale where 0 is ordinary and 19 the least that Linux grants.
+const NICENESS: i32 = 10;
 /// Under load a sweep follows every so many pieces of work.
 const SWEEP_EVERY: usize = 8;
 
@@ -81,6 +83,7 @@ impl Flusher {
     /// the engine's end.
     pub(super) fn run_guarded(mut self) {
         let shared = Arc::clone(&self.shared);
+        give_way();
         if catch_unwind(AssertUnwindSafe(|| self.run())).is_err() {
             shared.disk.fatal("the flusher panicked");
             shared.tell_writer(Job::Flushed(Err(StoreError::Failed("the flusher panicked".to_owned()))));
@@ -308,6 +311,14 @@ impl Flusher {
         let shelves = self.shared.memory.read();
         let mut stale = self.stale.iter().copied();
         stale.find(|generation| !self.building.contains(generation) && shelves.may_sweep(*generation))
+    }
+}
+
+/// Lets other threads go first where processors are short: requests wait for the log, and nobody for the engine.
+fn give_way() {
+    let thread = rustix::thread::gettid();
+    if let Err(error) = rustix::process::setpriority_process(Some(thread), NICENESS) {
+        tracing::debug!(%error, "the flusher runs at the priority of all threads");
     }
 }
 

@@ -108,6 +108,17 @@ impl Wal {
         Self { files, disk, seed, generation, base, end: FIRST, last: base, durable: base, buffer }
     }
 
+    /// How much of a turn this generation takes, in 256ths: between half and three quarters. Stores that began together
+    /// and write alike would otherwise flush together, again and again.
+    pub(super) fn share(&self) -> u64 {
+        128 + xxh3_64_with_seed(&self.generation.to_le_bytes(), self.seed) % 64
+    }
+
+    /// Whether the log is to go on in its other file soon: there is still room for what comes meanwhile.
+    pub(super) fn is_filling(&self) -> bool {
+        self.end >= WAL_BYTES / 256 * self.share()
+    }
+
     /// Whether a group of so many bytes fits behind the last one. The first of a generation always does: the file grows.
     pub(super) fn has_room(&self, bytes: usize) -> bool {
         self.end == FIRST || self.end + room(bytes) <= WAL_BYTES

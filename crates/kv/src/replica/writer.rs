@@ -32,12 +32,12 @@ const GROUP_BYTES_MAX: usize = 4 << 20;
 const UNSYNCED_BYTES_MAX: usize = 1 << 20;
 /// Most bytes of rows in memory before they are handed to the flusher.
 const MEMORY_BYTES_MAX: usize = 16 << 20;
-/// Longest time until rows are handed to the flusher.
+/// Longest time until rows are handed to the flusher is three quarters of this.
 #[cfg(not(test))]
-const FLUSH_PERIOD: Duration = Duration::from_secs(10);
+const FLUSH_PERIOD: Duration = Duration::from_secs(16);
 /// Never by itself: what a test finds may not depend on how long it took.
 #[cfg(test)]
-const FLUSH_PERIOD: Duration = Duration::MAX;
+const FLUSH_PERIOD: Duration = Duration::from_secs(1 << 30);
 /// Least time between the beginnings of two groups: what is queued meanwhile goes as one. The first batch after a silence
 /// goes at once, and so does a group that is full.
 const GROUP_GAP: Duration = Duration::from_millis(6);
@@ -316,11 +316,11 @@ impl Writer {
         if self.flushing || self.broken.is_some() {
             return;
         }
-        let old =
-            self.dirty_since.is_some_and(|since| now().saturating_duration_since(since) >= FLUSH_PERIOD);
+        let age = self.dirty_since.map(|since| now().saturating_duration_since(since));
+        let old = age.is_some_and(|age| age >= FLUSH_PERIOD.mul_f64(self.wal.share() as f64 / 256.0));
         #[cfg(test)]
         let old = old || self.shared.disk.faults.rows_are_old.load(std::sync::atomic::Ordering::Relaxed);
-        let large = || self.shared.memory.read().active.bytes >= MEMORY_BYTES_MAX;
+        let large = || self.wal.is_filling() || self.shared.memory.read().active.bytes >= MEMORY_BYTES_MAX;
         if (old || !self.flush_wanted.is_empty() || large())
             && let Err(why) = self.flush()
         {
