@@ -259,7 +259,9 @@ fn a_bad_file_is_refused_with_exit_code_2_and_check_says_the_same() {
             assert!(said.contains(expected), "{expected} in {said}");
         }
     }
-    let output = support::ringway().args(["check", name]).env("RINGWAY_LOG", "x=y=z").output().unwrap();
+    let mut check = support::ringway();
+    check.args(["check", name]).env("RINGWAY_LOG", "x=y=z");
+    let output = support::finish(check);
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(2), "{said}");
     assert!(said.contains("RINGWAY_LOG=x=y=z"), "{said}");

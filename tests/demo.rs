@@ -7,7 +7,7 @@ mod support;
 use std::process::Command;
 
 use serde_json::Value;
-use support::{Client, Process, run, run_json};
+use support::{Client, PATIENCE, Process, finish, finish_with, run, run_json};
 
 fn demo(dir: &std::path::Path, data: &std::path::Path, nodes: &str) -> (Process, Value) {
     let data = data.to_str().unwrap();
@@ -33,9 +33,9 @@ fn the_printed_curl_lines_work_and_the_data_is_there_the_next_time() {
         .collect();
     assert_eq!(lines.len(), 3, "three lines to try:\n{}", process.stdout());
     for line in &lines {
-        let output =
-            Command::new("sh").args(["-c", &format!("{line} --fail --silent --show-error")]).output();
-        let output = output.expect("sh runs");
+        let mut shell = Command::new("sh");
+        shell.args(["-c", &format!("{line} --fail --silent --show-error")]);
+        let output = finish(shell);
         assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
     }
 
@@ -62,7 +62,8 @@ fn the_printed_curl_lines_work_and_the_data_is_there_the_next_time() {
         .stdout()
         .lines()
         .find_map(|l| l.trim().strip_prefix("gossip").map(str::trim).map(str::to_owned));
-    let embedded = Command::new(env!("CARGO"))
+    let mut embedded = Command::new(env!("CARGO"));
+    embedded
         .args([
             "run",
             "--quiet",
@@ -75,9 +76,9 @@ fn the_printed_curl_lines_work_and_the_data_is_there_the_next_time() {
             "--cluster",
             "demo",
         ])
-        .arg(gossip.expect("the gossip address is printed"))
-        .output()
-        .expect("cargo runs");
+        .arg(gossip.expect("the gossip address is printed"));
+    // It may have to be compiled first.
+    let embedded = finish_with(embedded, 10 * PATIENCE, b"");
     assert!(embedded.status.success(), "{}", String::from_utf8_lossy(&embedded.stderr));
 
     // Its nodes are drained, stopped and started by commands, and nothing is lost.

@@ -4,10 +4,9 @@
 
 mod support;
 
-use std::io::Write;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
-use support::{Client, Cluster};
+use support::{Client, Cluster, PATIENCE, finish_with};
 
 fn value(metrics: &str, series: &str) -> f64 {
     let line =
@@ -29,15 +28,10 @@ fn live_metrics_are_clean_and_count_what_happened() {
     for admin in [&cluster.proxy.admin, &cluster.nodes[0].admin] {
         let answer = client.get(&format!("{admin}/metrics"));
         assert!(answer.header("content-type").starts_with("text/plain; version=0.0.4"));
-        let mut promtool = Command::new("promtool")
-            .args(["check", "metrics"])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("promtool runs: `cargo xtask test` installs it (Debian: prometheus)");
-        promtool.stdin.take().unwrap().write_all(&answer.body).unwrap();
-        let output = promtool.wait_with_output().unwrap();
+        // `cargo xtask test` installs it (Debian: prometheus).
+        let mut promtool = Command::new("promtool");
+        promtool.args(["check", "metrics"]);
+        let output = finish_with(promtool, PATIENCE, &answer.body);
         let said = [output.stdout, output.stderr].concat();
         assert!(output.status.success() && said.is_empty(), "{}", String::from_utf8_lossy(&said));
     }

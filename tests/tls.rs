@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
 
-use support::Cluster;
+use support::{Cluster, finish};
 
 /// Writes a self-signed certificate for a name and gives the line of the `tls:` list.
 fn certificate(dir: &Path, name: &str) -> String {
@@ -18,18 +18,18 @@ fn certificate(dir: &Path, name: &str) -> String {
 }
 
 fn curl(args: &[&str]) -> Output {
-    Command::new("curl")
-        .args([
-            "--silent",
-            "--show-error",
-            "--max-time",
-            "60",
-            "--write-out",
-            "\n%{http_version} %{http_code}",
-        ])
-        .args(args)
-        .output()
-        .expect("curl runs: `cargo xtask test` installs it")
+    // `cargo xtask test` installs it.
+    let mut curl = Command::new("curl");
+    curl.args([
+        "--silent",
+        "--show-error",
+        "--max-time",
+        "60",
+        "--write-out",
+        "\n%{http_version} %{http_code}",
+    ])
+    .args(args);
+    finish(curl)
 }
 
 fn said(args: &[&str]) -> String {

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::Value;
-use support::{Process, encode, free_port, run};
+use support::{PATIENCE, Process, encode, finish_with, free_port, run};
 
 /// Debian's `wamerican`.
 const WORDS: &str = "/usr/share/dict/words";
@@ -22,8 +22,10 @@ const EVERY_DEFAULT: &str = "50";
 #[expect(clippy::print_stdout, reason = "the counts are what a person runs this for")]
 fn client(action: &str, url: &str, words: &Path) {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/clients/words.py");
-    let output =
-        Command::new("python3").arg(script).args([action, url]).arg(words).output().expect("python3 runs");
+    let mut python = Command::new("python3");
+    python.arg(script).args([action, url]).arg(words);
+    // All of the words take a while.
+    let output = finish_with(python, 10 * PATIENCE, b"");
     let said = String::from_utf8_lossy(&output.stdout);
     println!("{action} through {url}: {said}");
     assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));

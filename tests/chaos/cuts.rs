@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::shop::{Place, Scale, Shop};
-use crate::support::{Client, eventually, now, ringway};
+use crate::support::{Client, eventually, finish, now, ringway};
 use crate::traffic::Traffic;
 
 /// How long a cut lasts.
@@ -96,14 +96,14 @@ impl Namespaces {
     }
 
     fn remove(&self) {
-        let spaces = Command::new("ip").args(["netns", "list"]).output().expect("ip runs");
+        let spaces = finish(command(&["ip", "netns", "list"]));
         for line in String::from_utf8_lossy(&spaces.stdout).lines() {
             let name = line.split_whitespace().next().unwrap_or_default();
             if name.starts_with(&format!("{}-", self.tag)) {
-                let _ = Command::new("ip").args(["netns", "delete", name]).output();
+                let _ = finish(command(&["ip", "netns", "delete", name]));
             }
         }
-        let _ = Command::new("ip").args(["link", "delete", &self.bridge()]).output();
+        let _ = finish(command(&["ip", "link", "delete", &self.bridge()]));
     }
 }
 
@@ -113,8 +113,14 @@ impl Drop for Namespaces {
     }
 }
 
+fn command(args: &[&str]) -> Command {
+    let mut command = Command::new(args[0]);
+    command.args(&args[1..]);
+    command
+}
+
 fn sh(args: &[&str]) {
-    let output = Command::new(args[0]).args(&args[1..]).output().unwrap_or_else(|e| panic!("{args:?}: {e}"));
+    let output = finish(command(args));
     assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
 }
 

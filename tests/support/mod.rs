@@ -3,12 +3,13 @@
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses its own part of this module")]
 
 use std::fs;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -25,7 +26,83 @@ pub fn ringway() -> Command {
 
 /// Runs the binary to its end.
 pub fn run(args: &[&str]) -> Output {
-    ringway().args(args).output().expect("the binary runs")
+    let mut command = ringway();
+    command.args(args);
+    finish(command)
+}
+
+/// Runs a command to its end: one that does not end within [`PATIENCE`] is killed, and fails with what it said.
+pub fn finish(command: Command) -> Output {
+    finish_with(command, PATIENCE, b"")
+}
+
+/// [`finish`] with another patience and something to read.
+pub fn finish_with(mut command: Command, patience: Duration, input: &[u8]) -> Output {
+    let stdin = if input.is_empty() { Stdio::null() } else { Stdio::piped() };
+    let mut child = command
+        .stdin(stdin)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    // A full pipe must not hold it up, in either direction.
+    if let Some(mut pipe) = child.stdin.take() {
+        let input = input.to_vec();
+        // One that ends without reading it all says why by its status.
+        std::thread::spawn(move || drop(pipe.write_all(&input)));
+    }
+    let mut stdout = Heard::of(child.stdout.take().expect("a pipe"));
+    let mut stderr = Heard::of(child.stderr.take().expect("a pipe"));
+    let deadline = now() + patience;
+    let mut status = None;
+    while status.is_none() || !stdout.is_whole() || !stderr.is_whole() {
+        status = status.or_else(|| child.try_wait().expect("wait"));
+        if now() >= deadline {
+            let _ = child.kill();
+            let _ = child.wait();
+            let [stdout, stderr] = [stdout.so_far(), stderr.so_far()];
+            let (stdout, stderr) = (String::from_utf8_lossy(&stdout), String::from_utf8_lossy(&stderr));
+            panic!("{command:?} does not end within {patience:?}; it said:\n{stdout}{stderr}");
+        }
+        pause();
+    }
+    Output { status: status.expect("it has ended"), stdout: stdout.so_far(), stderr: stderr.so_far() }
+}
+
+/// What came through a pipe so far.
+struct Heard {
+    chunks: mpsc::Receiver<Vec<u8>>,
+    bytes: Vec<u8>,
+}
+
+impl Heard {
+    fn of(mut pipe: impl Read + Send + 'static) -> Self {
+        let (into, chunks) = mpsc::channel();
+        std::thread::spawn(move || {
+            let mut chunk = vec![0; 64 << 10];
+            while let Ok(length @ 1..) = pipe.read(&mut chunk) {
+                if into.send(chunk[..length].to_vec()).is_err() {
+                    return;
+                }
+            }
+        });
+        Self { chunks, bytes: Vec::new() }
+    }
+
+    /// Takes in what has come, and tells whether all of it has: everybody has closed the pipe.
+    fn is_whole(&mut self) -> bool {
+        loop {
+            match self.chunks.try_recv() {
+                Ok(chunk) => self.bytes.extend(chunk),
+                Err(error) => return error == mpsc::TryRecvError::Disconnected,
+            }
+        }
+    }
+
+    fn so_far(&mut self) -> Vec<u8> {
+        self.is_whole();
+        std::mem::take(&mut self.bytes)
+    }
 }
 
 /// Runs the binary to its end, expects success and parses what it printed as JSON.
@@ -127,8 +204,9 @@ impl Process {
 
     /// Sends a signal by name (`TERM`, `INT`, `STOP`, `CONT`).
     pub fn signal(&self, signal: &str) {
-        let status = Command::new("kill").arg(format!("-{signal}")).arg(self.child.id().to_string()).status();
-        assert!(status.expect("kill runs").success(), "kill -{signal}");
+        let mut kill = Command::new("kill");
+        kill.arg(format!("-{signal}")).arg(self.child.id().to_string());
+        assert!(finish(kill).status.success(), "kill -{signal}");
     }
 
     /// Waits for the end of the process.
