@@ -15,7 +15,7 @@ pub(crate) const PARTITIONS: u32 = 256;
 /// Copies of every partition.
 const REPLICAS: u8 = 3;
 /// Longer than moving all data of the full scale takes on a slow machine.
-const SETTLING_MAX: Duration = Duration::from_secs(300);
+pub(crate) const SETTLING_MAX: Duration = Duration::from_secs(300);
 
 /// How much a run does.
 #[derive(Debug, Clone, Copy)]
@@ -36,8 +36,8 @@ impl Scale {
     /// The full scale when `RINGWAY_CHAOS=full`, else one that a test run can afford.
     pub(crate) fn chosen() -> Self {
         match std::env::var("RINGWAY_CHAOS").as_deref() {
-            // 172 MB, three copies on five nodes: 103 MB each.
-            Ok("full") => Self { rate: 2_000, keys: 42_000, value_bytes: 4_096, seconds: 60, runs: 3 },
+            // Records of 1 KiB, as in YCSB. 172 MB, three copies on five nodes: 103 MB each.
+            Ok("full") => Self { rate: 2_000, keys: 168_000, value_bytes: 1_024, seconds: 60, runs: 3 },
             Ok(other) => panic!("RINGWAY_CHAOS={other}: say `full`, or nothing"),
             Err(_) => Self { rate: 200, keys: 1_000, value_bytes: 512, seconds: 15, runs: 1 },
         }

@@ -25,7 +25,7 @@ impl Traffic {
         Self::start_with(shop, name, scale, seconds, &["--preload"])
     }
 
-    /// As [`Self::start`], over keys that are there already.
+    /// As [`Self::start`], over keys that are there already, which it reads first.
     pub(crate) fn again(shop: &Shop, name: &str, scale: Scale, seconds: u32) -> Self {
         Self::start_with(shop, name, scale, seconds, &[])
     }
