@@ -18,6 +18,7 @@ pub mod node;
 pub mod owner;
 mod peer;
 pub mod precondition;
+pub mod priority;
 pub mod problem;
 pub mod replica;
 mod service;

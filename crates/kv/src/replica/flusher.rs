@@ -13,6 +13,7 @@ use std::time::Duration;
 use redb::Durability;
 use ringway_node::StoreError;
 use ringway_node::ownership::CopyTag;
+use ringway_node::priority::give_way;
 use ringway_node::replica::ExportFrame;
 use ringway_topology::Partition;
 use tokio::sync::oneshot;
@@ -30,8 +31,6 @@ use crate::engine::EngineError;
 const LOOK_PERIOD: Duration = Duration::from_secs(1);
 /// Longest pause between two attempts on a full disk.
 const RETRY_PAUSE_MAX: Duration = Duration::from_secs(60);
-/// On a scale where 0 is ordinary and 19 the least that Linux grants.
-const NICENESS: i32 = 10;
 /// Under load a sweep follows every so many pieces of work.
 const SWEEP_EVERY: usize = 8;
 
@@ -83,6 +82,7 @@ impl Flusher {
     /// the engine's end.
     pub(super) fn run_guarded(mut self) {
         let shared = Arc::clone(&self.shared);
+        // Requests wait for the log, and nobody for the engine.
         give_way();
         if catch_unwind(AssertUnwindSafe(|| self.run())).is_err() {
             shared.disk.fatal("the flusher panicked");
@@ -311,14 +311,6 @@ impl Flusher {
         let shelves = self.shared.memory.read();
         let mut stale = self.stale.iter().copied();
         stale.find(|generation| !self.building.contains(generation) && shelves.may_sweep(*generation))
-    }
-}
-
-/// Lets other threads go first where processors are short: requests wait for the log, and nobody for the engine.
-fn give_way() {
-    let thread = rustix::thread::gettid();
-    if let Err(error) = rustix::process::setpriority_process(Some(thread), NICENESS) {
-        tracing::debug!(%error, "the flusher runs at the priority of all threads");
     }
 }
 

@@ -42,6 +42,7 @@ use tokio::task::JoinError;
 use crate::peer::import::{Imports, Pace};
 use crate::peer::listener::{Listener, Threads};
 use crate::peer::seal::Sealer;
+use crate::priority::give_way;
 use crate::replica::ReplicaStore;
 use crate::store::StoreError;
 use engine::{Engine, INBOUND_WAITING_MAX, Inputs, Links, Outputs, REQUESTS_WAITING_MAX, ticks};
@@ -232,7 +233,10 @@ impl OwnerThreads {
             Drive { ownership, recovered, me, store, inputs, outputs, links, imports, disk_silence_max };
 
         let mut owner = Self { handle, failure, stop: stop_in, runtime, threads: Vec::new() };
-        owner.spawn("ringway-peers", move || peers.block_on(serve(answering, listener, stop)))?;
+        owner.spawn("ringway-peers", move || {
+            give_way();
+            peers.block_on(serve(answering, listener, stop))
+        })?;
         owner.spawn("ringway-owner", move || driver.run(&engine))?;
         Ok(owner)
     }
