@@ -16,6 +16,7 @@ use crate::probe::{Probe, Relay};
 use crate::records::{Merged, Records};
 use crate::rng::Rng;
 use crate::seal::{ENVELOPE_BYTES, OpenError, Sealer};
+use crate::stranger::Pin;
 use crate::timers::{Timer, Timers};
 use crate::wire::{self, Body, Message, News, RecordEntry, WireError};
 use crate::{
@@ -107,6 +108,8 @@ pub struct Gossip {
     pub(crate) relays: BTreeMap<u32, Relay>,
     pub(crate) joins: Joins,
     pub(crate) standing: Standing,
+    /// The record that names the group, once it is known.
+    pub(crate) pin: Option<Pin>,
     /// Local health; 0 is healthy.
     pub(crate) health: u32,
     pub(crate) last_heard: Duration,
@@ -163,6 +166,7 @@ impl Gossip {
             relays: BTreeMap::new(),
             joins: Joins::new(),
             standing: Standing::default(),
+            pin: None,
             health: 0,
             last_heard: now,
             paused_at: None,
@@ -421,6 +425,12 @@ impl Gossip {
         arrival: Arrival,
     ) -> Option<Vec<u8>> {
         use Arrival::{Datagram, Request, Response};
+        // A join and its answer have terms to compare first.
+        let of_joining =
+            matches!(message.body, Body::Join { .. } | Body::Welcome { .. } | Body::Refuse { .. });
+        if !of_joining && self.meets_stranger(message, false) {
+            return None;
+        }
         match (&message.body, arrival) {
             (Body::Join { .. }, Request) => return self.on_join(now, message),
             (Body::Welcome { .. }, Response) => self.on_welcome(now, from, message),

@@ -137,6 +137,14 @@ pub enum Event {
         /// Its terms.
         terms: Vec<u8>,
     },
+    /// Somebody told another value of the pinned record ([`Gossip::pin_record`](crate::Gossip::pin_record)): it belongs
+    /// to another group. Nothing it said was taken.
+    Stranger {
+        /// That value.
+        value: Arc<[u8]>,
+        /// It answered a join of ours: it was us who came to it.
+        asked: bool,
+    },
     /// Our join was answered: the whole state of this member is ours now.
     Synced {
         /// The member.

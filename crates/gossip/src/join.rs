@@ -87,7 +87,10 @@ impl Gossip {
         }
         let namesake = *message.sender == *self.id;
         let newcomer = message.members.iter().find(|update| *update.id == *message.sender);
-        if namesake {
+        let stranger = self.meets_stranger(message, false);
+        if stranger {
+            // It finds out by our answer.
+        } else if namesake {
             if let Some(newcomer) = newcomer {
                 self.meet_namesake(now, newcomer.addr, newcomer.generation);
             }
@@ -101,8 +104,8 @@ impl Gossip {
         }
         // What a contested newcomer says of itself would override what the living one said, at every member: it is
         // told when the contest has ended (`tell_what_was_withheld`).
-        self.stats.joins_accepted += 1;
-        self.standing.established |= !namesake;
+        self.stats.joins_accepted += u64::from(!stranger);
+        self.standing.established |= !namesake && !stranger;
         let state = self.whole_state();
         Some(self.payload(&Body::Welcome { nonce, terms: &ours }, &state))
     }
@@ -130,6 +133,9 @@ impl Gossip {
         }
         if *terms != *self.terms {
             self.refused(from, terms);
+            return;
+        }
+        if self.meets_stranger(message, true) {
             return;
         }
         if let Some(there) = message.members.iter().find(|update| self.is_us_elsewhere(update)) {

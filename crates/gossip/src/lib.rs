@@ -28,6 +28,7 @@ mod records;
 mod rng;
 mod seal;
 mod stats;
+mod stranger;
 mod suspicion;
 mod timers;
 pub mod wire;

@@ -97,6 +97,8 @@ counters! {
     records_refused,
     /// Pairs of different values seen under one version of a record.
     records_conflicted,
+    /// Messages of which nothing was taken: they told another value of the pinned record.
+    strangers,
     /// Backlogs of records sent by stream.
     backlogs_streamed,
     /// Anti-entropy rounds begun with a live member.

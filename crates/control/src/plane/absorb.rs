@@ -46,6 +46,7 @@ impl Plane {
                     self.stats.claim_conflicts = claim_conflicts + 1;
                 }
             }
+            Event::Stranger { value, asked } => self.meet_stranger(now, &value, asked),
             Event::Synced { with } => {
                 self.confirmed_at = Some(now);
                 self.synced_with.push(with);

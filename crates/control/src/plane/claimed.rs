@@ -8,7 +8,7 @@ use ringway_topology::settings::CONTRACT_VERSION;
 use ringway_topology::{ClusterUuid, Epoch, NodeId, Owner, Placement};
 
 use super::starts::Starts;
-use super::{ClaimHint, DESIRED_STABLE, Plane, PlaneOptions, REASSERT_GAP};
+use super::{ClaimHint, DESIRED_STABLE, Plane, PlaneOptions, STRANGER_GAP};
 use crate::bootstrap::{FIRST_EPOCH, NotFormed, first_claims, form};
 use crate::claims::{ClaimBook, HintRefusal, Learned, Source};
 use crate::desired::{Absences, WishBook};
@@ -49,8 +49,8 @@ pub(super) struct Formation {
     stale: bool,
     /// This node's binding is to be told anew: it has led to a cluster.
     unsaid: bool,
-    /// Another record is about: ours is to be told again, then.
-    reassert_at: Option<Duration>,
+    /// The other cluster that was told of last, and when.
+    stranger: Option<(ClusterUuid, Duration)>,
 }
 
 impl Claimed {
@@ -65,7 +65,7 @@ impl Claimed {
                 not_formed: None,
                 stale: true,
                 unsaid: options.binding.is_some(),
-                reassert_at: None,
+                stranger: None,
             },
             claims: ClaimBook::new(options.settings.partitions.get(), me.clone()),
             starts: Starts::new(me.clone(), &options.starts),
@@ -80,12 +80,11 @@ impl Claimed {
 
     /// When something of this is due; nothing is before this member is `ready`.
     pub(super) fn due(&self, ready: bool) -> Option<Duration> {
-        let reassert = self.formation.reassert_at;
         let lapse = self.claims.lapse_due();
         let map = self.claims.has_changes().then_some(self.map_not_before);
         let wishes = self.wishes.iter().flat_map(|wishes| [wishes.due(), wishes.settle_due()]);
         let wishes = wishes.flatten().min();
-        [reassert, lapse, map, wishes, self.absence_due].into_iter().flatten().min().filter(|_| ready)
+        [lapse, map, wishes, self.absence_due].into_iter().flatten().min().filter(|_| ready)
     }
 }
 
@@ -129,8 +128,7 @@ impl Plane {
             let _ = self.spread(now, Statement { key, version: 1, value: record.encode() });
         }
         let said = self.say_binding(now);
-        let reasserted = self.readiness.is_ready() && self.reassert_bootstrap(now);
-        derived.is_some() | said | reasserted
+        derived.is_some() | said
     }
 
     /// The record that follows from the bindings, if they changed and it is not known yet.
@@ -176,7 +174,7 @@ impl Plane {
         };
         if let Some(known) = formation.cluster() {
             if formation.record.as_ref() != Some(&record) {
-                self.meet_other_cluster(now, known, record.cluster);
+                self.meet_other_cluster(now, known, record.cluster, false);
             }
             return;
         }
@@ -203,6 +201,7 @@ impl Plane {
         }
         let Some(Claimed { formation, .. }) = &mut self.claimed else { return };
         let cluster = record.cluster;
+        self.gossip.pin_record(BOOTSTRAP_KEY, record.encode());
         formation.unsaid = formation.binding.is_some();
         formation.record = Some(record);
         let known_before = formation.ours == Some(cluster);
@@ -214,28 +213,27 @@ impl Plane {
         }
     }
 
-    /// A record other than the one this member goes by. Who serves keeps the last word; who does not is in the wrong
-    /// place.
-    fn meet_other_cluster(&mut self, now: Duration, ours: ClusterUuid, theirs: ClusterUuid) {
-        if !self.readiness.is_ready() && ours != theirs {
-            return self.die(FatalReason::OtherCluster { ours, theirs });
-        }
-        self.emit(PlaneEvent::OtherCluster { theirs });
-        if let Some(Claimed { formation, .. }) = &mut self.claimed {
-            formation.reassert_at.get_or_insert(now + REASSERT_GAP);
+    /// Somebody goes by another record. Nothing else it said was taken, so there is nothing to take back.
+    pub(super) fn meet_stranger(&mut self, now: Duration, value: &[u8], asked: bool) {
+        let Some(known) = self.formed() else { return };
+        match BootstrapRecord::decode(value) {
+            Ok(record) => self.meet_other_cluster(now, known, record.cluster, asked),
+            Err(problem) => self.refuse_record(BOOTSTRAP_KEY, problem),
         }
     }
 
-    fn reassert_bootstrap(&mut self, now: Duration) -> bool {
-        let Some(Claimed { formation, .. }) = &mut self.claimed else { return false };
-        let due = formation.reassert_at.take_if(|at| *at <= now).is_some();
-        let Some(bytes) = formation.record.as_ref().filter(|_| due).map(BootstrapRecord::encode) else {
-            return false;
-        };
-        let met = self.gossip.record(BOOTSTRAP_KEY).filter(|met| **met.value != *bytes);
-        let Some(version) = met.map(|met| met.version.saturating_add(1)) else { return false };
-        let _ = self.spread(now, Statement { key: BOOTSTRAP_KEY.to_owned(), version, value: bytes });
-        true
+    /// Who `asked` to be let in there is in the wrong place, and so is who does not serve yet; whoever else serves stays
+    /// what it is.
+    fn meet_other_cluster(&mut self, now: Duration, ours: ClusterUuid, theirs: ClusterUuid, asked: bool) {
+        if ours != theirs && (asked || !self.readiness.is_ready()) {
+            return self.die(FatalReason::OtherCluster { ours, theirs });
+        }
+        let Some(Claimed { formation, .. }) = &mut self.claimed else { return };
+        let told = formation.stranger.is_some_and(|(last, at)| last == theirs && now < at + STRANGER_GAP);
+        if !told {
+            formation.stranger = Some((theirs, now));
+            self.emit(PlaneEvent::OtherCluster { theirs });
+        }
     }
 }
 

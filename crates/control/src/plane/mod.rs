@@ -63,7 +63,7 @@ pub(crate) use options::names;
 pub use options::{
     CLAIM_GAP, CLAIMED_PARTITIONS_MAX, ClaimHint, Command, DEBOUNCE_MAX_DEFAULT, DEBOUNCE_MIN_DEFAULT,
     DESIRED_STABLE, EVENTS_MAX, HEALTH_GAP, HINT_LIFE, HINTS_MAX, MEMBER_RECORDS_MAX, PlaneError,
-    PlaneOptions, REASSERT_GAP, REPLACE_AFTER_DEFAULT, RESYNC_GAP,
+    PlaneOptions, REASSERT_GAP, REPLACE_AFTER_DEFAULT, RESYNC_GAP, STRANGER_GAP,
 };
 
 /// The control plane of one member. See the [module](self) for how it works.
@@ -197,7 +197,8 @@ impl Plane {
         }
         let reply = self.gossip.handle_stream_request(now, from, bytes);
         self.pump(now);
-        reply
+        // Who has just found out that it is in the wrong place speaks for nobody.
+        reply.filter(|_| !self.fatal)
     }
 
     /// Takes in the reply to a request this member sent by stream. Any bytes are fine.

@@ -32,6 +32,8 @@ pub const CLAIMED_PARTITIONS_MAX: u32 = 65_536;
 pub const HEALTH_GAP: Duration = Duration::from_millis(10);
 /// Shortest time between two corrections of a record about ourselves that somebody else wrote.
 pub const REASSERT_GAP: Duration = Duration::from_secs(1);
+/// Shortest time between two words on one other cluster of the same name: a member of it that knocks, knocks often.
+pub const STRANGER_GAP: Duration = Duration::from_secs(60);
 /// Shortest time between two requests for full state to ready members, while not ready.
 pub const RESYNC_GAP: Duration = Duration::from_millis(500);
 /// Most member records kept: every node and as many routers.

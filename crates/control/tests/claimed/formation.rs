@@ -3,6 +3,7 @@
 use ringway_control::{BindingRecord, BootstrapRecord, FatalReason, Plane, PlaneError};
 use ringway_topology::ClusterUuid;
 
+use super::super::world::address;
 use super::*;
 
 fn formed(world: &World, at: SocketAddr) -> Option<ClusterUuid> {
@@ -198,36 +199,120 @@ fn another_cluster_of_the_same_name_is_refused_and_named() {
     assert!(members.iter().all(|at| world.member(*at).is_ready() && formed(&world, *at) == Some(theirs)));
 }
 
+/// A directory of cluster `ours`, in which the record of that cluster is kept under this version: node `n<n>`.
+fn stray(n: u8, ours: ClusterUuid, version: u64) -> PlaneOptions {
+    let alone = PlaneOptions { seeds_configured: false, ..founder(n, &[n]) };
+    let mut kept = Plane::new(alone, ms(0)).unwrap().lasting_records();
+    let (_, kept_version, value) = kept.iter_mut().find(|(key, ..)| key == "bootstrap").unwrap();
+    let mut record = BootstrapRecord::decode(value).unwrap();
+    record.cluster = ours;
+    (*kept_version, *value) = (version, record.encode());
+    let life = again(founder(n, &[n]));
+    PlaneOptions { restored: kept, cluster_uuid: Some(ours), ..life }
+}
+
+/// Smaller and larger bytes than those of any other record.
+const SMALL_AND_LARGE: [ClusterUuid; 2] = [ClusterUuid(1), ClusterUuid(u128::MAX)];
+
+#[test]
+fn a_directory_that_keeps_its_record_is_refused_whichever_record_is_larger_or_newer() {
+    for ours in SMALL_AND_LARGE {
+        for version in [1, 9] {
+            // By a name that the cluster does not know, and by that of a node that is gone: suspect, or dead for long.
+            for (n, gone_for) in [(7, None), (1, Some(ms(0))), (1, Some(ms(5_000))), (1, Some(ms(60_000)))] {
+                let case = format!("{ours}, version {version}, n{n}, gone for {gone_for:?}");
+                let mut world = World::new();
+                let members = three(&mut world);
+                let theirs = formed(&world, members[1]).unwrap();
+                let before = world.member(members[1]).map().digest();
+                if let Some(gone_for) = gone_for {
+                    world.crash(members[0]);
+                    world.run(gone_for);
+                }
+                let options = stray(n, ours, version);
+                let identity = Identity { addr: address(77), ..options.identity.clone() };
+                let at = world.start(PlaneOptions { identity, ..options });
+                world.join(at, members[1]);
+                world.run(SOON);
+                let text = fatal_text(&world, at).unwrap_or_else(|| panic!("{case}: not refused"));
+                assert!(
+                    text.contains(&ours.to_string()) && text.contains(&theirs.to_string()),
+                    "{case}: {text}"
+                );
+                assert!(!emitted(&world, at, |event| *event == PlaneEvent::Ready), "{case}: it never served");
+                for at in &members[1..] {
+                    assert!(world.member(*at).is_ready() && formed(&world, *at) == Some(theirs), "{case}");
+                    assert_eq!(world.member(*at).map().digest(), before, "{case}: nothing of it was taken");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_directory_that_serves_already_is_refused_when_its_seeds_answer_at_last() {
+    for ours in SMALL_AND_LARGE {
+        let mut world = World::new();
+        let members = three(&mut world);
+        let theirs = formed(&world, members[0]).unwrap();
+        let at = world.start(stray(7, ours, 1));
+        world.run(SOON);
+        assert!(world.member(at).is_ready(), "its seeds may be down");
+        world.join(at, members[0]);
+        world.run(SOON);
+        let text = fatal_text(&world, at).unwrap();
+        assert!(text.contains(&ours.to_string()) && text.contains(&theirs.to_string()), "{text}");
+        assert!(members.iter().all(|at| world.member(*at).is_ready() && formed(&world, *at) == Some(theirs)));
+    }
+}
+
+#[test]
+fn a_stray_at_the_address_of_a_seed_ends_itself_and_not_the_one_who_asks() {
+    let mut world = World::new();
+    let members = cluster_of(&mut world, &claimed(256), 2);
+    let theirs = formed(&world, members[1]).unwrap();
+    world.crash(members[0]);
+    world.run(ms(60_000));
+    let ours = ClusterUuid(5);
+    let at = world.start(stray(1, ours, 1));
+    assert_eq!(at, members[0]);
+    world.join(members[1], at);
+    world.run(SOON);
+    let text = fatal_text(&world, at).unwrap();
+    assert!(text.contains(&ours.to_string()) && text.contains(&theirs.to_string()), "{text}");
+    assert!(world.member(members[1]).is_ready());
+}
+
 #[test]
 fn who_serves_keeps_its_cluster_when_another_ones_record_comes_about() {
     let mut world = World::new();
     let members = three(&mut world);
     let ours = formed(&world, members[0]).unwrap();
-    // A member that went by another cluster says so under a higher version.
-    let other = BootstrapRecord {
-        cluster: ClusterUuid(5),
+    let other = |uuid| BootstrapRecord {
+        cluster: uuid,
         terms: claimed(256).terms(),
         contract: CONTRACT_VERSION,
         nodes: vec![(&binding(1, &[1])).into()],
         digest: ringway_topology::PlacementDigest(1),
     };
     let before = world.member(members[0]).map().digest();
-    world.meet_record(members[0], &claimed(256), "bootstrap", 9, other.encode());
-    let kept = world.member(members[0]).plane.lasting_records();
-    let (_, version, value) = kept.iter().find(|(key, ..)| key == "bootstrap").unwrap();
-    assert_eq!(*version, 9, "theirs is about");
-    assert_eq!(BootstrapRecord::decode(value).unwrap().cluster, ours, "and never kept");
-    world.run(SOON);
-    for at in &members {
-        assert_eq!(formed(&world, *at), Some(ours));
-        assert!(world.member(*at).is_ready());
-        assert_eq!(world.member(*at).map().digest(), before);
-        let kept = world.member(*at).plane.lasting_records();
-        let (_, version, value) = kept.iter().find(|(key, ..)| key == "bootstrap").unwrap();
-        assert_eq!(BootstrapRecord::decode(value).unwrap().cluster, ours);
-        assert!(*version > 9, "the last word is ours again");
+    for theirs in SMALL_AND_LARGE {
+        for version in [1, 9] {
+            let value = other(theirs).encode();
+            world.meet_record(members[0], &claimed(256), "bootstrap", version, value);
+            world.run(SOON);
+        }
+        for at in &members {
+            assert_eq!(formed(&world, *at), Some(ours));
+            assert!(world.member(*at).is_ready());
+            assert_eq!(world.member(*at).map().digest(), before);
+            let kept = world.member(*at).plane.lasting_records();
+            let (_, version, value) = kept.iter().find(|(key, ..)| key == "bootstrap").unwrap();
+            assert_eq!((*version, BootstrapRecord::decode(value).unwrap().cluster), (1, ours), "never taken");
+        }
+        let told = |(_, event): &&(_, PlaneEvent)| *event == PlaneEvent::OtherCluster { theirs };
+        assert_eq!(world.member(members[0]).events.iter().filter(told).count(), 1, "told, and not each time");
     }
-    assert!(emitted(&world, members[0], |e| *e == PlaneEvent::OtherCluster { theirs: ClusterUuid(5) }));
     let r = router_of(&mut world, &claimed(256), members[2]);
     assert_eq!(formed(&world, r), Some(ours), "whoever comes now joins ours");
 }

@@ -233,3 +233,46 @@ fn without_keys_everything_works_in_the_clear() {
     pair.run(S(2));
     assert_eq!(pair.value(1, "k").as_deref(), Some(b"v".as_slice()));
 }
+
+#[test]
+fn nothing_is_taken_from_whoever_tells_another_value_of_the_pinned_record() {
+    // Larger and smaller bytes, an older and a newer version: what would win, and what would lose.
+    for (theirs, version) in [("zzz", 1), ("zzz", 9), ("aaa", 1), ("aaa", 9)] {
+        let mut cluster = Cluster::joined(2, &Make::default(), 38);
+        cluster.set_record(0, "group", 5, b"mmm");
+        cluster.run(S(2));
+        for at in 0..2 {
+            cluster.with(at, |g, _| g.pin_record("group", b"mmm".to_vec()));
+        }
+        let stranger = cluster.add("n002", 1, 2, &Make::default());
+        cluster.set_record(stranger, "group", version, theirs.as_bytes());
+        cluster.set_record(stranger, "claim/7", 99, b"its own");
+        cluster.with(stranger, |g, _| g.pin_record("group", theirs.as_bytes().to_vec()));
+        cluster.join(stranger, 0);
+        cluster.run(S(5));
+        let met = |cluster: &Cluster, at, wanted: &[u8], by_asking| {
+            let is = |e: &Event| matches!(e, Event::Stranger { value, asked } if **value == *wanted && *asked == by_asking);
+            cluster.has_event(at, is)
+        };
+        assert!(met(&cluster, stranger, b"mmm", true), "{theirs} {version}: it finds out where it is");
+        assert!(met(&cluster, 0, theirs.as_bytes(), false), "{theirs} {version}");
+        assert!(!cluster.has_event(stranger, |e| matches!(e, Event::Synced { .. })));
+        // Whatever else comes from there is no better.
+        for body in [crate::wire::Body::Gossip, crate::wire::Body::Delta(crate::wire::Ask::Nothing)] {
+            let packet = cluster.with(stranger, |g, _| {
+                let payload = g.payload(&body, &g.whole_state());
+                g.seal(&payload)
+            });
+            let before = cluster.nodes[1].gossip.stats().strangers;
+            cluster.with(1, |g, now| g.handle_datagram(now, addr(2), &packet));
+            assert_eq!(cluster.nodes[1].gossip.stats().strangers, before + 1);
+        }
+        cluster.run(S(30));
+        for at in 0..2 {
+            assert_eq!(cluster.value(at, "group").as_deref(), Some(b"mmm".as_slice()));
+            assert_eq!((cluster.value(at, "claim/7"), cluster.state(at, "n002")), (None, None));
+        }
+        assert_eq!(cluster.value(stranger, "group").as_deref(), Some(theirs.as_bytes()));
+        assert_eq!(cluster.nodes[stranger].gossip.members().count(), 1);
+    }
+}
