@@ -1,6 +1,9 @@
-//! What happened, for whoever asks: the last events of this process, numbered, as `/v1/events` tells them.
+//! What happened, for whoever asks: the last events of each kind in this process, numbered, as `/v1/events` tells them.
+//!
+//! Kinds are kept apart, as some come by the thousand and others once a year: who ordered that partitions are forced must
+//! still be found after all of them have moved.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ringway_control::PlaneEvent;
@@ -10,8 +13,9 @@ use ringway_node::OwnerHandle;
 use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast::{Receiver, error::RecvError};
 
-/// Events kept; older ones are gone, and a reader sees by the numbers that it missed some.
-pub(crate) const EVENTS_MAX: usize = 1_024;
+/// Events kept of each kind; older ones are gone, and a reader sees by the numbers that it missed some. The kinds are
+/// words of this program, and few.
+pub(crate) const EVENTS_OF_A_KIND_MAX: usize = 1_024;
 
 /// One event.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,20 +48,22 @@ pub(crate) struct EventLog(Arc<Mutex<Ring>>);
 #[derive(Debug, Default)]
 struct Ring {
     last: u64,
-    events: VecDeque<EventView>,
+    /// Oldest first.
+    by_kind: BTreeMap<&'static str, VecDeque<EventView>>,
 }
 
 impl EventLog {
-    /// Adds an event; the oldest one goes when there are too many.
-    pub(crate) fn add(&self, kind: &str, subject: impl Into<String>, text: impl Into<String>) {
+    /// Adds an event; the oldest one of its kind goes when there are too many.
+    pub(crate) fn add(&self, kind: &'static str, subject: impl Into<String>, text: impl Into<String>) {
         let at_ms = ringway_member::clock::wall_generation();
         let mut ring = self.ring();
         ring.last += 1;
-        if ring.events.len() == EVENTS_MAX {
-            ring.events.pop_front();
-        }
         let id = ring.last;
-        ring.events.push_back(EventView {
+        let events = ring.by_kind.entry(kind).or_default();
+        if events.len() == EVENTS_OF_A_KIND_MAX {
+            events.pop_front();
+        }
+        events.push_back(EventView {
             id,
             at_ms,
             kind: kind.to_owned(),
@@ -67,11 +73,18 @@ impl EventLog {
     }
 
     /// The events with a number above `after`; all that are kept when the process has had fewer since its start.
+    ///
+    /// *Cost*: that of what is given; what is older is not looked at.
     pub(crate) fn after(&self, after: u64) -> EventsView {
         let ring = self.ring();
         // A reader that counts on from an earlier life of this process starts anew.
         let after = if after > ring.last { 0 } else { after };
-        let events = ring.events.iter().filter(|event| event.id > after).cloned().collect();
+        let news = ring
+            .by_kind
+            .values()
+            .flat_map(|events| events.range(events.partition_point(|event| event.id <= after)..));
+        let mut events: Vec<EventView> = news.cloned().collect();
+        events.sort_unstable_by_key(|event| event.id);
         EventsView { events, next: ring.last }
     }
 
@@ -241,10 +254,22 @@ mod tests {
         assert_eq!((log.after(1).events[0].kind.as_str(), all.next), ("member_dead", 2));
         assert!(log.after(2).events.is_empty());
         assert_eq!(log.after(500).events.len(), 2, "numbers of an earlier life start anew");
-        for _ in 0..EVENTS_MAX {
-            log.add("x", "", "");
+    }
+
+    #[test]
+    fn what_is_rare_outlasts_any_number_of_what_is_not() {
+        let log = EventLog::default();
+        log.add("move_committed", "partition 7", "first of many");
+        log.add("force_ordered", "partition 7", "by an operator");
+        for _ in 0..EVENTS_OF_A_KIND_MAX {
+            log.add("move_committed", "partition 7", "moved");
+            log.add("move_copying", "partition 8", "copied");
         }
         let kept = log.after(0);
-        assert_eq!((kept.events.len(), kept.events[0].id, kept.next), (EVENTS_MAX, 3, EVENTS_MAX as u64 + 2));
+        assert_eq!(kept.events.len(), 2 * EVENTS_OF_A_KIND_MAX + 1, "the oldest of what is too much is gone");
+        assert_eq!((kept.events[0].id, kept.events[0].kind.as_str()), (2, "force_ordered"));
+        assert!(kept.events.is_sorted_by(|a, b| a.id < b.id), "in the order in which it happened");
+        let last: Vec<u64> = log.after(kept.next - 3).events.iter().map(|event| event.id).collect();
+        assert_eq!(last, [kept.next - 2, kept.next - 1, kept.next]);
     }
 }
