@@ -54,9 +54,9 @@ pub fn finish_with(mut command: Command, patience: Duration, input: &[u8]) -> Ou
     let mut stdout = Heard::of(child.stdout.take().expect("a pipe"));
     let mut stderr = Heard::of(child.stderr.take().expect("a pipe"));
     let deadline = now() + patience;
-    let mut status = None;
-    while status.is_none() || !stdout.is_whole() || !stderr.is_whole() {
-        status = status.or_else(|| child.try_wait().expect("wait"));
+    let mut has_ended = false;
+    while !(has_ended && stdout.is_whole() && stderr.is_whole()) {
+        has_ended = has_ended || child.try_wait().expect("wait").is_some();
         if now() >= deadline {
             let _ = child.kill();
             let _ = child.wait();
@@ -66,7 +66,8 @@ pub fn finish_with(mut command: Command, patience: Duration, input: &[u8]) -> Ou
         }
         pause();
     }
-    Output { status: status.expect("it has ended"), stdout: stdout.so_far(), stderr: stderr.so_far() }
+    let status = child.wait().expect("wait");
+    Output { status, stdout: stdout.so_far(), stderr: stderr.so_far() }
 }
 
 /// What came through a pipe so far.
