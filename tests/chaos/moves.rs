@@ -1,11 +1,12 @@
 //! Planned changes under load: join, drain, weight, a full rolling restart.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use serde_json::Value;
 
 use crate::shop::{SETTLING_MAX, Scale, Shop};
-use crate::support::eventually;
+use crate::support::{eventually, timed};
 use crate::traffic::Traffic;
 
 /// One cluster that changes in every planned way under load, again and again.
@@ -23,14 +24,18 @@ impl Tour {
         Self { shop, scale, p99s: BTreeMap::new() }
     }
 
-    /// Changes the cluster while the load runs: no error, nothing lost, nothing stale.
+    /// Changes the cluster while the load runs, which goes on until the change is over and for so many seconds at least:
+    /// no error, nothing lost, nothing stale.
     fn go(&mut self, what: &'static str, seconds: u32, change: impl FnOnce(&mut Shop)) {
-        let mut traffic = Traffic::again(&self.shop, "traffic", self.scale, seconds);
+        let mut traffic = Traffic::again(&self.shop, "traffic", self.scale, LOAD_SECONDS_MAX);
         traffic.under_way();
-        change(&mut self.shop);
-        let outcome = traffic.outcome();
-        outcome.is_flawless(what);
-        self.shop.wait_until_whole(what);
+        let ((), took) = timed(|| {
+            change(&mut self.shop);
+            self.shop.wait_until_whole(what);
+        });
+        traffic.goes_on(Duration::from_secs(u64::from(seconds)).saturating_sub(took));
+        let outcome = traffic.stop();
+        outcome.is_flawless(&format!("{what}, whole after {} s", took.as_secs()));
         self.p99s.entry(what).or_default().push(outcome.p99());
     }
 
@@ -43,6 +48,8 @@ impl Tour {
 }
 
 const QUIET: &str = "nothing";
+/// A load is stopped long before.
+const LOAD_SECONDS_MAX: u32 = 1_200;
 
 /// A node joins, another is drained, a weight changes, all restart one after the other: no error, nothing lost, nothing
 /// stale, and the 99th percentile at most five times that of a quiet cluster, or 50 ms, in the median of the runs.

@@ -228,7 +228,7 @@ pub(crate) fn partition_of(key: &str) -> u32 {
 }
 
 /// A pause between two looks, long enough to leave the machine to the load.
-fn rest() {
+pub(crate) fn rest() {
     #[expect(clippy::disallowed_methods, reason = "a test that polls real processes")]
     std::thread::sleep(Duration::from_millis(250));
 }

@@ -1,11 +1,12 @@
 //! The audited load: `ringway load` as its own process.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::shop::{Scale, Shop};
-use crate::support::{Process, ringway};
+use crate::shop::{Scale, Shop, rest};
+use crate::support::{Process, now, ringway};
 
 /// A load under way.
 pub(crate) struct Traffic {
@@ -48,6 +49,14 @@ impl Traffic {
         self.process.said("prepared");
     }
 
+    /// Lets it run for so long.
+    pub(crate) fn goes_on(&mut self, time: Duration) {
+        let end = now() + time;
+        while now() < end {
+            rest();
+        }
+    }
+
     /// Ends it now: it reports as at its end.
     pub(crate) fn stop(self) -> Outcome {
         self.process.signal("INT");
@@ -56,7 +65,7 @@ impl Traffic {
 
     /// Waits for its end.
     pub(crate) fn outcome(mut self) -> Outcome {
-        self.process.wait_for(std::time::Duration::from_secs(1_800));
+        self.process.wait_for(Duration::from_secs(1_800));
         let text = std::fs::read_to_string(&self.json)
             .unwrap_or_else(|error| panic!("no report: {error}\n{}", self.process.log()));
         Outcome { report: serde_json::from_str(&text).expect("the report is JSON") }

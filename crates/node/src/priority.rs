@@ -12,6 +12,22 @@ pub fn give_way() {
     }
 }
 
+/// Does something on a thread that gives way, and waits for it. For a start that reads much: what else the machine serves
+/// goes first.
+///
+/// # Panics
+/// As `act` does.
+pub fn behind_requests<T: Send>(act: impl FnOnce() -> T + Send) -> T {
+    let done = std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            give_way();
+            act()
+        });
+        thread.join()
+    });
+    done.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -25,6 +41,13 @@ mod tests {
             (own(), std::thread::spawn(own).join().unwrap())
         });
         assert_eq!(thread.join().unwrap(), (NICENESS, NICENESS));
+        assert_eq!(behind_requests(own), NICENESS);
         assert_eq!(own(), before);
+    }
+
+    #[test]
+    #[should_panic(expected = "as it did there")]
+    fn a_panic_behind_requests_is_a_panic_here() {
+        behind_requests(|| panic!("as it did there"));
     }
 }

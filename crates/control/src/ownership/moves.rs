@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use ringway_topology::{Owner, Partition};
 
+use crate::bootstrap::FIRST_EPOCH;
+
 use super::deciding::Proposal;
 use super::event::{Event, MovePhase, MoveProgress};
 use super::node::Node;
@@ -135,13 +137,27 @@ impl Replica {
             }
             return;
         };
-        if self.move_not_before > node.now {
-            return node.timers.set_by(timer, self.move_not_before);
+        let not_before = self.may_move_at(node);
+        if not_before > node.now {
+            return node.timers.set_by(timer, not_before);
         }
         let joins = to.iter().any(|owner| !office.claim.names(owner));
         let queue = if joins { &mut node.wanting_copies } else { &mut node.wanting_order };
         queue.insert(self.partition);
         node.timers.set_by(Timer::Moves, node.now);
+    }
+
+    /// When the next move may begin: after the pause that the last failed one earned, and not right after a change of the
+    /// primary. A node that stops hands over sooner than the others hear that it does; they would hand back what they
+    /// were just given.
+    fn may_move_at(&self, node: &Node) -> Duration {
+        let taken_over = self.office.as_ref().filter(|office| office.claim.epoch > FIRST_EPOCH);
+        match taken_over {
+            Some(office) if !node.wishes.stopping => {
+                self.move_not_before.max(office.since + node.timing().move_retry)
+            }
+            _ => self.move_not_before,
+        }
     }
 
     /// A move that copies towards what is no more wanted is given up.
@@ -157,7 +173,7 @@ impl Replica {
     /// Begins the move that is wanted, for which there is a place.
     pub(super) fn begin_move(&mut self, node: &mut Node) {
         let Some(to) = self.wanted(node) else { return };
-        if self.move_not_before > node.now
+        if self.may_move_at(node) > node.now
             || self.office.as_ref().is_none_or(|office| office.moving.is_some())
         {
             return;

@@ -63,7 +63,8 @@ pub struct Timing {
     pub fence_timeout: Duration,
     /// A copy without news for this long is given up. Default 10 s.
     pub copy_timeout: Duration,
-    /// Pause before a move that failed is tried again; doubles up to 16 times. Default 1 s.
+    /// Pause before a move that failed is tried again, which doubles up to 16 times, and before a partition that has just
+    /// got another primary moves on. Default 1 s.
     pub move_retry: Duration,
     /// Partitions that may be copied at once from this node. Default 8. Moves that copy nothing are not counted.
     pub copies_max: usize,

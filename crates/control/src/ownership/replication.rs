@@ -41,6 +41,8 @@ pub(super) struct Office {
     /// Bytes appended and not committed.
     pending_bytes: usize,
     pub(super) moving: Option<Moving>,
+    /// When it began.
+    pub(super) since: Duration,
 }
 
 /// How one owner or joiner stands.
@@ -126,6 +128,7 @@ impl Office {
             requests,
             pending_bytes: 0,
             moving: None,
+            since: node.now,
         }
     }
 

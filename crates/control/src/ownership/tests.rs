@@ -588,6 +588,23 @@ fn a_node_that_stops_hands_over_what_it_leads() {
 }
 
 #[test]
+fn what_a_stopping_node_hands_over_is_not_handed_back_before_the_others_hear_that_it_stops() {
+    let mut world = World::serving(3);
+    // The others wish for it still, and take it for eligible.
+    world.wish(&[1, 2, 3]);
+    let wishes = Wishes { stopping: true, eligible: [owner(2), owner(3)].into(), ..Wishes::default() };
+    let now = world.now;
+    world.node(1).handle_wishes(now, Arc::new(wishes));
+    for _ in 0..9 {
+        world.run(ms(100));
+        assert_eq!((world.node(1).led(), world.role(2)), (0, Role::Primary));
+    }
+    // It has not stopped after all: the wish is heeded, but what comes back is handed over again at once.
+    world.run(ms(2_000));
+    assert!(world.epoch(2) > Epoch(3), "{:?}", world.epoch(2));
+}
+
+#[test]
 fn a_write_at_a_cut_off_primary_is_never_acknowledged() {
     let mut world = World::serving(3);
     world.cut.insert(owner(1));

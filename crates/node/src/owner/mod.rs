@@ -42,7 +42,7 @@ use tokio::task::JoinError;
 use crate::peer::import::{Imports, Pace};
 use crate::peer::listener::{Listener, Threads};
 use crate::peer::seal::Sealer;
-use crate::priority::give_way;
+use crate::priority::{behind_requests, give_way};
 use crate::replica::ReplicaStore;
 use crate::store::StoreError;
 use engine::{Engine, INBOUND_WAITING_MAX, Inputs, Links, Outputs, REQUESTS_WAITING_MAX, ticks};
@@ -156,7 +156,7 @@ impl OwnerThreads {
         snapshot: SnapshotCell,
         metrics: &Metrics,
     ) -> Result<Self, OwnerError> {
-        let recovered = store.recover()?;
+        let recovered = behind_requests(|| store.recover())?;
         let (listener, peer_addr) = listen(options.peer_listen)?;
         let seed = getrandom::u64().map_err(OwnerError::Random)?;
         let peers = runtime()?;
