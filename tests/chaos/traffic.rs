@@ -41,7 +41,7 @@ impl Traffic {
         let rest = ["--seed", "7", "--duration", &duration, "--audit", "--json", &json_path];
         let args = [&target[..], &shape[..], &rest[..], more].concat();
         // What an earlier load of this name said is not said by this one.
-        let _ = std::fs::remove_file(shop.dir.path().join(format!("{name}.out")));
+        let _ = std::fs::remove_file(shop.dir.path().join(format!("{name}.log")));
         let process = Process::start_plainly(ringway(), shop.dir.path(), name, &args);
         Self { process, json }
     }
