@@ -310,8 +310,8 @@ impl Gossip {
         if first {
             self.emit(Event::RecordConflict { key: key.clone(), version: entry.version });
         }
-        if changed {
-            let value = Arc::from(entry.value);
+        // The event shares the bytes of the table.
+        if changed && let Some(value) = self.records.find(&key).map(|record| record.value.clone()) {
             self.emit(Event::Record { key: key.clone(), version: entry.version, value });
         }
         // Whoever has the losing bytes must hear of the winning ones; once is enough, anti-entropy does the rest.
