@@ -172,6 +172,11 @@ impl Members {
         self.live.len() + 1
     }
 
+    /// Some place of the table, listed or not.
+    pub(crate) fn any_slot(&self, rng: &mut Rng) -> Slot {
+        Slot(rng.below(self.slots.len()) as u32)
+    }
+
     pub(crate) fn live(&self) -> &[Slot] {
         &self.live
     }

@@ -17,6 +17,9 @@ pub(crate) const RELAYS_MAX: usize = 256;
 /// A relay says nack at this share of the asker's patience, in percent.
 const NACK_AT_PERCENT: u32 = 80;
 
+/// Most suspects warned in one period.
+const WARNINGS_MAX: usize = 16;
+
 /// The probe under way.
 #[derive(Debug)]
 pub(crate) struct Probe {
@@ -43,6 +46,7 @@ impl Gossip {
         self.judge_probe(now);
         if self.takes_part() {
             self.begin_probe(now);
+            self.warn_suspects();
         }
         let period = self.config.probe_interval * self.stretch();
         self.timers.set(Timer::ProbePeriod, now + period);
@@ -70,6 +74,20 @@ impl Gossip {
         self.send_to(slot, &Body::Ping { seq, target: &id });
         self.probe = Some(Probe { slot, id, seq, answered: false, asked: 0, nacks: 0 });
         self.timers.set(Timer::ProbeTimeout, now + self.config.probe_timeout * self.stretch());
+    }
+
+    /// Whom we alone doubt may never have heard of it: what we said was lost while we could not be heard. It hears it
+    /// again, each period, and refutes when it lives; else it would be in doubt for the longest suspicion, and then dead.
+    fn warn_suspects(&mut self) {
+        let first = self.members.any_slot(&mut self.rng);
+        let lonely = self.timers.suspects_from(first).filter(|slot| {
+            let suspicion = self.members.at(*slot).and_then(|member| member.suspicion.as_ref());
+            suspicion.is_some_and(|suspicion| suspicion.is_only_by(&self.id))
+        });
+        for slot in lonely.take(WARNINGS_MAX).collect::<Vec<_>>() {
+            self.stats.warnings += 1;
+            self.send_to(slot, &Body::Gossip);
+        }
     }
 
     /// No ack yet: ask others to ping.

@@ -75,6 +75,8 @@ counters! {
     answers_unexpected,
     /// Members we began to suspect, by our own probe or on somebody's word.
     suspicions,
+    /// Suspects told again of a doubt that nobody shares.
+    warnings,
     /// Suspicions whose end was put off by the expiry gate.
     expiries_gated,
     /// Members declared dead by our own clock.

@@ -40,6 +40,11 @@ impl Suspicion {
         counts
     }
 
+    /// This member alone doubts, and others could have confirmed it: the fault may be its own.
+    pub(crate) fn is_only_by(&self, by: &str) -> bool {
+        self.wanted > 0 && self.accusers.len() == 1 && *self.accusers[0] == *by
+    }
+
     /// When it runs out: longest − (longest − shortest)·ln(c + 1)/ln(K + 1) after its start.
     pub(crate) fn deadline(&self) -> Duration {
         let confirmed = self.accusers.len() as u32 - 1;

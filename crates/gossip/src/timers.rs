@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use crate::members::Slot;
+use crate::members::{SELF, Slot};
 
 /// Everything that can come due. Each exists at most once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -54,6 +54,17 @@ impl Timers {
 
     pub(crate) fn deadline(&self, timer: Timer) -> Option<Duration> {
         self.at.get(&timer).copied()
+    }
+
+    /// Members with a suspicion under way, from this place of the table on and then from its beginning.
+    pub(crate) fn suspects_from(&self, first: Slot) -> impl Iterator<Item = Slot> {
+        let behind = self.at.range(Timer::Suspicion(first)..);
+        let before = self.at.range(Timer::Suspicion(SELF)..Timer::Suspicion(first));
+        let suspect = |(timer, _): (&Timer, &Duration)| match timer {
+            Timer::Suspicion(slot) => Some(*slot),
+            _ => None,
+        };
+        behind.map_while(suspect).chain(before.map_while(suspect))
     }
 
     pub(crate) fn next(&self) -> Option<Duration> {

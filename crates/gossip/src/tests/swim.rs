@@ -240,3 +240,23 @@ fn hello_heals_a_split_without_a_new_join() {
     assert!((0..10).all(|at| ten.value(at, "k").as_deref() == Some(b"left side")));
     assert!((0..10).all(|at| ten.value(at, "j").as_deref() == Some(b"right side")));
 }
+
+#[test]
+fn a_doubt_that_nobody_heard_of_is_told_again_until_it_is_refuted() {
+    let mut six = Cluster::joined(6, &Make::default(), 5);
+    // What the first says is lost; it hears everything, but no answer to what it asks.
+    for other in 1..6 {
+        six.cuts.insert((0, other));
+    }
+    six.run(S(16));
+    let doubted = (1..6).filter(|at| six.state(0, &name(*at)) == Some(State::Suspect)).count();
+    assert!(doubted > 1, "{doubted}");
+    six.cuts.clear();
+    six.clear_events();
+    let alive = |c: &Cluster| (1..6).all(|at| c.state(0, &name(at)) == Some(State::Alive));
+    let took = six.run_until(S(20), alive);
+    assert!(six.nodes[0].gossip.stats().warnings > 0, "{took:?}");
+    six.run(S(60));
+    assert!((0..6).all(|at| !six.has_event(at, |e| matches!(e, Event::Dead { .. }))), "nobody was dead");
+    six.check_agreement();
+}
