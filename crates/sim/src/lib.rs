@@ -7,6 +7,7 @@
 //!   many schedules at once, [`mutants`] the same with one rule of the protocol taken out;
 //! - [`script`] plays a schedule written by hand, and [`directed`] has those for what is too rare to be met by chance;
 //! - [`cluster`] runs whole clusters with their control planes;
+//! - [`gossip`] runs thousands of gossip members, and measures them;
 //! - [`world`] holds nodes, routers and network together and lets time go on;
 //! - [`node`] is a process on a disk and a clock, [`plane`] its control plane, [`router`] a router with its clients;
 //! - [`disk`], [`store`], [`network`], [`clock`] and [`rng`] are the models below;
@@ -18,6 +19,7 @@ pub mod cluster;
 pub mod directed;
 pub mod disk;
 pub mod explorer;
+pub mod gossip;
 pub mod history;
 pub mod mutants;
 pub mod network;

@@ -1,8 +1,11 @@
 //! Runs schedules of the simulator from the command line.
 //!
-//! `explore` runs random schedules of one partition, `cluster` whole clusters, `mutants` the guard checks. A violation is printed with the command
+//! `explore` runs random schedules of one partition, `cluster` whole clusters, `mutants` the guard checks; `gossip` and
+//! `targets` run scenarios of membership. A violation is printed with the command
 //! that shows its schedule, and the exit code is 1.
 #![expect(clippy::print_stdout, reason = "a command line tool talks on stdout")]
+
+mod gossip_command;
 
 use std::ops::Range;
 use std::path::PathBuf;
@@ -48,10 +51,30 @@ impl Arguments {
 }
 
 fn main() -> ExitCode {
+    let mut words = std::env::args().skip(1);
+    match words.next().as_deref() {
+        Some("gossip") => exit(gossip_command::gossip(words)),
+        Some("targets") => exit(gossip_command::measure(words)),
+        _ => of_ownership(),
+    }
+}
+
+fn exit(outcome: Result<bool, String>) -> ExitCode {
+    match outcome {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(problem) => {
+            eprintln!("{problem}\n{}", gossip_command::USAGE);
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn of_ownership() -> ExitCode {
     let arguments = match parse(std::env::args().skip(1)) {
         Ok(arguments) => arguments,
         Err(problem) => {
-            eprintln!("{problem}\n{USAGE}");
+            eprintln!("{problem}\n{USAGE}\n{}", gossip_command::USAGE);
             return ExitCode::from(2);
         }
     };

@@ -1,0 +1,277 @@
+//! What must never happen in a group, looked at apart from the workload that could make it happen.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
+
+use super::member::{Evidence, Note, Place};
+
+/// What was violated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Rule {
+    /// A member that nothing is wrong with was declared dead.
+    FalseDeath,
+    /// A dead member was not known for dead by everybody within the bound.
+    Untold,
+    /// After the last fault not everybody agreed within the bound.
+    Disagreement,
+    /// A queue passed its maximum, or a bound inside a member was hit.
+    Overflow,
+    /// Somebody's evidence of another went back.
+    Backwards,
+}
+
+/// A rule that was violated, when, and how.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Violation {
+    /// Which rule.
+    pub rule: Rule,
+    /// When.
+    pub at: Duration,
+    /// How, in words.
+    pub what: String,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?} at {:.3} s: {}", self.rule, self.at.as_secs_f64(), self.what)
+    }
+}
+
+/// A verdict passed while its subject was in trouble may still arrive so long after.
+const GRACE: Duration = Duration::from_secs(5);
+/// Nobody may pass one so long after.
+const VERDICT_GRACE: Duration = Duration::from_secs(2);
+
+/// How it is with a member, as far as the world knows.
+#[derive(Debug, Clone, Copy)]
+struct Condition {
+    /// Reasons why it may be called dead: down, slow, paused, cut off.
+    troubles: u32,
+    well_since: Duration,
+    /// It is cut off, or was until then: what it says of others is no wonder.
+    cut_off_until: Duration,
+}
+
+/// Everything seen in one run.
+#[derive(Debug)]
+pub struct Checkers {
+    conditions: Vec<Condition>,
+    evidence: BTreeMap<(Place, Place), Evidence>,
+    first: Option<Violation>,
+    counts: BTreeMap<Rule, u64>,
+}
+
+impl Checkers {
+    /// Nobody is up.
+    #[must_use]
+    pub fn new(places: usize) -> Self {
+        let zero = Duration::ZERO;
+        let unborn = Condition { troubles: 1, well_since: zero, cut_off_until: zero };
+        Self {
+            conditions: vec![unborn; places],
+            evidence: BTreeMap::new(),
+            first: None,
+            counts: BTreeMap::new(),
+        }
+    }
+
+    /// The first violation.
+    #[must_use]
+    pub fn first(&self) -> Option<&Violation> {
+        self.first.as_ref()
+    }
+
+    /// How often a rule was violated.
+    #[must_use]
+    pub fn count(&self, rule: Rule) -> u64 {
+        self.counts.get(&rule).copied().unwrap_or(0)
+    }
+
+    /// One more reason why it may be called dead.
+    pub fn trouble(&mut self, place: Place) {
+        self.conditions[place as usize].troubles += 1;
+    }
+
+    /// One reason less.
+    pub fn recovered(&mut self, at: Duration, place: Place) {
+        let condition = &mut self.conditions[place as usize];
+        condition.troubles -= 1;
+        condition.well_since = at;
+    }
+
+    /// It is cut off from the others: one more trouble, and no judge of others either.
+    pub fn cut_off(&mut self, place: Place) {
+        self.trouble(place);
+        self.conditions[place as usize].cut_off_until = Duration::MAX;
+    }
+
+    /// It is not any more.
+    pub fn reconnected(&mut self, at: Duration, place: Place) {
+        self.recovered(at, place);
+        self.conditions[place as usize].cut_off_until = at + GRACE;
+    }
+
+    /// Whether nothing is wrong with it.
+    #[must_use]
+    pub fn is_well(&self, place: Place) -> bool {
+        self.conditions[place as usize].troubles == 0
+    }
+
+    /// A member said something. *Rule*: [`Rule::FalseDeath`].
+    pub fn said(&mut self, at: Duration, observer: Place, note: Note) {
+        let (subject, grace) = match note {
+            Note::Dead(subject) => (subject, GRACE),
+            Note::Expired(subject) => (subject, VERDICT_GRACE),
+            _ => return,
+        };
+        let condition = self.conditions[subject as usize];
+        let judges = at >= self.conditions[observer as usize].cut_off_until;
+        if judges && condition.troubles == 0 && at >= condition.well_since + grace {
+            let since = condition.well_since.as_secs_f64();
+            let what = format!("n{observer} says that n{subject} is dead, which is well since {since:.3} s");
+            self.violated(Rule::FalseDeath, at, what);
+        }
+    }
+
+    /// The bound for telling everybody has passed: this is what an observer believes of somebody who died in that life.
+    /// *Rule*: [`Rule::Untold`].
+    pub fn told(
+        &mut self,
+        at: Duration,
+        observer: Place,
+        subject: Place,
+        life: u64,
+        believed: Option<Evidence>,
+    ) {
+        if self.is_well(observer)
+            && let Some(evidence) = believed.filter(|it| it.is_live() && it.life <= life)
+        {
+            self.violated(Rule::Untold, at, format!("n{observer} still believes {evidence:?} of n{subject}"));
+        }
+    }
+
+    /// The bound for agreement has passed: pairs that are wrong, and different states among those that are up.
+    /// *Rule*: [`Rule::Disagreement`].
+    pub fn agreement(&mut self, at: Duration, wrong: (u64, u64), states: usize) {
+        if wrong != (0, 0) || states > 1 {
+            let (missing, ghosts) = wrong;
+            let what = format!(
+                "{missing} times somebody living is not held for alive, {ghosts} times somebody dead is; {states} \
+                 different states"
+            );
+            self.violated(Rule::Disagreement, at, what);
+        }
+    }
+
+    /// Something that has a maximum. *Rule*: [`Rule::Overflow`].
+    pub fn bounded(&mut self, at: Duration, place: Place, what: &str, size: usize, max: usize) {
+        if size > max {
+            self.violated(Rule::Overflow, at, format!("n{place}: {what}: {size} of at most {max}"));
+        }
+    }
+
+    /// What an observer believes of somebody now. *Rule*: [`Rule::Backwards`].
+    pub fn believes(&mut self, at: Duration, observer: Place, subject: Place, now: Evidence) {
+        let before = self.evidence.insert((observer, subject), now);
+        if let Some(before) = before.filter(|before| *before > now) {
+            let what = format!("n{observer} believed {before:?} of n{subject} and now {now:?}");
+            self.violated(Rule::Backwards, at, what);
+        }
+    }
+
+    /// An observer's process ended, and its memory with it.
+    pub fn forgets(&mut self, observer: Place) {
+        self.evidence.retain(|(by, _), _| *by != observer);
+    }
+
+    fn violated(&mut self, rule: Rule, at: Duration, what: String) {
+        *self.counts.entry(rule).or_default() += 1;
+        self.first.get_or_insert(Violation { rule, at, what });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ringway_gossip::State;
+
+    use super::*;
+
+    const S: fn(u64) -> Duration = Duration::from_secs;
+
+    fn all_well() -> Checkers {
+        let mut checkers = Checkers::new(3);
+        (0..3).for_each(|place| checkers.recovered(S(0), place));
+        checkers
+    }
+
+    fn fired(checkers: &Checkers) -> Option<Rule> {
+        checkers.first().map(|violation| violation.rule)
+    }
+
+    fn evidence(life: u64, incarnation: u64, state: State) -> Evidence {
+        Evidence { life, incarnation, state }
+    }
+
+    #[test]
+    fn a_false_death_is_one_of_somebody_well_for_a_while() {
+        let mut checkers = all_well();
+        checkers.trouble(1);
+        checkers.said(S(100), 0, Note::Dead(1));
+        checkers.recovered(S(101), 1);
+        checkers.said(S(103), 0, Note::Dead(1));
+        checkers.said(S(200), 0, Note::Suspect(2));
+        checkers.cut_off(2);
+        checkers.said(S(200), 2, Note::Dead(0));
+        checkers.reconnected(S(200), 2);
+        assert_eq!(fired(&checkers), None);
+        checkers.said(S(103), 0, Note::Expired(1));
+        checkers.said(S(206), 2, Note::Dead(0));
+        assert_eq!((fired(&checkers), checkers.count(Rule::FalseDeath)), (Some(Rule::FalseDeath), 2));
+    }
+
+    #[test]
+    fn who_is_well_must_have_been_told() {
+        let mut checkers = all_well();
+        checkers.told(S(30), 0, 1, 4, Some(evidence(4, 9, State::Dead)));
+        checkers.told(S(30), 0, 1, 4, Some(evidence(5, 0, State::Alive)));
+        checkers.told(S(30), 0, 1, 4, None);
+        checkers.trouble(2);
+        checkers.told(S(30), 2, 1, 4, Some(evidence(4, 9, State::Suspect)));
+        assert_eq!(fired(&checkers), None);
+        checkers.told(S(30), 0, 1, 4, Some(evidence(4, 9, State::Suspect)));
+        assert_eq!(fired(&checkers), Some(Rule::Untold));
+    }
+
+    #[test]
+    fn agreement_is_of_views_and_of_states() {
+        for (wrong, states) in [((1, 0), 1), ((0, 1), 1), ((0, 0), 2)] {
+            let mut checkers = all_well();
+            checkers.agreement(S(1), (0, 0), 1);
+            assert_eq!(fired(&checkers), None);
+            checkers.agreement(S(1), wrong, states);
+            assert_eq!(fired(&checkers), Some(Rule::Disagreement));
+        }
+    }
+
+    #[test]
+    fn a_maximum_may_be_reached_and_not_passed() {
+        let mut checkers = all_well();
+        checkers.bounded(S(1), 0, "inbox", 8, 8);
+        assert_eq!(fired(&checkers), None);
+        checkers.bounded(S(1), 0, "inbox", 9, 8);
+        assert_eq!(fired(&checkers), Some(Rule::Overflow));
+    }
+
+    #[test]
+    fn evidence_goes_forward_as_long_as_its_holder_lives() {
+        let mut checkers = all_well();
+        checkers.believes(S(1), 0, 1, evidence(2, 3, State::Dead));
+        checkers.believes(S(2), 0, 1, evidence(2, 4, State::Alive));
+        checkers.forgets(0);
+        checkers.believes(S(3), 0, 1, evidence(1, 0, State::Alive));
+        assert_eq!(fired(&checkers), None);
+        checkers.believes(S(4), 0, 1, evidence(0, 9, State::Left));
+        assert_eq!(fired(&checkers), Some(Rule::Backwards));
+    }
+}

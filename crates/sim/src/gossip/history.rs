@@ -1,0 +1,148 @@
+//! What happened, as one number, and the last of it in words.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::time::Duration;
+
+use super::member::{Note, Packet, Place};
+
+/// Lines kept for whoever reads of a violation.
+const LAST_MAX: usize = 40;
+
+/// Something that happened and is worth a line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum What {
+    /// A member said something of what it believes.
+    Said(Place, Note),
+    /// A process started, in this life.
+    Started(Place, u64),
+    /// A process ended.
+    Ended(Place),
+    /// It neither hears nor is heard until then; its timers run.
+    Slow(Place, Duration),
+    /// It stands still until then.
+    Paused(Place, Duration),
+    /// Links were cut, so many members on the smaller side.
+    Cut(usize),
+    /// Every link is whole again.
+    Mended,
+}
+
+/// The digest of a run: of every message delivered, byte for byte, and of everything else that happened, with its time.
+#[derive(Debug)]
+pub struct History {
+    digest: u64,
+    events: u64,
+    last: VecDeque<(Duration, What)>,
+}
+
+impl Default for History {
+    fn default() -> Self {
+        Self { digest: 0x7269_6e67_7761_7921, events: 0, last: VecDeque::new() }
+    }
+}
+
+impl History {
+    /// A message reached a process.
+    pub fn delivered(&mut self, at: Duration, packet: &Packet) {
+        self.events += 1;
+        self.mix(at.as_nanos() as u64);
+        self.mix(u64::from(packet.from) << 32 | u64::from(packet.to));
+        self.mix((packet.via as u64) << 32 | packet.bytes.len() as u64);
+        for word in packet.bytes.chunks(8) {
+            let mut bytes = [0; 8];
+            bytes[..word.len()].copy_from_slice(word);
+            self.mix(u64::from_le_bytes(bytes));
+        }
+    }
+
+    /// Something else happened.
+    pub fn happened(&mut self, at: Duration, what: What) {
+        self.events += 1;
+        self.mix(at.as_nanos() as u64);
+        let [a, b, c] = match what {
+            What::Said(place, Note::Up { place: subject, life }) => [pair(place, subject), 1, life],
+            What::Said(place, Note::Suspect(subject)) => [pair(place, subject), 2, 0],
+            What::Said(place, Note::Dead(subject)) => [pair(place, subject), 3, 0],
+            What::Said(place, Note::Expired(subject)) => [pair(place, subject), 13, 0],
+            What::Said(place, Note::Left(subject)) => [pair(place, subject), 4, 0],
+            What::Said(place, Note::Record { key, version }) => [pair(place, key), 5, version],
+            What::Said(place, Note::Synced) => [u64::from(place), 6, 0],
+            What::Started(place, life) => [u64::from(place), 7, life],
+            What::Ended(place) => [u64::from(place), 8, 0],
+            What::Slow(place, until) => [u64::from(place), 9, until.as_nanos() as u64],
+            What::Paused(place, until) => [u64::from(place), 10, until.as_nanos() as u64],
+            What::Cut(members) => [members as u64, 11, 0],
+            What::Mended => [0, 12, 0],
+        };
+        [a, b, c].into_iter().for_each(|word| self.mix(word));
+        if self.last.len() == LAST_MAX {
+            self.last.pop_front();
+        }
+        self.last.push_back((at, what));
+    }
+
+    fn mix(&mut self, word: u64) {
+        let mixed = (self.digest.rotate_left(29) ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        self.digest = mixed ^ mixed >> 32;
+    }
+
+    /// The digest so far.
+    #[must_use]
+    pub fn digest(&self) -> u64 {
+        self.digest
+    }
+
+    /// How much has happened.
+    #[must_use]
+    pub fn events(&self) -> u64 {
+        self.events
+    }
+
+    /// The last that happened, a line each.
+    #[must_use]
+    pub fn last(&self) -> Vec<String> {
+        self.last.iter().map(|(at, what)| format!("{:>12.6} s  {what}", at.as_secs_f64())).collect()
+    }
+}
+
+fn pair(a: Place, b: u32) -> u64 {
+    u64::from(a) << 32 | u64::from(b)
+}
+
+impl fmt::Display for What {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Said(place, note) => write!(f, "n{place} says {note:?}"),
+            Self::Started(place, life) => write!(f, "n{place} starts, life {life}"),
+            Self::Ended(place) => write!(f, "n{place} ends"),
+            Self::Slow(place, until) => write!(f, "n{place} is slow until {until:?}"),
+            Self::Paused(place, until) => write!(f, "n{place} is paused until {until:?}"),
+            Self::Cut(members) => write!(f, "{members} members are cut off"),
+            Self::Mended => write!(f, "every link is whole"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gossip::member::Via;
+
+    fn packet(byte: u8) -> Packet {
+        Packet { from: 1, to: 2, via: Via::Datagram, bytes: vec![0, 0, byte] }
+    }
+
+    #[test]
+    fn every_byte_and_every_time_counts() {
+        let digest = |at: u64, byte| {
+            let mut history = History::default();
+            history.delivered(Duration::from_nanos(at), &packet(byte));
+            history.happened(Duration::from_nanos(at), What::Ended(3));
+            history.digest()
+        };
+        assert_eq!(digest(7, 1), digest(7, 1));
+        assert_ne!(digest(7, 1), digest(7, 2));
+        assert_ne!(digest(7, 1), digest(8, 1));
+    }
+}

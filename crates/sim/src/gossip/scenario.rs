@@ -1,0 +1,267 @@
+//! The scenarios, as data: who is there, what the network is like, and what happens when.
+
+use std::time::Duration;
+
+use super::links::{FAIR, Weather};
+
+/// Whom something happens to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Who {
+    /// So many who are up and well, at random.
+    Some(usize),
+    /// So many in a hundred of all.
+    Percent(usize),
+    /// The same as last time.
+    Same,
+}
+
+/// Something that happens.
+#[derive(Debug, Clone, Copy)]
+pub enum Act {
+    /// Their processes end without a word, for good.
+    Crash(Who),
+    /// Their processes end and start again after a while, with or without what is on their disks.
+    Restart {
+        /// Whose.
+        who: Who,
+        /// How long they are away.
+        down: Duration,
+        /// The disk is there; without it the clock says which life it is.
+        disk: bool,
+    },
+    /// They neither receive nor send for a while; their timers run.
+    Slow(Who, Duration),
+    /// They stand still for a while.
+    Pause(Who, Duration),
+    /// They cannot reach the others, and the others reach them only when it is one way.
+    Cut {
+        /// Whom.
+        who: Who,
+        /// Only what they send is lost.
+        one_way: bool,
+    },
+    /// Two of them cannot reach each other; everybody else reaches both.
+    CutLink,
+    /// Every link is whole again.
+    Mend,
+    /// So many newcomers start.
+    Join(usize),
+    /// They say goodbye, and end two seconds later.
+    Leave(Who),
+    /// Somebody sets a record of so many bytes.
+    Record(usize),
+    /// The weather changes.
+    Weather(Weather),
+    /// Nothing goes on from here (`true`), or until here.
+    Idle(bool),
+}
+
+/// A scenario.
+#[derive(Debug, Clone)]
+pub struct Scenario {
+    /// Its name.
+    pub name: String,
+    /// What it is about.
+    pub about: &'static str,
+    /// Members, unless said otherwise.
+    pub nodes: usize,
+    /// Of these, members that join later; all but `late` know each other from the start.
+    pub late: usize,
+    /// Bytes of the record that each founder has set.
+    pub record_bytes: Option<usize>,
+    /// The network, at first.
+    pub weather: Weather,
+    /// How much clocks are off.
+    pub drift_ppm: u64,
+    /// Messages that wait for a member that does not receive.
+    pub inbox_max: usize,
+    /// Messages are encrypted.
+    pub sealed: bool,
+    /// What happens when.
+    pub timeline: Vec<(Duration, Act)>,
+    /// A crash is known to everybody who is well within this.
+    pub told_within: Duration,
+    /// Everybody agrees so long after the last that happens; then the run ends.
+    pub agrees_within: Duration,
+}
+
+const S: fn(u64) -> Duration = Duration::from_secs;
+const MS: fn(u64) -> Duration = Duration::from_millis;
+
+/// A socket's buffer holds about so many small datagrams (208 KiB, and 768 bytes for each).
+const INBOX_MAX: usize = 277;
+/// The slow-member matrix: members, of 128.
+pub const SLOW_MEMBERS: [usize; 4] = [1, 4, 13, 32];
+/// For how many seconds they are slow.
+pub const SLOW_SECONDS: [u64; 3] = [8, 16, 33];
+/// Datagrams lost where loss is what matters, in parts per million.
+const LOSS_PPM: u32 = 200_000;
+
+impl Scenario {
+    fn new(name: &str, about: &'static str) -> Self {
+        Self {
+            name: name.to_owned(),
+            about,
+            nodes: 128,
+            late: 0,
+            record_bytes: None,
+            weather: FAIR,
+            drift_ppm: 100,
+            inbox_max: INBOX_MAX,
+            sealed: false,
+            timeline: Vec::new(),
+            told_within: S(30),
+            agrees_within: S(30),
+        }
+    }
+
+    fn at(mut self, at: Duration, act: Act) -> Self {
+        self.timeline.push((at, act));
+        self
+    }
+
+    /// One of the table.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        table().into_iter().find(|scenario| scenario.name == name)
+    }
+}
+
+/// Every scenario.
+#[must_use]
+pub fn table() -> Vec<Scenario> {
+    let mut table = crashes();
+    table.extend(slow_members());
+    table.extend(bad_networks());
+    table.extend(comings_and_goings());
+    table
+}
+
+fn crashes() -> Vec<Scenario> {
+    let new = Scenario::new;
+    let crash = (0..5).fold(new("crash", "five members crash, one after the other"), |scenario, round| {
+        scenario.at(S(20 * round), Act::Crash(Who::Some(1)))
+    });
+    let quarter = new("crash-quarter-slow", "a member crashes while a quarter of the others is slow")
+        .at(S(0), Act::Slow(Who::Percent(25), S(16)))
+        .at(S(2), Act::Crash(Who::Some(1)));
+    let many =
+        new("crash-tenth", "a tenth of all members crashes at once").at(S(0), Act::Crash(Who::Percent(10)));
+    // Who is slow may doubt as long as the longest suspicion lasts.
+    [quarter, many].into_iter().fold(vec![crash], |mut all, scenario| {
+        all.push(Scenario { told_within: S(90), agrees_within: S(90), ..scenario });
+        all
+    })
+}
+
+/// Slow members by number and time; paused ones; slow ones whose inboxes overflow.
+fn slow_members() -> Vec<Scenario> {
+    let matrix = SLOW_MEMBERS.into_iter().flat_map(|members| SLOW_SECONDS.map(|seconds| (members, seconds)));
+    let slow = matrix.map(|(members, seconds)| {
+        let scenario =
+            Scenario::new(&format!("slow-{members}x{seconds}"), "members that are slow, for so many seconds");
+        Scenario { agrees_within: S(100), ..scenario.at(S(5), Act::Slow(Who::Some(members), S(seconds))) }
+    });
+    let waves = (0..40).fold(
+        Scenario::new("slow-waves", "a tenth is slow for three seconds, then others"),
+        |scenario, round| scenario.at(MS(1_500 * round), Act::Slow(Who::Percent(10), S(3))),
+    );
+    let paused = Scenario::new("pause", "a tenth of all members stands still for 16 s")
+        .at(S(5), Act::Pause(Who::Percent(10), S(16)));
+    let full = Scenario::new("full-inboxes", "slow members that lose nearly all they were sent")
+        .at(S(5), Act::Slow(Who::Percent(10), S(16)));
+    let full = Scenario { inbox_max: 4, ..full };
+    slow.chain([waves, paused, full].map(|scenario| Scenario { agrees_within: S(60), ..scenario })).collect()
+}
+
+fn bad_networks() -> Vec<Scenario> {
+    let new = Scenario::new;
+    let lossy = Weather { loss_ppm: LOSS_PPM, ..FAIR };
+    let loss = new("loss", "a fifth of all datagrams is lost; a record is set meanwhile")
+        .at(S(0), Act::Weather(lossy))
+        .at(S(20), Act::Record(200))
+        .at(S(120), Act::Weather(FAIR));
+    let storm =
+        Weather { loss_ppm: 50_000, double_ppm: 100_000, late_ppm: 100_000, late_max: MS(400), ..FAIR };
+    let storm = new("storm", "datagrams are lost, doubled and overtaken")
+        .at(S(0), Act::Weather(storm))
+        .at(S(10), Act::Record(200))
+        .at(S(60), Act::Weather(FAIR));
+    let split = new("split", "half of the members cannot reach the other half for 60 s")
+        .at(S(0), Act::Cut { who: Who::Percent(50), one_way: false })
+        .at(S(60), Act::Mend);
+    let mute = new("one-way", "what a twentieth of all members sends is lost for 20 s")
+        .at(S(0), Act::Cut { who: Who::Percent(5), one_way: true })
+        .at(S(20), Act::Mend);
+    let flapping =
+        (0..10).fold(new("flapping", "a member's link goes every other two seconds"), |scenario, round| {
+            let who = if round == 0 { Who::Some(1) } else { Who::Same };
+            let scenario = scenario.at(S(4 * round), Act::Cut { who, one_way: false });
+            scenario.at(S(4 * round + 2), Act::Mend)
+        });
+    let link = new("cut-link", "two members cannot reach each other, and all others can")
+        .at(S(0), Act::CutLink)
+        .at(S(60), Act::Mend);
+    let [split, mute] = [split, mute].map(|scenario| Scenario { agrees_within: S(60), ..scenario });
+    vec![loss, storm, split, mute, flapping, link]
+}
+
+fn comings_and_goings() -> Vec<Scenario> {
+    let new = Scenario::new;
+    let restart = |name, about, who, down, disk| new(name, about).at(S(0), Act::Restart { who, down, disk });
+    let rolling =
+        (0..8).fold(new("rolling-restart", "one member after the other restarts"), |scenario, round| {
+            scenario.at(S(4 * round), Act::Restart { who: Who::Some(1), down: S(1), disk: round % 2 == 0 })
+        });
+    let late = new("late-joiner", "a newcomer to a group in which each member has set a record")
+        .at(S(0), Act::Join(1));
+    let storm = (0..57).fold(
+        new("join-storm", "57 newcomers come to three members within three seconds"),
+        |scenario, at| scenario.at(MS(50 * at), Act::Join(1)),
+    );
+    let idle =
+        new("idle", "nothing goes on for a minute").at(S(0), Act::Idle(true)).at(S(60), Act::Idle(false));
+    let quiet = |scenario: Scenario| Scenario { agrees_within: S(1), ..scenario };
+    let sealed = Scenario { name: "idle-sealed".to_owned(), sealed: true, ..idle.clone() };
+    vec![
+        restart("restart", "a member restarts", Who::Some(1), S(1), true),
+        restart(
+            "restart-no-disk",
+            "a member restarts and has forgotten its last life",
+            Who::Some(1),
+            S(1),
+            false,
+        ),
+        restart("mass-restart", "half of all members restarts at once", Who::Percent(50), S(2), true),
+        restart(
+            "mass-restart-no-disk",
+            "the same, without what was on their disks",
+            Who::Percent(50),
+            S(2),
+            false,
+        ),
+        rolling,
+        Scenario { late: 1, record_bytes: Some(100), ..late },
+        Scenario { nodes: 60, late: 57, record_bytes: Some(100), ..storm },
+        new("leave", "an eighth of all members says goodbye").at(S(0), Act::Leave(Who::Percent(12))),
+        new("record", "a record of 200 bytes is set").at(S(0), Act::Record(200)).at(S(5), Act::Record(200)),
+        quiet(idle),
+        quiet(sealed),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_unique_and_timelines_in_order() {
+        let table = table();
+        for (at, scenario) in table.iter().enumerate() {
+            assert!(table[..at].iter().all(|other| other.name != scenario.name), "{}", scenario.name);
+            assert!(scenario.timeline.is_sorted_by_key(|(at, _)| *at), "{}", scenario.name);
+            assert!(!scenario.timeline.is_empty());
+        }
+        assert!(Scenario::named("slow-13x33").is_some() && Scenario::named("slow-13x34").is_none());
+    }
+}
