@@ -151,14 +151,14 @@ impl Replica {
             self.commit = commit;
             self.apply_committed(node);
         }
-        // A clock value from before this machine's start says nothing.
-        let known = append.heard > Duration::ZERO && append.heard <= node.now;
-        if known && self.commit >= append.commit.seq {
+        if let Some(heard) = node.unstamp(append.heard)
+            && self.commit >= append.commit.seq
+        {
             if self.applied.seq >= append.commit.seq {
-                self.news = self.news.max(Some(append.heard));
+                self.news = self.news.max(Some(heard));
             } else if self.news_pending.is_none() {
                 // Kept until it is applied: under steady writes there is always a later one, and none would ever be reached.
-                self.news_pending = Some((append.heard, append.commit.seq));
+                self.news_pending = Some((heard, append.commit.seq));
             }
         }
         let wait = Wait::Ack { to: from.clone(), claim: append.claim, copy: append.copy, through };
@@ -194,7 +194,7 @@ impl Replica {
         copy: Option<CopyTag>,
         result: AppendResult,
     ) {
-        let (partition, at) = (self.partition, node.now);
+        let (partition, at) = (self.partition, node.stamp());
         node.send(to, Message::AppendReply { partition, epoch: claim.epoch, copy, result, at });
     }
 }

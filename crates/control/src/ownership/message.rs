@@ -56,7 +56,7 @@ pub enum Message {
         copy: Option<CopyTag>,
         /// What became of it.
         result: AppendResult,
-        /// The answerer's clock.
+        /// The answerer's stamp of this moment, which means nothing to anybody else.
         at: Duration,
     },
     /// "Will you leave me your partitions for the time of a lease?" One for all partitions of a pair of nodes.

@@ -101,6 +101,8 @@ pub(super) struct Node {
     options: OwnershipOptions,
     pub(super) now: Duration,
     started: Duration,
+    /// See [`Self::stamp`].
+    stamp_base: Duration,
     pub(super) leases: LeaseBook,
     pub(super) timers: Timers,
     pub(super) disk: DiskQueue,
@@ -138,11 +140,32 @@ pub(super) struct Node {
     pub(super) admitted_before: usize,
 }
 
+/// At most a quarter of what 64 bits of nanoseconds hold, and never zero.
+fn stamp_base(options: &OwnershipOptions) -> Duration {
+    let mut mixed = options.seed ^ options.generation.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    Duration::from_nanos(((mixed ^ (mixed >> 31)) >> 2) | 1)
+}
+
 impl Node {
+    /// This moment, for others to send back. Every life counts from a number of its own, drawn from its seed: what an
+    /// earlier one said may come back late, and with the machine its clock may have started anew, so that an old value
+    /// would pass for a recent one.
+    pub(super) fn stamp(&self) -> Duration {
+        self.stamp_base + self.now
+    }
+
+    /// The moment of a stamp that came back; `None` when it is not one of this life.
+    pub(super) fn unstamp(&self, stamp: Duration) -> Option<Duration> {
+        stamp.checked_sub(self.stamp_base).filter(|at| (self.started..=self.now).contains(at))
+    }
+
     pub(super) fn new(options: OwnershipOptions, now: Duration) -> Self {
         let mut node = Self {
             now,
             started: now,
+            stamp_base: stamp_base(&options),
             leases: LeaseBook::new(
                 LeaseRules {
                     lease: Duration::ZERO,

@@ -605,6 +605,19 @@ fn what_a_stopping_node_hands_over_is_not_handed_back_before_the_others_hear_tha
 }
 
 #[test]
+fn a_stamp_is_of_its_own_life_alone_even_when_the_clock_starts_anew() {
+    let life = |generation: u64, now: Duration| {
+        super::node::Node::new(OwnershipOptions::new(owner(1), generation, 5, Timing::default()), now)
+    };
+    let (before, mut after) = (life(8, ms(900)), life(9, ms(100)));
+    let (old, own) = (before.stamp(), after.stamp());
+    after.now = ms(2_000);
+    assert_eq!((after.unstamp(own), after.unstamp(old)), (Some(ms(100)), None));
+    assert_eq!(after.unstamp(Duration::ZERO), None);
+    assert_eq!(before.unstamp(old + ms(1)), None, "it was not said yet");
+}
+
+#[test]
 fn a_write_at_a_cut_off_primary_is_never_acknowledged() {
     let mut world = World::serving(3);
     world.cut.insert(owner(1));
