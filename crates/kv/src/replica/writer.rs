@@ -313,7 +313,10 @@ impl Writer {
 
     /// Hands rows to the flusher when there are many, when they are old, or when somebody wants them in the engine.
     fn flush_if_due(&mut self) {
-        if self.flushing || self.broken.is_some() {
+        if let Some(why) = &self.broken {
+            return self.flush_wanted.drain(..).for_each(|done| done(Err(why.clone())));
+        }
+        if self.flushing {
             return;
         }
         let age = self.dirty_since.map(|since| now().saturating_duration_since(since));
@@ -324,10 +327,8 @@ impl Writer {
         if (old || !self.flush_wanted.is_empty() || large())
             && let Err(why) = self.flush()
         {
-            self.broken = Some(why);
-        }
-        if let Some(why) = &self.broken {
             self.flush_wanted.drain(..).for_each(|done| done(Err(why.clone())));
+            self.broken = Some(why);
         }
     }
 

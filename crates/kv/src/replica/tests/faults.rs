@@ -340,5 +340,6 @@ async fn a_failed_sync_ends_the_store_and_nothing_is_acknowledged() {
     assert!(refused.is_err(), "{refused:?}");
     assert!(fatal.lock().unwrap()[0].contains("fsync failed"));
     assert!(queue(&store, vec![DiskOp::Round(2)], true).await.unwrap().is_err());
+    assert!(store.dump_live().await.is_err() && store.export(P).await.is_err(), "nobody waits for a flush");
     store.shared.disk.faults.sync.store(false, Ordering::Relaxed);
 }
