@@ -96,6 +96,16 @@ impl Gossip {
         }
     }
 
+    /// Who knows nobody that lives holds on to the first voice: a seed that was restarted is pinged by those who knew
+    /// it, while it has nobody to join.
+    pub(crate) fn greet_if_alone(&mut self, from: SocketAddr, said: &Body<'_>) {
+        let ours_to_begin = matches!(said, Body::Ping { .. } | Body::PingReq { .. } | Body::Gossip);
+        if ours_to_begin && self.members.live().is_empty() && self.takes_part() {
+            self.stats.hellos += 1;
+            self.send_datagram(from, None, &Body::Hello { root: self.sums.root() });
+        }
+    }
+
     pub(crate) fn on_hello(&mut self, from: SocketAddr, sender: &str, root: u64) {
         if root == self.sums.root() {
             self.stats.hellos_matched += 1;

@@ -413,6 +413,7 @@ impl Gossip {
         let answer = self.dispatch(now, from, &message, arrival);
         if !own_name && !about_name {
             self.answer_if_given_up(from, message.sender, message.generation);
+            self.greet_if_alone(from, &message.body);
         }
         answer
     }

@@ -1,7 +1,7 @@
 //! Records and anti-entropy.
 
 use super::harness::*;
-use crate::{Config, Event, RecordError};
+use crate::{Config, Event, RecordError, State};
 
 #[test]
 fn a_record_reaches_everybody_and_the_higher_version_wins() {
@@ -211,4 +211,22 @@ fn a_verdict_in_an_old_state_is_only_a_doubt() {
         "1 sees 2 alive"
     );
     assert_eq!(three.state(1, "n002"), Some(crate::State::Alive));
+}
+
+#[test]
+fn a_restarted_seed_that_has_nobody_to_join_greets_the_first_who_speaks_to_it() {
+    for seed in 0..20 {
+        let mut ten = Cluster::joined(10, &Make::default(), 600 + seed);
+        ten.crash(0);
+        // Half of the time the others have not noticed.
+        if seed % 2 == 0 {
+            ten.run_until(S(30), |c| c.all_say(&name(0), State::Dead));
+        }
+        let again = ten.add(&name(0), 2, 0, &Make::default());
+        // Somebody pings the living within a round; the dead are greeted by exchange, and then the news of it told.
+        let took = ten.run_until(S(30), |c| c.nodes[again].gossip.members().count() == 10);
+        assert!(took < S(4), "seed {seed}: {took:?}");
+        ten.run_until(S(5), Cluster::agrees);
+        ten.check_agreement();
+    }
 }
