@@ -111,6 +111,12 @@ impl Outcome {
         self.report["latency_ms"]["p99"].as_f64().expect("a p99")
     }
 
+    /// The longest that a request took, from its scheduled time.
+    pub(crate) fn longest(&self) -> Duration {
+        let ms = self.report["latency_ms"]["max"].as_f64().expect("a maximum");
+        Duration::from_secs_f64(ms / 1_000.0)
+    }
+
     fn count(&self, name: &str) -> u64 {
         self.report[name].as_u64().unwrap_or_else(|| panic!("{name} in {:#}", self.report))
     }
