@@ -12,6 +12,7 @@ mod dump;
 mod engine;
 mod metrics;
 mod options;
+mod pace;
 mod pins;
 mod record;
 mod replica;

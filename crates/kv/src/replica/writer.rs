@@ -363,9 +363,11 @@ impl Writer {
 
     /// Waits until no flush is under way; meanwhile batches queue.
     fn wait_for_flush(&mut self) -> Result<(), StoreError> {
+        self.shared.disk.pace.hurry(true);
         while self.flushing {
             self.wait(LOOK_PERIOD);
         }
+        self.shared.disk.pace.hurry(false);
         self.broken.clone().map_or(Ok(()), Err)
     }
 
