@@ -11,13 +11,13 @@ use std::time::Duration;
 
 use crate::core::Gossip;
 use crate::event::State;
-use crate::members::{SELF, Slot};
+use crate::members::Slot;
 use crate::merge::{Heard, Source};
 use crate::records::{Merged, key_hash};
 use crate::timers::Timer;
 use crate::wire::{Ask, BUCKETS, Body, DIGEST_ENTRIES_MAX, Digest, Message, News};
 
-/// Something the digest covers.
+/// Something that is told in an exchange.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Entry {
     Member(Slot),
@@ -26,18 +26,18 @@ pub(crate) enum Entry {
 
 /// Order-free sums of the hashes of all entries, kept up to date with every change.
 ///
-/// *Cost*: O(log n) a change; a root or a bucket's sum is ready at any time.
+/// *Cost*: O(1) a change, O(log n) for a new record; a root or a bucket's sum is ready at any time.
 #[derive(Debug)]
 pub(crate) struct Sums {
     buckets: Box<[u64; BUCKETS]>,
     root: u64,
-    /// Every entry under the hash of its key, those that add nothing included.
-    entries: BTreeSet<(u64, Entry)>,
+    /// Every record under the hash of its key. The member table has an index of its own.
+    records: BTreeSet<(u64, Arc<str>)>,
 }
 
 impl Default for Sums {
     fn default() -> Self {
-        Self { buckets: Box::new([0; BUCKETS]), root: 0, entries: BTreeSet::new() }
+        Self { buckets: Box::new([0; BUCKETS]), root: 0, records: BTreeSet::new() }
     }
 }
 
@@ -46,11 +46,12 @@ impl Sums {
         self.root
     }
 
-    pub(crate) fn insert(&mut self, key: u64, entry: Entry, hash: u64) {
-        self.entries.insert((key, entry));
+    pub(crate) fn insert_record(&mut self, key: u64, record: Arc<str>, hash: u64) {
+        self.records.insert((key, record));
         self.change(key, 0, hash);
     }
 
+    /// What an entry adds: nothing before it is known.
     pub(crate) fn change(&mut self, key: u64, before: u64, after: u64) {
         let change = after.wrapping_sub(before);
         let sum = &mut self.buckets[bucket_of(key)];
@@ -58,18 +59,8 @@ impl Sums {
         self.root = self.root.wrapping_add(change);
     }
 
-    pub(crate) fn remove(&mut self, key: u64, entry: &Entry, hash: u64) {
-        self.entries.remove(&(key, entry.clone()));
-        self.change(key, hash, 0);
-    }
-
-    fn with_key(&self, key: u64) -> impl Iterator<Item = &(u64, Entry)> {
-        self.entries.range((key, Entry::Member(SELF))..).take_while(move |(k, _)| *k == key)
-    }
-
-    fn in_bucket(&self, bucket: usize) -> impl Iterator<Item = &(u64, Entry)> {
-        let first = (bucket as u64) << 56;
-        self.entries.range((first, Entry::Member(SELF))..).take_while(move |(k, _)| bucket_of(*k) == bucket)
+    fn records_from(&self, key: u64) -> impl Iterator<Item = &(u64, Arc<str>)> {
+        self.records.range((key, Arc::from(""))..)
     }
 }
 
@@ -157,18 +148,18 @@ impl Gossip {
         match ask {
             Ask::Nothing => return None,
             Ask::Keys(keys) => {
-                answer.extend(keys.iter().flat_map(|key| self.sums.with_key(*key)).map(|(_, e)| e.clone()));
+                answer.extend(keys.iter().flat_map(|key| self.with_key(*key)));
             }
             Ask::Buckets(bits) => {
                 let asked = (0..BUCKETS).filter(|b| bits[b / 8] >> (b % 8) & 1 == 1);
-                let ours = asked.flat_map(|bucket| self.sums.in_bucket(bucket));
-                answer.extend(ours.filter(|(key, _)| !brought.contains(key)).map(|(_, e)| e.clone()));
+                let ours = asked.flat_map(|bucket| self.in_bucket(bucket));
+                answer.extend(ours.filter(|(key, _)| !brought.contains(key)).map(|(_, entry)| entry));
             }
         }
         if answer.is_empty() {
             return None;
         }
-        let news = self.news_of(answer.iter());
+        let news = self.news_of(answer);
         self.stats.deltas_sent += 1;
         Some(self.payload(&Body::Delta(Ask::Nothing), &news))
     }
@@ -185,11 +176,30 @@ impl Gossip {
         news
     }
 
+    /// Everything the digest covers, with the hashes of the keys.
+    fn entries(&self) -> impl Iterator<Item = (u64, Entry)> {
+        let members = self.members.keys().map(|(key, slot)| (key, Entry::Member(slot)));
+        members.chain(self.sums.records.iter().map(|(key, record)| (*key, Entry::Record(record.clone()))))
+    }
+
+    fn in_bucket(&self, bucket: usize) -> impl Iterator<Item = (u64, Entry)> {
+        let members = self.members.in_bucket(bucket).map(|(key, slot)| (key, Entry::Member(slot)));
+        let records = self.sums.records_from((bucket as u64) << 56);
+        let records = records.take_while(move |(key, _)| bucket_of(*key) == bucket);
+        members.chain(records.map(|(key, record)| (*key, Entry::Record(record.clone()))))
+    }
+
+    fn with_key(&self, key: u64) -> impl Iterator<Item = Entry> {
+        let records = self.sums.records_from(key).take_while(move |(of, _)| *of == key);
+        let records = records.map(|(_, record)| Entry::Record(record.clone()));
+        self.members.with_key(key).map(Entry::Member).chain(records)
+    }
+
     fn digest(&self) -> Digest {
-        if self.sums.entries.len() > DIGEST_ENTRIES_MAX {
+        if self.members.count() + self.sums.records.len() > DIGEST_ENTRIES_MAX {
             return Digest::Buckets(self.sums.buckets.clone());
         }
-        let hashes = self.sums.entries.iter().map(|(key, entry)| (*key, self.hash_of(entry)));
+        let hashes = self.entries().map(|(key, entry)| (key, self.hash_of(&entry)));
         Digest::Entries(hashes.filter(|(_, hash)| *hash != 0).collect())
     }
 
@@ -197,13 +207,13 @@ impl Gossip {
     fn compare_entries(&self, theirs: &[(u64, u64)]) -> (News, Ask) {
         let theirs: BTreeMap<u64, u64> = theirs.iter().copied().collect();
         // A member that nobody counts (dead, left) is worth sending only where the other counts it.
-        let differs = |key: &u64, entry: &Entry| {
+        let differs = |key: u64, entry: &Entry| {
             let ours = self.hash_of(entry);
-            theirs.get(key).map_or(ours != 0, |hash| *hash != ours)
+            theirs.get(&key).map_or(ours != 0, |hash| *hash != ours)
         };
-        let news =
-            self.news_of(self.sums.entries.iter().filter(|(key, entry)| differs(key, entry)).map(|(_, e)| e));
-        let lacking = theirs.keys().filter(|key| self.sums.with_key(**key).next().is_none());
+        let differing = self.entries().filter(|(key, entry)| differs(*key, entry));
+        let news = self.news_of(differing.map(|(_, entry)| entry));
+        let lacking = theirs.keys().filter(|key| self.with_key(**key).next().is_none());
         (news, Ask::Keys(lacking.copied().collect()))
     }
 
@@ -213,22 +223,22 @@ impl Gossip {
         let differing = (0..BUCKETS).filter(|b| theirs[*b] != self.sums.buckets[*b]);
         differing.for_each(|b| bits[b / 8] |= 1 << (b % 8));
         let asked = (0..BUCKETS).filter(|b| bits[b / 8] >> (b % 8) & 1 == 1);
-        let news = self.news_of(asked.flat_map(|b| self.sums.in_bucket(b)).map(|(_, entry)| entry));
+        let news = self.news_of(asked.flat_map(|b| self.in_bucket(b)).map(|(_, entry)| entry));
         (news, Ask::Buckets(bits))
     }
 
-    fn news_of<'a>(&self, entries: impl Iterator<Item = &'a Entry>) -> News {
+    fn news_of(&self, entries: impl IntoIterator<Item = Entry>) -> News {
         let mut news = News::default();
         for entry in entries {
             match entry {
                 Entry::Member(slot) => {
-                    if let Some(member) = self.members.at(*slot) {
+                    if let Some(member) = self.members.at(slot) {
                         news.push_member(&member.update(), usize::MAX);
                     }
                 }
                 Entry::Record(key) => {
-                    if let Some(record) = self.records.find(key) {
-                        news.push_record(&record.entry(key), usize::MAX);
+                    if let Some(record) = self.records.find(&key) {
+                        news.push_record(&record.entry(&key), usize::MAX);
                     }
                 }
             }
@@ -251,12 +261,14 @@ impl Gossip {
 
     /// Panics when the sums are not those of the tables. For tests and fuzzing. *Cost*: O(n).
     pub(crate) fn check_sums(&self) {
-        let mut expected = Sums::default();
-        for (key, entry) in &self.sums.entries {
-            expected.insert(*key, entry.clone(), self.hash_of(entry));
+        let (mut buckets, mut root) = ([0_u64; BUCKETS], 0_u64);
+        for (key, entry) in self.entries() {
+            let hash = self.hash_of(&entry);
+            buckets[bucket_of(key)] = buckets[bucket_of(key)].wrapping_add(hash);
+            root = root.wrapping_add(hash);
         }
-        assert_eq!(expected.root, self.sums.root);
-        assert_eq!(expected.buckets, self.sums.buckets);
-        assert_eq!(self.sums.entries.len(), self.members.iter().count() + self.records.iter().count());
+        assert_eq!((root, &buckets), (self.sums.root, &*self.sums.buckets));
+        assert_eq!(self.sums.records.len(), self.records.iter().count());
+        assert!(self.sums.records.iter().all(|(key, record)| *key == key_hash(record)));
     }
 }

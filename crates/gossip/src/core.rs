@@ -299,7 +299,7 @@ impl Gossip {
         self.events.pop_front()
     }
 
-    /// Every member known, this one included, ordered by id.
+    /// Every member known, this one included, in no order. *Cost*: O(n).
     pub fn members(&self) -> impl Iterator<Item = MemberView<'_>> {
         self.members.views()
     }

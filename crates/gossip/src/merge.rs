@@ -101,9 +101,8 @@ impl Gossip {
 
     /// Replaces what we believe of a member and tells whom it concerns.
     fn believe(&mut self, now: Duration, slot: Slot, evidence: Evidence, update: &Update<'_>, spread: bool) {
-        let Some(member) = self.members.at_mut(slot) else { return };
+        let Some(member) = self.members.at(slot) else { return };
         let (before, addr) = (member.evidence, member.addr);
-        member.suspicion = None;
         self.timers.cancel(Timer::Suspicion(slot));
         self.timers.cancel(Timer::Forget(slot));
         let by = (!update.by.is_empty()).then(|| Arc::from(update.by));
@@ -124,8 +123,8 @@ impl Gossip {
     /// Timers and events of the state a member is in now.
     fn enter_state(&mut self, now: Duration, slot: Slot, before: State, update: &Update<'_>) {
         let members = self.members.live_count();
-        let Some(member) = self.members.at_mut(slot) else { return };
-        let (id, by) = (member.id.clone(), member.by.clone());
+        let Some(member) = self.members.at(slot) else { return };
+        let (id, by): (Arc<str>, Arc<str>) = (member.id.into(), member.by.into());
         let was_live = matches!(before, State::Alive | State::Suspect);
         match member.evidence.state {
             State::Alive => {}
@@ -133,7 +132,7 @@ impl Gossip {
                 let told = *by != *self.id;
                 let suspicion = Suspicion::new(&self.config, now, members, by);
                 self.timers.set(Timer::Suspicion(slot), suspicion.deadline());
-                member.suspicion = Some(Box::new(suspicion));
+                self.members.suspect(slot, suspicion);
                 self.stats.suspicions += 1;
                 if told && self.rng.below(members) < WITNESSES {
                     self.members.probe_next(slot);
@@ -161,7 +160,7 @@ impl Gossip {
 
     fn announce_up(&mut self, slot: Slot) {
         if let Some(member) = self.members.at(slot) {
-            let (id, addr, generation) = (member.id.clone(), member.addr, member.evidence.generation);
+            let (id, addr, generation) = (member.id.into(), member.addr, member.evidence.generation);
             self.emit(Event::Up { id, addr, generation });
         }
     }
@@ -169,11 +168,10 @@ impl Gossip {
     /// Another accuser of a suspect: the suspicion shortens, and the others hear of it too.
     fn confirm(&mut self, now: Duration, slot: Slot, by: &str) {
         let by: Arc<str> = by.into();
-        let Some(member) = self.members.at_mut(slot) else { return };
-        let Some(suspicion) = member.suspicion.as_mut() else { return };
+        let Some(suspicion) = self.members.suspicion_mut(slot) else { return };
         if suspicion.confirm(&by) {
             let deadline = suspicion.deadline();
-            member.by = by;
+            self.members.set_accuser(slot, by);
             self.timers.set(Timer::Suspicion(slot), deadline.max(now));
             self.spread_member(now, slot);
         }
@@ -183,7 +181,7 @@ impl Gossip {
     pub(crate) fn accuse(&mut self, now: Duration, slot: Slot) {
         let me = self.id.clone();
         let Some(member) = self.members.at(slot) else { return };
-        let (id, evidence, addr) = (member.id.clone(), member.evidence, member.addr);
+        let (id, evidence, addr) = (member.id.to_owned(), member.evidence, member.addr);
         match evidence.state {
             State::Suspect => self.confirm(now, slot, &me),
             State::Alive => {
@@ -199,7 +197,7 @@ impl Gossip {
     /// refutation may be what it did not hear.
     pub(crate) fn on_suspicion_expired(&mut self, now: Duration, slot: Slot) {
         let Some(member) = self.members.at(slot) else { return };
-        let Some(suspicion) = member.suspicion.as_ref() else { return };
+        let Some(suspicion) = member.suspicion else { return };
         let gate_end = suspicion.gate_end();
         if self.config.expiry_gate && now < gate_end && self.seems_slow_or_deaf(now) {
             self.stats.expiries_gated += 1;
@@ -207,7 +205,15 @@ impl Gossip {
             self.timers.set(Timer::Suspicion(slot), again);
             return;
         }
-        let (id, addr, me) = (member.id.clone(), member.addr, self.id.clone());
+        // It may have refuted long ago, and its word was lost on the way here. It has a last one.
+        if self.members.suspicion_mut(slot).is_some_and(Suspicion::tell) {
+            self.stats.warnings += 1;
+            self.send_to(slot, &Body::Gossip);
+            self.timers.set(Timer::Suspicion(slot), now + self.config.probe_timeout);
+            return;
+        }
+        let Some(member) = self.members.at(slot) else { return };
+        let (id, addr, me) = (member.id.to_owned(), member.addr, self.id.clone());
         let evidence = Evidence { state: State::Dead, ..member.evidence };
         self.stats.expiries += 1;
         self.believe(now, slot, evidence, &update_with(&id, evidence, addr, &me), true);

@@ -55,7 +55,7 @@ impl Gossip {
     fn judge_probe(&mut self, now: Duration) {
         self.timers.cancel(Timer::ProbeTimeout);
         let Some(probe) = self.probe.take() else { return };
-        let listed = self.members.at(probe.slot).is_some_and(|member| member.id == probe.id);
+        let listed = self.members.at(probe.slot).is_some_and(|member| *member.id == *probe.id);
         if probe.answered || !listed {
             return;
         }
@@ -68,7 +68,7 @@ impl Gossip {
 
     fn begin_probe(&mut self, now: Duration) {
         let Some(slot) = self.members.next_probe(&mut self.rng) else { return };
-        let Some(id) = self.members.at(slot).map(|member| member.id.clone()) else { return };
+        let Some(id) = self.members.at(slot).map(|member| Arc::<str>::from(member.id)) else { return };
         let seq = self.rng.next_u32();
         self.stats.probes += 1;
         self.send_to(slot, &Body::Ping { seq, target: &id });
@@ -81,7 +81,7 @@ impl Gossip {
     fn warn_suspects(&mut self) {
         let first = self.members.any_slot(&mut self.rng);
         let lonely = self.timers.suspects_from(first).filter(|slot| {
-            let suspicion = self.members.at(*slot).and_then(|member| member.suspicion.as_ref());
+            let suspicion = self.members.at(*slot).and_then(|member| member.suspicion);
             suspicion.is_some_and(|suspicion| suspicion.is_only_by(&self.id))
         });
         for slot in lonely.take(WARNINGS_MAX).collect::<Vec<_>>() {

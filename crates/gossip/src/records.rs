@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use xxhash_rust::xxh3::{Xxh3, xxh3_64_with_seed};
 
-use crate::anti_entropy::{Entry, Sums};
+use crate::anti_entropy::Sums;
 use crate::event::RecordView;
 use crate::wire::{RecordEntry, record_bytes};
 use crate::{RECORDS_BYTES_MAX, RECORDS_MAX};
@@ -106,7 +106,7 @@ impl Records {
         }
         self.bytes += size;
         let (key, hash): (Arc<str>, _) = (entry.key.into(), digest_hash(entry));
-        sums.insert(key_hash(entry.key), Entry::Record(key.clone()), hash);
+        sums.insert_record(key_hash(entry.key), key.clone(), hash);
         let record = Record { version: entry.version, value: entry.value.into(), hash, conflicted: false };
         self.by_key.insert(key, record);
         Merged::Newer

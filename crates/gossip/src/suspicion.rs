@@ -1,7 +1,7 @@
 //! How long a doubt may last before it becomes a verdict.
 //!
 //! *Source*: Lifeguard (arXiv 1707.00788), section IV-B, "Lifeguard suspicion": the timeout begins long and falls
-//! with every independent accuser.
+//! with every independent accuser. Ours: it falls to half of the paper's shortest when twice as many agree.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,8 +16,10 @@ pub(crate) struct Suspicion {
     longest: Duration,
     /// Independent confirmations, beyond the first accuser, that bring it down to the shortest.
     wanted: u32,
-    /// Who accuses; the first one began it. At most `wanted` + 1.
+    /// Who accuses; the first one began it. At most 2 `wanted` + 1.
     accusers: Vec<Arc<str>>,
+    /// The suspect was told before the verdict.
+    told: bool,
 }
 
 impl Suspicion {
@@ -28,12 +30,12 @@ impl Suspicion {
         let others = members.saturating_sub(2) as u32;
         let wanted = if others < config.suspicion_confirmations { 0 } else { config.suspicion_confirmations };
         let longest = longest(config, members);
-        Self { started: now, shortest, longest, wanted, accusers: vec![by] }
+        Self { started: now, shortest, longest, wanted, accusers: vec![by], told: false }
     }
 
     /// Another accuser. `true` when it counts: independent, and still wanted.
     pub(crate) fn confirm(&mut self, by: &Arc<str>) -> bool {
-        let counts = self.accusers.len() <= self.wanted as usize && !self.accusers.contains(by);
+        let counts = self.accusers.len() <= 2 * self.wanted as usize && !self.accusers.contains(by);
         if counts {
             self.accusers.push(by.clone());
         }
@@ -45,15 +47,24 @@ impl Suspicion {
         self.wanted > 0 && self.accusers.len() == 1 && *self.accusers[0] == *by
     }
 
-    /// When it runs out: longest − (longest − shortest)·ln(c + 1)/ln(K + 1) after its start.
+    /// When it runs out: longest − (longest − shortest)·ln(c + 1)/ln(K + 1) after its start, and shortest / 2 from 2K
+    /// confirmations on.
     pub(crate) fn deadline(&self) -> Duration {
         let confirmed = self.accusers.len() as u32 - 1;
+        if self.wanted > 0 && confirmed >= 2 * self.wanted {
+            return self.started + self.shortest / 2;
+        }
         if confirmed >= self.wanted {
             return self.started + self.shortest;
         }
         let share = f64::from(confirmed + 1).ln() / f64::from(self.wanted + 1).ln();
         let after = self.longest - (self.longest - self.shortest).mul_f64(share);
         self.started + after.max(self.shortest)
+    }
+
+    /// Whether the suspect is to be told now, before the verdict: once.
+    pub(crate) fn tell(&mut self) -> bool {
+        !std::mem::replace(&mut self.told, true)
     }
 
     /// The gate may put the end off until here, not longer.
@@ -90,7 +101,11 @@ mod tests {
         assert!(one > S(102) && one < S(124));
         assert!(suspicion.confirm(&"c".into()));
         assert_eq!(suspicion.deadline(), S(102));
-        assert!(!suspicion.confirm(&"d".into()), "K = 2 are enough");
+        assert!(suspicion.confirm(&"d".into()));
+        assert_eq!(suspicion.deadline(), S(102));
+        assert!(suspicion.confirm(&"e".into()));
+        assert_eq!(suspicion.deadline(), S(101), "2K others agree");
+        assert!(!suspicion.confirm(&"f".into()), "more are not wanted");
     }
 
     #[test]

@@ -343,9 +343,9 @@ impl Plane {
             .collect()
     }
 
-    /// The group as this member sees it.
+    /// The group as this member sees it, ordered by id.
     ///
-    /// *Cost*: an allocation per member.
+    /// *Cost*: an allocation per member, and sorting.
     #[must_use]
     pub fn view(&self, now: Duration) -> ClusterView {
         let members = self.gossip.members().map(|member| {
@@ -363,8 +363,10 @@ impl Plane {
                 since: member.since,
             }
         });
+        let mut members: Vec<MemberStatus> = members.collect();
+        members.sort_unstable_by(|one, other| one.id.cmp(&other.id));
         ClusterView {
-            members: members.collect(),
+            members,
             readiness: self.readiness.clone(),
             stats: self.gossip.stats().clone(),
             plane: self.counters(),
