@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 
 use crate::run::{self, check};
+use crate::sim;
 use crate::test::{self, Tally};
 use crate::tidy;
 use crate::tools::{self, CARGO_DENY, CARGO_MACHETE};
@@ -17,6 +18,7 @@ pub(crate) fn run() -> Result<ExitCode> {
     let mut tally = Tally::default();
     let mut report = Report::default();
     report.step("test", || test::all(&mut tally));
+    report.step("sweep", || sim::sweep(&[]));
     report.step("clippy", clippy);
     report.step("rustdoc", rustdoc);
     report.step("tidy", tidy::run);

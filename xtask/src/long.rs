@@ -6,16 +6,17 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 
 use crate::run::{self, check, root};
+use crate::sim::{self, GOSSIP_SEEDS};
 use crate::test::Tally;
 use crate::tools::{self, CARGO_DENY, CARGO_FUZZ};
 
 const SECONDS_DEFAULT: u32 = 600;
 /// Random schedules of one partition in `schedules`.
 const SCHEDULES: u64 = 100_000;
-/// Simulated clusters in `seeds`.
+/// Simulated small clusters in `seeds`.
 const CLUSTERS: u64 = 1_000;
-/// Seeds of each scenario in `gossip`.
-const GOSSIP_SEEDS: u64 = 20;
+/// Simulated larger ones in `mixture`.
+const MIXTURES: u64 = 10_000;
 
 /// `cargo xtask long NAME [--seconds N]`.
 pub(crate) fn run(args: &[&str]) -> Result<()> {
@@ -33,11 +34,13 @@ pub(crate) fn run(args: &[&str]) -> Result<()> {
         "chaos" => chaos(&[]),
         "cuts" => cuts(),
         "bench" => check("cargo", &["bench", "--package", "ringway", "--locked", "--bench", "*"]),
-        "mutants" => simulate(&["--features", "mutants"], &["mutants"]),
-        "schedules" => sweep("explore", SCHEDULES),
-        "seeds" => sweep("cluster", CLUSTERS),
-        "gossip" => gossip("128,1024"),
-        "gossip-10000" => gossip("10000"),
+        "mutants" => sim::mutants(),
+        "schedules" => sim::seeds("explore", SCHEDULES),
+        "seeds" => sim::seeds("cluster", CLUSTERS),
+        "mixture" => sim::seeds("mixture", MIXTURES),
+        "digests" => sim::digests(),
+        "gossip" => sim::gossip("128,1024"),
+        "gossip-10000" => sim::gossip("10000"),
         "advisories" => advisories(),
         _ => match name.strip_prefix("fuzz-") {
             Some(target) if fuzz_targets()?.iter().any(|known| known == target) => fuzz(target, seconds),
@@ -63,6 +66,8 @@ fn unknown(problem: &str) -> Result<()> {
          mutants      every rule of the ownership protocol taken out once: who notices\n  \
          schedules    {SCHEDULES} random schedules of one partition; goes on where it was stopped\n  \
          seeds        {CLUSTERS} simulated whole clusters; goes on where it was stopped\n  \
+         mixture      {MIXTURES} of five to nine nodes with three copies; goes on where it was stopped\n  \
+         digests      what a dozen simulated runs come to in the release build, beside what is written down\n  \
          gossip       every figure of membership over {GOSSIP_SEEDS} seeds at 128 and 1,024 members; goes on where it was stopped\n  \
          gossip-10000 the same at 10,000 members\n  \
          advisories   cargo deny check advisories (downloads the advisory database){fuzz}"
@@ -146,40 +151,6 @@ fn some_pass(command: Command) -> Result<()> {
     Ok(())
 }
 
-/// Runs the simulator in the release build.
-fn simulate(features: &[&str], args: &[&str]) -> Result<()> {
-    let fixed = ["run", "--release", "--locked", "--package", "ringway-sim"];
-    check("cargo", &[&fixed[..], features, &["--"], args].concat())
-}
-
-/// Runs the simulator over many seeds, on every core. How far it came is kept under the build products, per revision of
-/// the sources: what another revision was clean of says nothing.
-fn sweep(command: &str, count: u64) -> Result<()> {
-    let kept = kept(command)?;
-    simulate(&[], &[command, "--seeds", &format!("0..{count}"), "--resume", &kept])
-}
-
-/// Measures every figure that membership promises. Finished runs are kept, each scenario and seed by itself.
-fn gossip(nodes: &str) -> Result<()> {
-    let (kept, seeds) = (kept("gossip")?, format!("0..{GOSSIP_SEEDS}"));
-    simulate(&[], &["targets", "--nodes", nodes, "--seeds", &seeds, "--resume", &kept])
-}
-
-fn kept(command: &str) -> Result<String> {
-    let revision =
-        run::capture("git", &["-c", tools::GIT_TRUSTS_CHECKOUT, "rev-parse", "--short=12", "HEAD"])?;
-    let folder = run::target_dir().join("sim");
-    fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
-    Ok(folder.join(format!("{command}-{}", revision.trim())).to_string_lossy().into_owned())
-}
-
-/// `cargo xtask sim-compare [--nodes N] [--seeds N]`: our membership beside foca's, under one network. Not the release
-/// build: linking it takes longer than a small comparison.
-pub(crate) fn sim_compare(args: &[&str]) -> Result<()> {
-    let fixed = ["run", "--locked", "--package", "ringway-sim", "--example", "compare", "--"];
-    check("cargo", &[&fixed[..], args].concat())
-}
-
 fn advisories() -> Result<()> {
     tools::cargo_tool(&CARGO_DENY)?;
     check("cargo-deny", &["--locked", "check", "advisories"])
@@ -242,6 +213,8 @@ mod tests {
             "mutants",
             "schedules",
             "seeds",
+            "mixture",
+            "digests",
             "gossip-10000",
             "advisories",
             "fuzz-wire",

@@ -40,10 +40,29 @@ const ROUTERS: usize = 2;
 /// Fewest nodes an operator leaves in.
 const NODES_MIN: usize = 3;
 
-/// Runs one cluster.
+/// Runs one small cluster: three to seven nodes, two or three copies.
 #[must_use]
 pub fn run(options: ExploreOptions) -> Outcome {
-    let mut cluster = Cluster::new(options);
+    live(options, Span { founders: 3, replicas: &[2, 3, 3, 3] })
+}
+
+/// Runs one cluster of the mixture that the promises are measured by: five to nine nodes, three copies.
+#[must_use]
+pub fn mixture(options: ExploreOptions) -> Outcome {
+    live(options, Span { founders: 5, replicas: &[3] })
+}
+
+/// How large clusters are.
+#[derive(Debug, Clone, Copy)]
+struct Span {
+    /// Fewest nodes that form one; up to two more do, and up to two more may join.
+    founders: usize,
+    /// Copies, drawn from these.
+    replicas: &'static [usize],
+}
+
+fn live(options: ExploreOptions, span: Span) -> Outcome {
+    let mut cluster = Cluster::new(options, span);
     cluster.form();
     cluster.trouble();
     if cluster.world.checkers.violation().is_none() && !options.safety_only {
@@ -68,10 +87,11 @@ enum Change {
     HoldMoves,
     Stop,
     NewWeather,
+    CrashRouter,
 }
 
 impl Change {
-    const ALL: [Self; 12] = [
+    const ALL: [Self; 13] = [
         Self::Crash,
         Self::LoseDisk,
         Self::Pause,
@@ -84,6 +104,7 @@ impl Change {
         Self::HoldMoves,
         Self::Stop,
         Self::NewWeather,
+        Self::CrashRouter,
     ];
 }
 
@@ -91,6 +112,7 @@ impl Change {
 enum Chore {
     Change,
     Start(Place),
+    StartRouter(Place),
     Resume(Place),
     Mend,
     /// Look whether a node that stops leads anything still, and stop it at the latest then.
@@ -102,7 +124,7 @@ enum Chore {
 struct Cluster {
     world: World,
     rng: Rng,
-    weights: [u32; 12],
+    weights: [u32; 13],
     gap_max: Duration,
     lasts: Duration,
     chores: BTreeMap<(Duration, u64), Chore>,
@@ -116,18 +138,18 @@ struct Cluster {
 }
 
 impl Cluster {
-    fn new(options: ExploreOptions) -> Self {
+    fn new(options: ExploreOptions, span: Span) -> Self {
         let mut rng = Rng::new(options.seed.wrapping_mul(0x517c_c1b7).wrapping_add(options.seed));
-        let founders = 3 + rng.below(3);
+        let founders = span.founders + rng.below(3);
         let nodes = founders + rng.below(3);
-        let mut weights = [0; 12];
+        let mut weights = [0; 13];
         for weight in &mut weights {
             *weight = [0, 1, 2][rng.below(3)];
         }
         weights[Change::Mend as usize] +=
             1 + weights[Change::Cut as usize] + weights[Change::CutOneWay as usize];
         Self {
-            world: World::new(world_options(&mut rng, founders, nodes, options)),
+            world: World::new(world_options(&mut rng, founders, nodes, span, options)),
             weights,
             gap_max: Duration::from_secs([2, 6, 15][rng.below(3)]),
             lasts: Duration::from_secs(rng.between(10, 60)),
@@ -191,6 +213,7 @@ impl Cluster {
                 self.bring(change);
             }
             Chore::Start(place) => self.start(place),
+            Chore::StartRouter(place) => self.world.start_router(place),
             Chore::Resume(place) => self.world.resume(place),
             Chore::Mend => self.world.network.mend(),
             Chore::Stopped(place, latest) => self.stopped(place, latest),
@@ -235,6 +258,11 @@ impl Cluster {
                 }));
             }
             Change::Stop => self.stop(place),
+            Change::CrashRouter => {
+                let router = self.world.options.nodes + self.rng.below(ROUTERS);
+                self.world.crash_router(router);
+                self.chore(down, Chore::StartRouter(router));
+            }
         }
     }
 
@@ -258,10 +286,12 @@ impl Cluster {
         self.chore(down, Chore::Start(place));
     }
 
-    /// One node in a run, so that a majority of every owner set keeps its data.
+    /// One node, so that a majority of every owner set keeps its data; another one when everything is at rest again.
     fn lose_disk(&mut self, place: Place, down: Duration) {
         let drained = self.world.nodes.iter().any(|node| node.gone);
-        if self.lost_a_disk || drained || self.world.options.replicas < 3 || self.leaving.contains(&place) {
+        let all_here = (0..self.next_joiner).all(|place| self.world.nodes[place].is_awake());
+        let too_early = self.lost_a_disk && !(all_here && self.unrest().is_none());
+        if too_early || drained || self.world.options.replicas < 3 || self.leaving.contains(&place) {
             return;
         }
         if self.world.nodes[place].engine.is_some() {
@@ -406,6 +436,9 @@ impl Cluster {
             }
             self.start(place);
         }
+        for router in 0..ROUTERS {
+            self.world.start_router(self.world.options.nodes + router);
+        }
         self.moves_held = false;
         let now = self.world.now;
         self.world.routers.iter_mut().for_each(|router| router.count_anew(now));
@@ -467,9 +500,15 @@ impl Cluster {
     }
 }
 
-fn world_options(rng: &mut Rng, founders: usize, nodes: usize, options: ExploreOptions) -> WorldOptions {
+fn world_options(
+    rng: &mut Rng,
+    founders: usize,
+    nodes: usize,
+    span: Span,
+    options: ExploreOptions,
+) -> WorldOptions {
     let partitions = [16, 32][rng.below(2)];
-    let replicas = [2, 3, 3, 3][rng.below(4)];
+    let replicas = span.replicas[rng.below(span.replicas.len())];
     #[expect(clippy::expect_used, reason = "written down here")]
     let settings = ClusterSettings {
         name: ClusterName::new("sim").expect("a name"),
@@ -504,6 +543,7 @@ fn world_options(rng: &mut Rng, founders: usize, nodes: usize, options: ExploreO
             gossip: Config::default(),
         }),
         trace: options.trace,
+        digest: options.digest,
     }
 }
 

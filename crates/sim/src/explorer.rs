@@ -13,6 +13,7 @@ use ringway_control::ownership::{Mutant, Timing, Wishes};
 use ringway_topology::{Owner, Partition};
 
 use crate::checkers::{Rule, Violation};
+use crate::digest::Digest;
 use crate::network::{Place, Weather};
 use crate::node::{Input, NodeOptions};
 use crate::rng::Rng;
@@ -41,6 +42,8 @@ pub struct ExploreOptions {
     pub mutant: Option<Mutant>,
     /// Whether to tell what happens, on stderr.
     pub trace: bool,
+    /// Whether to make a digest of everything that happens, which takes a while.
+    pub digest: bool,
     /// Whether to end with the trouble, and not ask whether everything comes to rest behind it.
     pub safety_only: bool,
 }
@@ -54,6 +57,8 @@ pub struct Outcome {
     pub tally: Tally,
     /// How much time passed in it.
     pub lasted: Duration,
+    /// Of everything that happened, when that was asked for.
+    pub digest: Option<u64>,
 }
 
 /// Runs one schedule.
@@ -74,7 +79,8 @@ pub(crate) fn outcome(mut world: World) -> Outcome {
     let (acknowledged, reads) = (world.checkers.acknowledged, world.checkers.reads);
     world.tally.counts.insert("write acknowledged", acknowledged);
     world.tally.counts.insert("read answered", reads);
-    Outcome { violation: world.checkers.violation().cloned(), tally: world.tally, lasted: world.now }
+    let digest = world.digest.as_ref().map(Digest::value);
+    Outcome { violation: world.checkers.violation().cloned(), tally: world.tally, lasted: world.now, digest }
 }
 
 /// What can go wrong, or be wished for.
@@ -513,6 +519,7 @@ fn world_options(rng: &mut Rng, climate: &Climate, options: ExploreOptions) -> W
         timer_late_max: ms([0, 3][rng.below(2)]),
         cluster: None,
         trace: options.trace,
+        digest: options.digest,
     }
 }
 

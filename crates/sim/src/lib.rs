@@ -16,6 +16,8 @@
 pub mod checkers;
 pub mod clock;
 pub mod cluster;
+pub mod digest;
+pub mod digests;
 pub mod directed;
 pub mod disk;
 pub mod explorer;

@@ -1,8 +1,8 @@
 //! Runs schedules of the simulator from the command line.
 //!
-//! `explore` runs random schedules of one partition, `cluster` whole clusters, `mutants` the guard checks; `gossip` and
-//! `targets` run scenarios of membership. A violation is printed with the command
-//! that shows its schedule, and the exit code is 1.
+//! `explore` runs random schedules of one partition, `cluster` and `mixture` whole clusters, `mutants` the guard checks;
+//! `gossip` and `targets` run scenarios of membership; `digests` shows that a seed is one history in every build. A
+//! violation is printed with the command that shows its schedule, and the exit code is 1.
 #![expect(clippy::print_stdout, reason = "a command line tool talks on stdout")]
 
 mod gossip_command;
@@ -13,13 +13,16 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use ringway_control::ownership::Mutant;
+use ringway_sim::digests::{digests, written_down};
 use ringway_sim::explorer::{ExploreOptions, Outcome, explore};
 use ringway_sim::sweep::{Swept, sweep};
 use ringway_sim::{cluster, mutants};
 
 const USAGE: &str = "\
 ringway-sim explore --seeds FROM..TO    random schedules of one partition
-ringway-sim cluster --seeds FROM..TO    whole clusters with their control planes
+ringway-sim cluster --seeds FROM..TO    whole clusters of three to seven nodes, with their control planes
+ringway-sim mixture --seeds FROM..TO    of five to nine nodes, with three copies
+ringway-sim digests                     what a dozen runs come to, in every build alike
 ringway-sim mutants                     every rule taken out once: who notices
   --mutant NAME    break a rule; needs --features mutants
   --trace          tell what happens, on stderr; for one seed
@@ -46,7 +49,8 @@ struct Arguments {
 
 impl Arguments {
     fn of(&self, seed: u64) -> ExploreOptions {
-        ExploreOptions { seed, mutant: self.mutant, trace: self.trace, safety_only: self.safety_only }
+        let Self { mutant, trace, safety_only, .. } = *self;
+        ExploreOptions { seed, mutant, trace, safety_only, digest: false }
     }
 }
 
@@ -83,7 +87,9 @@ fn of_ownership() -> ExitCode {
     let clean = match arguments.command.as_str() {
         "explore" => run(&arguments, |seed| explore(arguments.of(seed))),
         "cluster" => run(&arguments, |seed| cluster::run(arguments.of(seed))),
+        "mixture" => run(&arguments, |seed| cluster::mixture(arguments.of(seed))),
         "mutants" => all_mutants(&arguments),
+        "digests" => as_written_down(),
         other => {
             eprintln!("there is no command `{other}`\n{USAGE}");
             return ExitCode::from(2);
@@ -144,7 +150,7 @@ fn parse_mutant(text: &str) -> Result<Mutant, String> {
 fn run(arguments: &Arguments, one: impl Fn(u64) -> Outcome + Sync) -> bool {
     let started = Instant::now();
     let mut total = Swept::default();
-    let chunk = if arguments.command == "cluster" { CLUSTER_CHUNK } else { CHUNK };
+    let chunk = if arguments.command == "explore" { CHUNK } else { CLUSTER_CHUNK };
     let mut next = arguments.resume.as_ref().map_or(arguments.seeds.start, |file| resumed(file, arguments));
     while next < arguments.seeds.end && (arguments.all || total.first.is_none()) {
         let end = arguments.seeds.end.min(next + chunk);
@@ -201,6 +207,15 @@ fn report(arguments: &Arguments, total: &Swept) {
             mutant.unwrap_or_default()
         );
     }
+}
+
+/// Runs what digests are written down of; whether all are the same.
+fn as_written_down() -> bool {
+    let found = digests();
+    print!("{found}");
+    let same = found == written_down();
+    println!("{}", if same { "as written down" } else { "NOT as written down in crates/sim/digests.txt" });
+    same
 }
 
 /// Runs the guard checks; whether every rule taken out was noticed, and nothing with all of them in.

@@ -50,6 +50,7 @@ fn directed_outcome(directed: directed::Directed, mutant: Mutant) -> crate::expl
         violation: directed(Some(mutant)),
         tally: crate::world::Tally::default(),
         lasted: std::time::Duration::ZERO,
+        digest: None,
     }
 }
 

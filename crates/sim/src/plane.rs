@@ -146,10 +146,10 @@ pub fn node_plane(
     }
 }
 
-/// The options of a router's plane.
+/// The options of a router's plane in a new life.
 #[must_use]
-pub fn router_plane(cluster: &ClusterOptions, place: Place, seed: u64) -> PlaneOptions {
-    member_plane(cluster, &format!("r{place}"), place, 1, seed)
+pub fn router_plane(cluster: &ClusterOptions, place: Place, life: u64, seed: u64) -> PlaneOptions {
+    member_plane(cluster, &format!("r{place}"), place, life, seed)
 }
 
 fn member_plane(

@@ -100,6 +100,10 @@ pub struct Router {
     pub place: Place,
     /// Its control plane, in a whole cluster: then it follows the plane's maps.
     pub member: Option<Member>,
+    /// Its process does not run, and its clients cannot reach it.
+    pub down: bool,
+    /// How often its process was started.
+    pub lives: u64,
     /// When the plane wants its timer.
     pub timer: Option<Duration>,
     /// What it follows without one.
@@ -131,6 +135,8 @@ impl Router {
         Self {
             place,
             member: None,
+            down: false,
+            lives: 1,
             timer: None,
             claims: BTreeMap::new(),
             life: 0xa0 + place as u128,
@@ -155,6 +161,25 @@ impl Router {
     pub fn count_anew(&mut self, now: Duration) {
         self.acknowledged = 0;
         self.counted_from = now;
+    }
+
+    /// Its process ends. Its clients never learn what became of what was open, and what it knew is gone; the writes of
+    /// its next life have names that this one had not.
+    pub fn crash(&mut self, checkers: &mut Checkers) {
+        let open: Vec<u64> = self.operations.keys().copied().collect();
+        for number in open {
+            if let Some(operation) = self.operations.get_mut(&number) {
+                operation.doubtful |= operation.attempt > 0;
+            }
+            self.give_up(checkers, number);
+        }
+        self.down = true;
+        self.member = None;
+        self.timer = None;
+        self.claims.clear();
+        self.lives += 1;
+        self.life = u128::from(self.lives) << 64 | 0xa0 + self.place as u128;
+        self.counter = 0;
     }
 
     /// Whether no operation is open.

@@ -86,6 +86,7 @@ impl Script {
             timer_late_max: Duration::ZERO,
             cluster: None,
             trace: std::env::var_os("RINGWAY_SIM_TRACE").is_some(),
+            digest: false,
         };
         change(&mut options);
         let mut script = Self { world: World::new(options) };

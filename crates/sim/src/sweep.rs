@@ -85,7 +85,7 @@ pub fn guarded(seed: u64, run: &impl Fn(u64) -> Outcome) -> Outcome {
         let said = said.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
         let what = said.unwrap_or_else(|| "a panic without words".to_owned());
         let violation = Violation { rule: Rule::Assertion, at: Duration::ZERO, what };
-        Outcome { violation: Some(violation), tally: Tally::default(), lasted: Duration::ZERO }
+        Outcome { violation: Some(violation), tally: Tally::default(), lasted: Duration::ZERO, digest: None }
     })
 }
 
@@ -100,7 +100,8 @@ mod tests {
                 at: Duration::ZERO,
                 what: seed.to_string(),
             });
-            Outcome { violation, tally: Tally { steps: 1, ..Tally::default() }, lasted: Duration::ZERO }
+            let tally = Tally { steps: 1, ..Tally::default() };
+            Outcome { violation, tally, lasted: Duration::ZERO, digest: None }
         }
     }
 

@@ -5,6 +5,7 @@ use std::fmt;
 use std::time::Duration;
 
 use super::member::{Note, Packet, Place};
+use crate::digest::Digest;
 
 /// Lines kept for whoever reads of a violation.
 const LAST_MAX: usize = 40;
@@ -31,14 +32,14 @@ pub enum What {
 /// The digest of a run: of every message delivered, byte for byte, and of everything else that happened, with its time.
 #[derive(Debug)]
 pub struct History {
-    digest: u64,
+    digest: Digest,
     events: u64,
     last: VecDeque<(Duration, What)>,
 }
 
 impl Default for History {
     fn default() -> Self {
-        Self { digest: 0x7269_6e67_7761_7921, events: 0, last: VecDeque::new() }
+        Self { digest: Digest::default(), events: 0, last: VecDeque::new() }
     }
 }
 
@@ -83,14 +84,13 @@ impl History {
     }
 
     fn mix(&mut self, word: u64) {
-        let mixed = (self.digest.rotate_left(29) ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        self.digest = mixed ^ mixed >> 32;
+        self.digest.mix(word);
     }
 
     /// The digest so far.
     #[must_use]
     pub fn digest(&self) -> u64 {
-        self.digest
+        self.digest.value()
     }
 
     /// How much has happened.

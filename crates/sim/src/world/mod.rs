@@ -26,6 +26,7 @@ use ringway_topology::{Epoch, Owner, Partition};
 
 use crate::checkers::{Checkers, Rule, show, show_claim};
 use crate::clock::Clock;
+use crate::digest::Digest;
 use crate::network::{Network, Place, Weather};
 use crate::node::{Input, Node, NodeOptions, place_of};
 use crate::plane::{ClusterOptions, Packet};
@@ -79,6 +80,8 @@ pub struct WorldOptions {
     pub cluster: Option<ClusterOptions>,
     /// Whether to tell what happens.
     pub trace: bool,
+    /// Whether to make a digest of it.
+    pub digest: bool,
 }
 
 /// How often things happened: a run in which nothing did proves nothing.
@@ -151,6 +154,8 @@ pub struct World {
     pub held_links: BTreeSet<(Place, Place)>,
     /// What is held back, oldest first.
     pub held: Vec<Envelope>,
+    /// Of everything that happened, when that was asked for.
+    pub digest: Option<Digest>,
     /// The disks of these nodes finish nothing.
     pub held_disks: BTreeSet<Place>,
     queue: BTreeMap<(Duration, u64), Happening>,
@@ -179,6 +184,7 @@ impl World {
             tally: Tally::default(),
             held_links: BTreeSet::new(),
             held: Vec::new(),
+            digest: options.digest.then(Digest::default),
             held_disks: BTreeSet::new(),
             queue: BTreeMap::new(),
             queued: 0,
@@ -328,6 +334,7 @@ impl World {
         let timer_first = timer.filter(|(due, _)| queued.is_none_or(|at| *due < at));
         if let Some((due, place)) = timer_first {
             self.advance(due);
+            self.note(format_args!("timer of {place}"));
             if place < self.nodes.len() {
                 self.feed(place, Input::Timer);
             } else {
@@ -335,7 +342,15 @@ impl World {
             }
         } else if let Some(((at, _), happening)) = self.queue.pop_first() {
             self.advance(at);
+            self.note(format_args!("{happening:?}"));
             self.happen(happening);
+        }
+    }
+
+    fn note(&mut self, what: std::fmt::Arguments<'_>) {
+        if let Some(digest) = &mut self.digest {
+            digest.mix(self.now.as_nanos() as u64);
+            digest.tell(what);
         }
     }
 

@@ -55,16 +55,32 @@ impl World {
 
     /// Starts the routers' planes.
     pub fn start_routers(&mut self) {
-        for index in 0..self.routers.len() {
-            let seed = self.rng.next_u64();
-            let Some(cluster) = &self.options.cluster else { return };
-            let place = self.routers[index].place;
-            match Member::start(router_plane(cluster, place, seed), self.now) {
-                Ok(member) => self.routers[index].member = Some(member),
-                Err(problem) => return self.checkers.violated(self.now, Rule::Assertion, problem),
-            }
-            self.join(place, 1);
+        for place in self.options.nodes..self.options.nodes + self.routers.len() {
+            self.start_router(place);
         }
+    }
+
+    /// Starts a router's plane: for the first time, or again after it crashed.
+    pub fn start_router(&mut self, place: Place) {
+        let seed = self.rng.next_u64();
+        let Some(cluster) = &self.options.cluster else { return };
+        let router = &mut self.routers[place - self.options.nodes];
+        if router.member.is_some() {
+            return;
+        }
+        match Member::start(router_plane(cluster, place, router.lives, seed), self.now) {
+            Ok(member) => router.member = Some(member),
+            Err(problem) => return self.checkers.violated(self.now, Rule::Assertion, problem),
+        }
+        router.down = false;
+        self.join(place, 1);
+    }
+
+    /// Kills a router's process.
+    pub fn crash_router(&mut self, place: Place) {
+        self.trace(|_| format!("router {place} crashes"));
+        self.tally.count("router crash");
+        self.routers[place - self.options.nodes].crash(&mut self.checkers);
     }
 
     fn others(&self, place: Place) -> Vec<SocketAddr> {

@@ -24,6 +24,9 @@ impl World {
         }
         let gap = self.rng.time(Duration::ZERO, self.options.operation_gap_max);
         self.after(gap, Happening::Begin(place));
+        if self.routers[place - self.options.nodes].down {
+            return;
+        }
         let partition = Partition(self.rng.below(self.options.partitions as usize) as u32);
         let keys = self.options.keys;
         let value = self.next_value();
