@@ -56,6 +56,8 @@ pub(super) fn catch_up(
     let replayed = unless_it_panics(|| replay(engine, committed, ids, mark, &groups));
     let changes =
         replayed.map_err(|gave_up| corrupt(gave_up.to_string()))?.map_err(|error| refused(dir, error))?;
+    // Not before: had that failed, the next start would need every record again.
+    wal.shrink();
     tracing::info!(groups = groups.len(), "the log was replayed");
     committed.take_over(&changes.rows.states, changes.totals);
     Ok(wal)

@@ -159,12 +159,12 @@ impl Wal {
         self.generation += 1;
         self.base = self.last;
         self.end = FIRST;
-        self.shrink();
         Mark { generation: self.generation, base: self.base }
     }
 
-    /// Gives back what a group longer than a file took. What is in the file now is in the engine.
-    fn shrink(&self) {
+    /// Gives back what a group longer than a file took, in the file that is written now. Only right after a turn, and
+    /// only when what the file held before is in the engine for good.
+    pub(super) fn shrink(&self) {
         let file = self.file();
         let grown = file.metadata().is_ok_and(|found| found.len() > WAL_BYTES);
         if grown && let Err(error) = file.set_len(WAL_BYTES) {

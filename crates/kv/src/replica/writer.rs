@@ -344,6 +344,8 @@ impl Writer {
             self.append(&unsynced)?;
         }
         let mark = self.wal.turn();
+        // No flush is under way: the engine holds what was in this file.
+        self.wal.shrink();
         let rows = self.shared.memory.write().freeze();
         self.flushing = true;
         self.flush_told.append(&mut self.flush_wanted);

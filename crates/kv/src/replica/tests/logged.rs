@@ -413,3 +413,37 @@ async fn a_dump_after_a_crash_has_what_only_the_log_holds() {
     let dumped = crate::KvStore::dump(copy.path(), &mut out).unwrap();
     assert_eq!((dumped.values, dumped.corrupt), (5, 0));
 }
+
+/// Does what a start does with the log, with a fault that is there from the replay on.
+fn catch_up_with(dir: &TempDir, fault: impl FnOnce(&crate::disk::Faults)) -> Result<(), OpenError> {
+    let disk = Arc::new(Disk::new(dir.path(), 0, 1 << 20, Arc::new(|_| {})));
+    let (engine, totals) = Engine::open(dir.path(), STORE, 4 << 20, Arc::clone(&disk)).unwrap();
+    let mut committed = engine.read(read_committed).unwrap();
+    fault(&disk.faults);
+    let next_id = AtomicU64::new(totals.next_id);
+    catch_up(dir.path(), STORE, &engine, &disk, &mut committed, &next_id).map(drop)
+}
+
+#[tokio::test]
+async fn a_start_that_fails_takes_nothing_from_a_log_that_has_grown() {
+    let (dir, store) = new();
+    let paused = store.shared.engine.pause();
+    write(&store, (100..15_000).map(|n| acceptor(Partition(n))).collect()).await;
+    while store.shared.memory.read().flushing.is_none() {
+        tokio::task::yield_now().await;
+    }
+    // In the other file, while the first is not in the engine.
+    write(&store, vec![DiskOp::Round(77)]).await;
+    let copy = copied(&dir, |_| {});
+    drop(paused);
+    let bytes = || std::fs::metadata(copy.path().join(FILE)).unwrap().len();
+    let grown = bytes();
+    assert!(grown > WAL_BYTES);
+    let refused = catch_up_with(&copy, |faults| faults.full_writes.store(u64::MAX, Ordering::Relaxed));
+    assert!(refused.unwrap_err().to_string().contains("make some, and start again"));
+    assert_eq!(bytes(), grown);
+    let again = try_open(&copy).unwrap();
+    assert_eq!(bytes(), WAL_BYTES, "given back once the engine has it");
+    let found = recover(&again);
+    assert_eq!((found.round, found.partitions.len()), (77, 14_900));
+}
