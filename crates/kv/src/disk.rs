@@ -7,7 +7,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -81,7 +81,7 @@ impl Disk {
             dir: dir.to_owned(),
             free_bytes_min,
             ballast_bytes,
-            ballast: AtomicBool::new(false),
+            ballast: AtomicBool::new(is_set_aside(dir, ballast_bytes)),
             free_bytes: AtomicU64::new(0),
             on_fatal,
             pace: Pace::default(),
@@ -187,6 +187,15 @@ impl Disk {
         }
         had && freed.is_ok()
     }
+}
+
+/// Whether an earlier process left the ballast whole. A start on a full disk may need it before anybody looks at the disk.
+fn is_set_aside(dir: &Path, bytes: u64) -> bool {
+    /// Of [`MetadataExt::blocks`], whatever the file system's own are.
+    const BLOCK_BYTES: u64 = 512;
+    let found = std::fs::metadata(dir.join(BALLAST_FILE));
+    // A file that is long and empty gives no space.
+    found.is_ok_and(|found| found.len() == bytes && found.blocks().saturating_mul(BLOCK_BYTES) >= bytes)
 }
 
 /// Whether an IO error says that there is no room, rather than that the disk or file is broken.

@@ -19,7 +19,7 @@ use crate::engine::{
     unless_it_panics,
 };
 use crate::record::{Head, split_head_key};
-use crate::replica::{Generation, REPLICA_HEADS, STATES, State, read_value, replay_stopped, table};
+use crate::replica::{Generation, REPLICA_HEADS, STATES, State, has_log, read_value, replay_stopped, table};
 use crate::snapshot::Snapshot;
 
 /// Page cache of a dump, in bytes: it reads everything once.
@@ -71,17 +71,22 @@ pub(crate) fn dump(dir: &Path, out: &mut impl Write) -> Result<Dumped, DumpError
     }
     let fatal = Arc::new(|reason: &str| tracing::error!(reason, "the dump cannot go on"));
     let disk = Arc::new(Disk::new(dir, 0, 0, fatal));
-    replay_stopped(dir, store, CACHE_BYTES as u64, &disk)?;
-    let database = open_database(&path, CACHE_BYTES, &disk)?;
-    let gave_up = |why: GaveUp| DumpError::Read { path: path.display().to_string(), why: why.to_string() };
+    let mut database = open_database(&path, CACHE_BYTES, &disk)?;
+    let failed = |failure: Failure| match failure {
+        Failure::Engine(why) => DumpError::Read { path: path.display().to_string(), why },
+        Failure::Write(error) => DumpError::Write(error),
+    };
+    let gave_up = |why: GaveUp| failed(Failure::Engine(why.to_string()));
     if unless_it_panics(|| read_meta(&database, &path, Some(store))).map_err(gave_up)??.is_none() {
         return Ok(Dumped::default());
     }
-    let dumped = unless_it_panics(|| write_all(&database, out)).map_err(gave_up)?;
-    let dumped = dumped.map_err(|failure| match failure {
-        Failure::Engine(why) => DumpError::Read { path: path.display().to_string(), why },
-        Failure::Write(error) => DumpError::Write(error),
-    })?;
+    let with_log = unless_it_panics(|| has_log(&database.begin_read()?)).map_err(gave_up)?;
+    if with_log.map_err(|error| failed(error.into()))? {
+        drop(database);
+        replay_stopped(dir, store, CACHE_BYTES as u64, &disk)?;
+        database = open_database(&path, CACHE_BYTES, &disk)?;
+    }
+    let dumped = unless_it_panics(|| write_all(&database, out)).map_err(gave_up)?.map_err(failed)?;
     out.flush()?;
     Ok(dumped)
 }
@@ -91,14 +96,19 @@ enum Failure {
     Write(io::Error),
 }
 
+impl From<EngineError> for Failure {
+    fn from(error: EngineError) -> Self {
+        match error {
+            EngineError::Failed(why) => Self::Engine(why),
+            other => Self::Engine(format!("{other:?}")),
+        }
+    }
+}
+
 fn write_all(database: &Database, out: &mut impl Write) -> Result<Dumped, Failure> {
-    let engine = |error: EngineError| match error {
-        EngineError::Failed(why) => Failure::Engine(why),
-        other => Failure::Engine(format!("{other:?}")),
-    };
-    let txn = database.begin_read().map_err(|error| engine(error.into()))?;
+    let txn = database.begin_read().map_err(EngineError::from)?;
     let mut cursor = Cursor::default();
-    while let Some(lines) = cursor.read(&txn).map_err(engine)? {
+    while let Some(lines) = cursor.read(&txn)? {
         out.write_all(&lines).map_err(Failure::Write)?;
     }
     Ok(cursor.dumped)

@@ -16,7 +16,7 @@ use thiserror::Error;
 
 use crate::disk::{Disk, DiskFile, is_full};
 use crate::record::{FORMAT, FORMAT_WITH_LOG, Totals};
-use crate::replica::{ACCEPTORS, table};
+use crate::replica::{ACCEPTORS, META_WAL, table};
 
 /// The database file inside the data directory.
 pub(crate) const DATABASE_FILE: &str = "kv.redb";
@@ -198,7 +198,7 @@ impl Engine {
         let corrupt = |why: String| OpenError::Corrupt { path: self.path.clone(), why };
         let other = unless_it_panics(|| {
             self.read(|txn| match wanted {
-                Use::Derived => Ok(table(txn, ACCEPTORS)?.map_or(Ok(true), |table| table.is_empty())?),
+                Use::Derived => is_without_partitions(txn),
                 Use::Claimed => Ok(txn.open_table(HEADS)?.is_empty()?),
             })
         });
@@ -350,6 +350,18 @@ pub(crate) struct GaveUp;
 /// Runs what reads a file that may have been altered.
 pub(crate) fn unless_it_panics<T>(read: impl FnOnce() -> T) -> Result<T, GaveUp> {
     catch_unwind(AssertUnwindSafe(read)).map_err(|_| GaveUp)
+}
+
+/// Whether nothing was kept of partitions. A store that has a log is one of claimed ownership, whatever else the
+/// database holds so far: what it promised may be in the log alone.
+fn is_without_partitions(txn: &ReadTransaction) -> Result<bool, EngineError> {
+    let meta = txn.open_table(META)?;
+    let format = meta.get(META_FORMAT)?;
+    let with_log = format.is_some_and(|format| format.value() == FORMAT_WITH_LOG.to_le_bytes().as_slice());
+    if with_log || meta.get(META_WAL)?.is_some() {
+        return Ok(false);
+    }
+    Ok(table(txn, ACCEPTORS)?.map_or(Ok(true), |table| table.is_empty())?)
 }
 
 fn read_or_create_meta(database: &Database, path: &Path, store: StoreId) -> Result<Totals, OpenError> {

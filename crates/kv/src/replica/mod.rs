@@ -34,5 +34,5 @@ pub use import::KvImport;
 pub use store::ReplicatedStore;
 
 pub(crate) use record::{Generation, State, split_head_key};
-pub(crate) use replay::replay_stopped;
-pub(crate) use tables::{ACCEPTORS, REPLICA_HEADS, STATES, read_value, table};
+pub(crate) use replay::{has_log, replay_stopped};
+pub(crate) use tables::{ACCEPTORS, META_WAL, REPLICA_HEADS, STATES, read_value, table};

@@ -17,7 +17,7 @@ use super::record::Mark;
 use super::recover::read_committed;
 use super::tables::META_WAL;
 use super::view::View;
-use super::wal::{Record, WAL_FILES, Wal};
+use super::wal::{Record, Wal};
 use crate::disk::Disk;
 use crate::engine::{DATABASE_FILE, Engine, EngineError, META, META_FORMAT, OpenError, unless_it_panics};
 use crate::record::FORMAT_WITH_LOG;
@@ -63,16 +63,18 @@ pub(super) fn catch_up(
     Ok(wal)
 }
 
-/// Brings the database of a stopped node up to the end of its log, for those who read it without starting a store.
+/// Whether what is committed here may lack what a log holds. The files themselves do not tell: they may be lost.
+pub(crate) fn has_log(txn: &ReadTransaction) -> Result<bool, EngineError> {
+    Ok(txn.open_table(META)?.get(META_WAL)?.is_some())
+}
+
+/// Brings the database of a stopped node that has a log up to its end, for those who read it without starting a store.
 pub(crate) fn replay_stopped(
     dir: &Path,
     store: StoreId,
     cache_bytes: u64,
     disk: &Arc<Disk>,
 ) -> Result<(), OpenError> {
-    if !WAL_FILES.iter().any(|file| dir.join(file).exists()) {
-        return Ok(());
-    }
     let (engine, totals) = Engine::open(dir, store, cache_bytes, Arc::clone(disk))?;
     let outcome = match unless_it_panics(|| engine.read(read_committed)) {
         Ok(Ok(mut committed)) => {

@@ -26,7 +26,7 @@ pub(super) const STALE: TableDefinition<'_, (u32, u64), ()> = TableDefinition::n
 /// The row of `meta` with the highest ballot round.
 pub(super) const META_ROUND: &str = "round";
 /// The row of `meta` that says which records of the log are in the engine.
-pub(super) const META_WAL: &str = "wal";
+pub(crate) const META_WAL: &str = "wal";
 
 pub(super) type LogKey = (u32, u64, u64, u32);
 pub(super) type RouterKey = (u32, u64, u128);

@@ -447,3 +447,39 @@ async fn a_start_that_fails_takes_nothing_from_a_log_that_has_grown() {
     let found = recover(&again);
     assert_eq!((found.round, found.partitions.len()), (77, 14_900));
 }
+
+#[tokio::test]
+async fn a_dump_whose_log_is_lost_is_refused() {
+    let dir = TempDir::new().unwrap();
+    let cluster = ringway_topology::ClusterName::new("shop").unwrap();
+    let identity = ringway_node::Identity::open(dir.path(), &cluster, &NodeId::new("n1").unwrap()).unwrap();
+    let store =
+        ReplicatedStore::open_with(dir.path(), identity.store(), options(), Arc::new(|_| {})).unwrap();
+    write(&store, vec![acceptor(P)]).await;
+    write_seqs(&store, 1..=5).await;
+    drop((store, identity));
+    for file in WAL_FILES {
+        std::fs::remove_file(dir.path().join(file)).unwrap();
+    }
+    let said = crate::KvStore::dump(dir.path(), &mut Vec::new()).unwrap_err().to_string();
+    assert!(said.contains(WAL_FILES[0]) && said.contains("the file is missing"), "{said}");
+    assert!(WAL_FILES.iter().all(|file| !dir.path().join(file).exists()), "a dump makes no log");
+}
+
+#[tokio::test]
+async fn a_start_on_a_full_disk_takes_the_ballast() {
+    let (dir, store) = new();
+    write(&store, vec![acceptor(P)]).await;
+    write_seqs(&store, 1..=3).await;
+    let copy = copied(&dir, |_| {});
+    let ballast = copy.path().join(crate::disk::BALLAST_FILE);
+    std::fs::write(&ballast, vec![1; 1 << 20]).unwrap();
+    catch_up_with(&copy, |faults| faults.full_writes.store(1, Ordering::Relaxed)).unwrap();
+    assert_eq!(std::fs::metadata(&ballast).unwrap().len(), 0);
+    check(&try_open(&copy).unwrap(), 3).await;
+    // A ballast that is only called so gives nothing up.
+    let copy = copied(&dir, |_| {});
+    let hollow = std::fs::File::create(copy.path().join(crate::disk::BALLAST_FILE)).unwrap();
+    hollow.set_len(1 << 20).unwrap();
+    assert!(catch_up_with(&copy, |faults| faults.full_writes.store(1, Ordering::Relaxed)).is_err());
+}

@@ -475,6 +475,13 @@ async fn a_database_is_used_in_one_ownership_only() {
     store.close().await;
     let derived = crate::KvStore::open_with(dir.path(), STORE, options(), Arc::new(|_| {}));
     assert!(derived.unwrap_err().to_string().contains("`claimed` ownership"));
+    // What it promised may be in the log alone.
+    let (dir, store) = new();
+    write(&store, vec![DiskOp::Round(4)]).await;
+    store.close().await;
+    drop(store);
+    let derived = crate::KvStore::open_with(dir.path(), STORE, options(), Arc::new(|_| {}));
+    assert!(derived.unwrap_err().to_string().contains("`claimed` ownership"));
 
     let dir = TempDir::new().unwrap();
     let derived = crate::KvStore::open_with(dir.path(), STORE, options(), Arc::new(|_| {})).unwrap();
