@@ -54,7 +54,7 @@ pub(super) struct Group<'a> {
     next_id: &'a dyn Fn() -> u64,
     text: Text,
     rows: Rows,
-    gone: Vec<Aside>,
+    gone: Vec<(Aside, u64)>,
     counts: Counts,
 }
 
@@ -65,8 +65,9 @@ pub(super) struct Changes {
     pub(super) text: Text,
     /// For the tables.
     pub(super) rows: Rows,
-    /// Copies that are not aside any more: adopted or dropped.
-    pub(super) gone: Vec<Aside>,
+    /// Copies that are not aside any more: adopted or dropped. With their generations, as another one may meanwhile
+    /// have been finished under the same tag.
+    pub(super) gone: Vec<(Aside, u64)>,
     pub(super) totals: Totals,
     pub(super) counts: Counts,
 }
@@ -103,8 +104,9 @@ impl<'a> Group<'a> {
         Self { before, view, asides, next_id, text, rows, gone, counts }
     }
 
-    /// Works out one batch.
-    pub(super) fn batch(&mut self, batch: &DiskBatch) -> Result<Written, EngineError> {
+    /// Works out one batch. Copies from the generation `copies` on were begun after it was queued: it does not know
+    /// them, and drops none of them.
+    pub(super) fn batch(&mut self, batch: &DiskBatch, copies: u64) -> Result<Written, EngineError> {
         let mut applied = Vec::new();
         for op in &batch.ops {
             match op {
@@ -116,7 +118,7 @@ impl<'a> Group<'a> {
                 DiskOp::Apply { partition, entries } => self.apply(*partition, entries, &mut applied)?,
                 DiskOp::Trim { partition, through } => self.trim(*partition, *through)?,
                 DiskOp::Adopt { partition, tag, base } => self.adopt(*partition, tag, *base)?,
-                DiskOp::Drop { partition } => self.drop_data(*partition)?,
+                DiskOp::Drop { partition } => self.drop_data(*partition, copies),
             }
         }
         Ok(Written { ticket: batch.ticket, applied })
@@ -133,7 +135,8 @@ impl<'a> Group<'a> {
             Change::Apply { partition, through } => self.apply_through(*partition, *through)?,
             Change::Trim { partition, through } => self.trim(*partition, *through)?,
             Change::Adopt { partition, copy } => self.take_copy(*partition, *copy),
-            Change::Drop { partition } => self.drop_data(*partition)?,
+            // Copies that were aside in an earlier life are forgotten.
+            Change::Drop { partition } => self.drop_data(*partition, 0),
         }
         Ok(())
     }
@@ -214,12 +217,12 @@ impl<'a> Group<'a> {
 
     fn adopt(&mut self, partition: Partition, tag: &CopyTag, base: Position) -> Result<(), EngineError> {
         let aside = (partition, tag.clone());
-        let copy = self.asides.get(&aside).filter(|_| !self.gone.contains(&aside));
-        let Some(&copy) = copy else {
+        let gone = self.gone.iter().any(|(gone, _)| *gone == aside);
+        let Some(&copy) = self.asides.get(&aside).filter(|_| !gone) else {
             return contract(false, partition, "the copy to adopt was never finished");
         };
         contract(copy.applied == base, partition, "the copy to adopt was taken at another position")?;
-        self.gone.push(aside);
+        self.gone.push((aside, copy.generation));
         self.take_copy(partition, copy);
         Ok(())
     }
@@ -234,15 +237,14 @@ impl<'a> Group<'a> {
         self.rows.set_state(partition, Some(copy));
     }
 
-    fn drop_data(&mut self, partition: Partition) -> Result<(), EngineError> {
-        let copies = self.asides.keys().filter(|(of, _)| *of == partition);
-        self.gone.extend(copies.cloned());
+    fn drop_data(&mut self, partition: Partition, copies: u64) {
+        let known = self.asides.iter().filter(|((of, _), copy)| *of == partition && copy.generation < copies);
+        self.gone.extend(known.map(|(aside, copy)| (aside.clone(), copy.generation)));
         if let Some(old) = self.state(partition) {
             self.rows.set_stale(Generation { partition, number: old.generation }, true);
             self.rows.set_state(partition, None);
         }
         self.text.drop_data(partition);
-        Ok(())
     }
 
     /// Applies what the log holds, as an earlier life of the store did.

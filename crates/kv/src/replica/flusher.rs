@@ -8,22 +8,22 @@ use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use redb::Durability;
 use ringway_node::StoreError;
 use ringway_node::ownership::CopyTag;
 use ringway_node::priority::give_way;
 use ringway_node::replica::ExportFrame;
-use ringway_topology::Partition;
 use tokio::sync::oneshot;
 
 use super::flush::{write_copy, write_rows};
 use super::memory::Rows;
 use super::record::{Generation, Mark, State};
-use super::store::Shared;
+use super::recover::read_stale;
+use super::store::{Hold, Shared};
 use super::sweep::sweep_generation;
-use super::writer::Job;
+use super::writer::{Job, now};
 use crate::disk::Room;
 use crate::engine::EngineError;
 
@@ -31,8 +31,8 @@ use crate::engine::EngineError;
 const LOOK_PERIOD: Duration = Duration::from_secs(1);
 /// Longest pause between two attempts on a full disk.
 const RETRY_PAUSE_MAX: Duration = Duration::from_secs(60);
-/// Under load a sweep follows every so many pieces of work.
-const SWEEP_EVERY: usize = 8;
+/// Time between two sweeps under load. In idle moments they follow each other.
+const SWEEP_PERIOD: Duration = Duration::from_millis(100);
 
 /// What the flusher is asked for.
 pub(super) enum Work {
@@ -44,8 +44,6 @@ pub(super) enum Work {
     Seal { copy: Generation, life: u64, tag: CopyTag, state: State, done: Told },
     /// The copy was given up before it was sealed.
     Abandon(Generation),
-    /// The sealed copy is not wanted any more.
-    Discard { partition: Partition, tag: CopyTag },
     /// Somebody met a stopped engine of this life: open it anew.
     Reopen { life: u64, done: oneshot::Sender<()> },
     /// There may be something to sweep.
@@ -65,8 +63,8 @@ pub(super) struct Flusher {
     stale: BTreeSet<Generation>,
     /// Copies that are being built.
     building: BTreeSet<Generation>,
-    /// Pieces of work since the last sweep.
-    unswept: usize,
+    /// When the last sweep began.
+    swept: Instant,
     /// Why nothing is written any more.
     broken: Option<StoreError>,
     stopping: bool,
@@ -74,8 +72,7 @@ pub(super) struct Flusher {
 
 impl Flusher {
     pub(super) fn new(shared: Arc<Shared>, work: Receiver<Work>, stale: BTreeSet<Generation>) -> Self {
-        let (building, unswept) = (BTreeSet::new(), 0);
-        Self { shared, work, stale, building, unswept, broken: None, stopping: false }
+        Self { shared, work, stale, building: BTreeSet::new(), swept: now(), broken: None, stopping: false }
     }
 
     /// Works until [`Work::Stop`], or until nobody can send any more. A panic, which only altered pages could cause, is
@@ -104,7 +101,9 @@ impl Flusher {
 
     /// The next piece of work; `None` when there was none for a while, or will be none.
     fn next(&mut self) -> Option<Work> {
-        match self.work.recv_timeout(LOOK_PERIOD) {
+        // Batches do not pass here: under load nothing else may come.
+        let pause = if self.stale.is_empty() { LOOK_PERIOD } else { SWEEP_PERIOD };
+        match self.work.recv_timeout(pause) {
             Ok(work) => Some(work),
             Err(RecvTimeoutError::Timeout) => None,
             Err(RecvTimeoutError::Disconnected) => {
@@ -140,9 +139,6 @@ impl Flusher {
             Work::Abandon(copy) => {
                 self.building.remove(&copy);
             }
-            Work::Discard { partition, tag } => {
-                self.shared.memory.write().asides.remove(&(partition, tag));
-            }
             Work::Reopen { life, done } => {
                 self.reopen_once(life);
                 let _ = done.send(());
@@ -176,7 +172,7 @@ impl Flusher {
                 }
                 Err(EngineError::Full | EngineError::Stopped) => {
                     timer.stop_and_discard();
-                    shared.hold(true);
+                    shared.hold(Hold::Flush, true);
                     self.reopen_once(shared.engine.life());
                     if !self.wait_for_space(pause) {
                         return Err(StoreError::Closed);
@@ -199,7 +195,7 @@ impl Flusher {
         }
         self.shared.memory.write().flushing = None;
         self.shared.metrics.flushes.inc();
-        self.shared.hold(false);
+        self.shared.hold(Hold::Flush, false);
     }
 
     /// Writes rows of a copy. Those that need no fsync are durable with the seal: opening the engine anew loses them.
@@ -245,25 +241,31 @@ impl Flusher {
         self.broken = Some(StoreError::Failed(reason));
     }
 
-    /// Waits for space after a failed attempt, at least for `pause`; false when the store is to end. Copies that go on
-    /// meanwhile are refused.
+    /// Waits before another attempt, for `pause` or until space is seen that was not there; false when the store is to
+    /// end. Copies that go on meanwhile are refused. What the disk has free decides nothing else: a flush may fit into
+    /// less than is wanted for the ballast, and into the room inside the file.
     fn wait_for_space(&mut self, pause: Duration) -> bool {
         if self.shared.is_ending() {
             return false;
         }
-        let mut pause = pause;
+        let until = now() + pause;
+        let mut room = self.shared.look_at_disk();
         loop {
-            match self.work.recv_timeout(pause) {
+            let left = until.saturating_duration_since(now());
+            if left.is_zero() {
+                return true;
+            }
+            match self.work.recv_timeout(left.min(LOOK_PERIOD)) {
                 Ok(Work::Rows { done, .. } | Work::Seal { done, .. }) => {
                     self.shared.note_done(1);
                     drop(done.send(Err(StoreError::DiskFull)));
                 }
                 Ok(work) => self.do_one(work),
                 Err(RecvTimeoutError::Timeout) => {
-                    if self.shared.look_at_disk() != Room::Nothing {
+                    let before = std::mem::replace(&mut room, self.shared.look_at_disk());
+                    if before == Room::Nothing && room != Room::Nothing {
                         return true;
                     }
-                    pause = LOOK_PERIOD;
                 }
                 Err(RecvTimeoutError::Disconnected) => self.stopping = true,
             }
@@ -283,18 +285,24 @@ impl Flusher {
         }
         self.shared.metrics.store.reopened.inc();
         tracing::warn!("the storage engine was opened anew after an IO error");
+        // Sweeps are not synced: what they removed is back.
+        match self.shared.engine.read(read_stale) {
+            Ok(stale) => self.stale = stale,
+            Err(EngineError::Failed(reason)) => self.fail(reason),
+            // Opened anew again before long, or closed.
+            Err(EngineError::Full | EngineError::Stopped | EngineError::Closed) => {}
+        }
     }
 
     /// Removes some rows of data that nobody needs any more: in idle moments, and now and then under load.
     fn sweep(&mut self) {
-        self.unswept += 1;
         let shared = Arc::clone(&self.shared);
-        let due = shared.queue_is_empty() || self.unswept >= SWEEP_EVERY;
+        let due = shared.queue_is_empty() || now().saturating_duration_since(self.swept) >= SWEEP_PERIOD;
         if !due || self.stopping || self.broken.is_some() || shared.is_held() || !shared.disk.has_ballast() {
             return;
         }
-        self.unswept = 0;
         let Some(generation) = self.sweepable() else { return };
+        self.swept = now();
         match shared.engine.write(|txn| sweep_generation(txn, generation)) {
             Ok(swept) => {
                 shared.metrics.swept_rows.inc_by(swept.rows);

@@ -196,15 +196,17 @@ impl Shelves {
     }
 
     /// Adds a group's rows, and takes the copies out that are not aside any more.
-    pub(super) fn add(&mut self, rows: Rows, gone: impl IntoIterator<Item = Aside>) {
+    pub(super) fn add(&mut self, rows: Rows, gone: impl IntoIterator<Item = (Aside, u64)>) {
         for (partition, state) in &rows.states {
             match state {
                 Some(state) => self.live.insert(*partition, state.generation),
                 None => self.live.remove(partition),
             };
         }
-        for copy in gone {
-            self.asides.remove(&copy);
+        for (aside, generation) in gone {
+            if self.asides.get(&aside).is_some_and(|copy| copy.generation == generation) {
+                self.asides.remove(&aside);
+            }
         }
         self.active.merge(rows);
     }

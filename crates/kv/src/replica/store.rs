@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -59,12 +59,25 @@ pub(super) struct Shared {
     /// Batches and steps of copies that wait or are being written.
     queued: AtomicUsize,
     next_id: AtomicU64,
+    /// There was room for values when the disk was looked at last.
     has_room: AtomicBool,
-    /// Somebody waits for space, whatever the file system says of its own.
-    held: AtomicBool,
+    /// Who waits, whatever the file system says of its own: a bit for each [`Hold`].
+    held: AtomicU8,
     /// The store is to end: nothing waits for space any more.
     ending: AtomicBool,
     stats: Mutex<Stats>,
+}
+
+/// Why nothing new is to be taken on just now. Each is noted and taken back by one thread.
+#[derive(Debug, Clone, Copy)]
+#[repr(u8)]
+pub(super) enum Hold {
+    /// The flusher waits for space.
+    Flush = 1,
+    /// The writer waits for space: the log has to grow.
+    Log = 2,
+    /// The writer has waited for a flush for a while. There is space.
+    SlowFlush = 4,
 }
 
 #[derive(Debug, Default)]
@@ -133,7 +146,7 @@ impl ReplicatedStore {
             queued: AtomicUsize::new(0),
             next_id,
             has_room: AtomicBool::new(true),
-            held: AtomicBool::new(false),
+            held: AtomicU8::new(0),
             ending: AtomicBool::new(false),
             stats: Mutex::default(),
             options,
@@ -174,7 +187,8 @@ impl ReplicatedStore {
     /// stopped node's.
     ///
     /// # Errors
-    /// The store is closed or failed.
+    /// The store is closed or failed, or the disk is full beyond the ballast: then what is in memory cannot be brought
+    /// into the database, of which a dump is a snapshot.
     pub async fn dump_live(&self) -> Result<LiveDump, StoreError> {
         self.shared.flush().await?;
         LiveDump::start(Arc::clone(&self.shared.engine)).await
@@ -285,7 +299,7 @@ impl ReplicaStore for ReplicatedStore {
     }
 
     fn has_room(&self) -> bool {
-        self.shared.has_room.load(Ordering::Acquire)
+        self.shared.has_room.load(Ordering::Acquire) && self.shared.held.load(Ordering::Acquire) == 0
     }
 
     async fn export(&self, partition: Partition) -> Result<KvExport, StoreError> {
@@ -298,7 +312,8 @@ impl ReplicaStore for ReplicatedStore {
     }
 
     fn discard(&self, partition: Partition, tag: CopyTag) {
-        self.shared.tell_flusher(Work::Discard { partition, tag });
+        let copies = self.shared.next_id.used();
+        self.shared.tell_writer(Job::Discard { aside: (partition, tag), copies });
     }
 
     fn partition_stats(&self, partition: Partition) -> PartitionStats {
@@ -319,7 +334,8 @@ impl Shared {
     fn submit(&self, batch: DiskBatch, done: Answer) {
         self.queued.fetch_add(1, Ordering::AcqRel);
         self.note_queue();
-        if self.jobs.send(Job::Batch { batch, done }).is_err() {
+        let copies = self.next_id.used();
+        if self.jobs.send(Job::Batch { batch, copies, done }).is_err() {
             self.note_done(1);
         }
     }
@@ -346,7 +362,7 @@ impl Shared {
     /// Brings everything written so far into the engine.
     ///
     /// # Errors
-    /// The store is closed or failed. While the disk is full this waits.
+    /// The store is closed or failed, or waits for space on a full disk.
     async fn flush(&self) -> Result<(), StoreError> {
         let (done, told) = oneshot::channel();
         self.tell_writer(Job::Flush { done: Box::new(move |outcome| drop(done.send(outcome))) as Flushed });
@@ -389,20 +405,22 @@ impl Shared {
     pub(super) fn look_at_disk(&self) -> Room {
         let room = self.disk.admit();
         self.metrics.store.note_room(room, self.disk.free_bytes());
-        let has_room = room == Room::Values && !self.held.load(Ordering::Acquire);
-        self.has_room.store(has_room, Ordering::Release);
+        self.has_room.store(room == Room::Values, Ordering::Release);
         room
     }
 
-    /// Notes whether somebody waits for space.
-    pub(super) fn hold(&self, held: bool) {
-        if self.held.swap(held, Ordering::AcqRel) != held {
-            self.look_at_disk();
-        }
+    /// Notes whether somebody waits, and why.
+    pub(super) fn hold(&self, hold: Hold, holds: bool) {
+        let bit = hold as u8;
+        match holds {
+            true => self.held.fetch_or(bit, Ordering::AcqRel),
+            false => self.held.fetch_and(!bit, Ordering::AcqRel),
+        };
     }
 
+    /// Whether somebody waits for space.
     pub(super) fn is_held(&self) -> bool {
-        self.held.load(Ordering::Acquire)
+        self.held.load(Ordering::Acquire) & (Hold::Flush as u8 | Hold::Log as u8) != 0
     }
 
     fn stats(&self) -> std::sync::MutexGuard<'_, Stats> {
@@ -498,7 +516,7 @@ fn refuse_all(shared: &Shared, queue: &Receiver<Job>, why: &StoreError, flusher:
                 done.tell(Err(why.clone()));
             }
             Job::Flush { done } => done(Err(why.clone())),
-            Job::Flushed(_) => {}
+            Job::Flushed(_) | Job::Discard { .. } => {}
             Job::Stop => break,
         }
     }

@@ -5,8 +5,8 @@
 //! next ones, under the next generation. Which generation counts is a row of the engine's own ([`Mark`]), written in
 //! that transaction: so the two cannot disagree.
 //!
-//! The files are written once, whole, when they are made: appending needs no space, and its fsync does not write the
-//! file system's own records. Only a group longer than a file makes it grow.
+//! The files are written once, whole, when they are made: where a file system writes in place, appending needs no space,
+//! and its fsync does not write the file system's own records. Only a group longer than a file makes it grow.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -153,7 +153,7 @@ impl Wal {
     }
 
     /// Goes on in the other file: what the engine says once it holds all that was appended so far. Everything appended
-    /// is to be durable, and the engine to hold the generation before this one.
+    /// is to be durable. The other file is left as it is: a start turns before the engine holds what is in there.
     pub(super) fn turn(&mut self) -> Mark {
         debug_assert_eq!(self.durable, self.last, "a generation is whole before the next begins");
         self.generation += 1;

@@ -3,7 +3,7 @@
 //!
 //! The engine's pages follow later: now and then the rows in memory are handed to the flusher, and the log begins anew in
 //! its other file. No batch fails because the disk is full: the log has its space already, and when it is full because
-//! the flusher cannot go on, batches wait.
+//! the flusher cannot go on, batches wait. Who wants all of it in the engine then, a copy or a dump, does not.
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -19,17 +19,18 @@ use tokio::sync::oneshot;
 
 use super::batch::{Changes, Committed, Group};
 use super::flusher::Work;
+use super::memory::Aside;
 use super::ops::Text;
-use super::store::Shared;
+use super::store::{Hold, Shared};
 use super::view::View;
-use super::wal::Wal;
+use super::wal::{WAL_BYTES, Wal};
 use crate::disk::is_full;
 use crate::engine::EngineError;
 
 /// Most bytes of values one group holds, as long as it holds more than one batch.
 const GROUP_BYTES_MAX: usize = 4 << 20;
 /// Most bytes that are visible and that no fsync has been asked for; beyond them they are synced with the next group.
-const UNSYNCED_BYTES_MAX: usize = 1 << 20;
+const UNSYNCED_BYTES_MAX: usize = (WAL_BYTES / 8) as usize;
 /// Most bytes of rows in memory before they are handed to the flusher.
 const MEMORY_BYTES_MAX: usize = 16 << 20;
 /// Longest time until rows are handed to the flusher is three quarters of this.
@@ -43,11 +44,24 @@ const FLUSH_PERIOD: Duration = Duration::from_secs(1 << 30);
 const GROUP_GAP: Duration = Duration::from_millis(6);
 /// How often an idle writer looks whether rows are old enough to be flushed.
 const LOOK_PERIOD: Duration = Duration::from_secs(1);
+/// How long batches wait for a flush before the store says that it has no room. Far less than what a node takes for a
+/// disk that hangs, and long enough that an ordinary flush under load is no reason to refuse writes.
+#[cfg(not(test))]
+const FLUSH_PATIENCE: Duration = Duration::from_secs(10);
+/// At once: what a test finds may not depend on how long it took.
+#[cfg(test)]
+const FLUSH_PATIENCE: Duration = Duration::ZERO;
+/// How long batches wait for a flush on a disk that is not full. A file of the log comes to some thousand pages, half a
+/// minute's work for a slow disk.
+const FLUSH_TIME_MAX: Duration = Duration::from_secs(300);
 
 /// What the writer is asked for.
 pub(super) enum Job {
-    /// A batch of the protocol.
-    Batch { batch: DiskBatch, done: Answer },
+    /// A batch of the protocol. Copies from the generation `copies` on were begun after it was queued.
+    Batch { batch: DiskBatch, copies: u64, done: Answer },
+    /// A copy built aside is not wanted any more, unless its generation is not below `copies`, or a batch before this
+    /// adopts it.
+    Discard { aside: Aside, copies: u64 },
     /// Bring what was queued before into the engine: somebody wants to read all of it there.
     Flush { done: Flushed },
     /// What came of the last flush.
@@ -82,12 +96,22 @@ impl Drop for Answer {
     }
 }
 
+/// A batch, and the generation from which on copies were begun after it was queued.
+struct Ordered {
+    batch: DiskBatch,
+    copies: u64,
+}
+
+type Queued = (Ordered, Answer);
+
 /// The writer thread's state.
 pub(super) struct Writer {
     shared: Arc<Shared>,
     jobs: Receiver<Job>,
     /// Taken off the queue while a flush was waited for.
     backlog: VecDeque<Job>,
+    /// Copies to be discarded once the group is written: it may adopt them.
+    discards: Vec<(Aside, u64)>,
     committed: Committed,
     wal: Wal,
     /// What is visible and not yet in the log: nobody asked for it to be durable.
@@ -119,6 +143,7 @@ impl Writer {
             shared,
             jobs,
             backlog: VecDeque::new(),
+            discards: Vec::new(),
             committed,
             wal,
             unsynced: Text::default(),
@@ -153,13 +178,15 @@ impl Writer {
             if !group.is_empty() {
                 self.write_group(group);
             }
+            self.discard();
+            self.refuse_flushes_if_held();
             self.flush_if_due();
         }
         self.end();
     }
 
     /// Waits for a job and takes what is queued behind it. An empty group means: nothing to write just now.
-    fn next_group(&mut self) -> Option<Vec<(DiskBatch, Answer)>> {
+    fn next_group(&mut self) -> Option<Vec<Queued>> {
         let mut next = match self.backlog.pop_front() {
             Some(job) => Some(job),
             None => match self.jobs.recv_timeout(LOOK_PERIOD) {
@@ -171,9 +198,9 @@ impl Writer {
         let mut group = Vec::new();
         let mut total = 0;
         while let Some(job) = next.take() {
-            if let Some((batch, done)) = self.take(job) {
-                total += bytes(&batch);
-                group.push((batch, done));
+            if let Some(queued) = self.take(job) {
+                total += bytes(&queued.0.batch);
+                group.push(queued);
             }
             let full = group.len() >= self.shared.options.group_max || total >= GROUP_BYTES_MAX;
             if !full && !self.stopping {
@@ -191,9 +218,10 @@ impl Writer {
     }
 
     /// Does at once what is not for the group; gives back what is.
-    fn take(&mut self, job: Job) -> Option<(DiskBatch, Answer)> {
+    fn take(&mut self, job: Job) -> Option<Queued> {
         match job {
-            Job::Batch { batch, done } => return Some((batch, done)),
+            Job::Batch { batch, copies, done } => return Some((Ordered { batch, copies }, done)),
+            Job::Discard { aside, copies } => self.discards.push((aside, copies)),
             Job::Flush { done } => self.flush_wanted.push(done),
             Job::Flushed(outcome) => self.note_flushed(outcome),
             Job::Stop => self.stop(),
@@ -202,7 +230,7 @@ impl Writer {
     }
 
     /// Writes a group and answers.
-    fn write_group(&mut self, group: Vec<(DiskBatch, Answer)>) {
+    fn write_group(&mut self, group: Vec<Queued>) {
         let count = group.len();
         let (batches, answers): (Vec<_>, Vec<_>) = group.into_iter().unzip();
         let outcome = self.try_write(&batches);
@@ -218,7 +246,7 @@ impl Writer {
         }
     }
 
-    fn try_write(&mut self, batches: &[DiskBatch]) -> Result<Vec<Written>, StoreError> {
+    fn try_write(&mut self, batches: &[Ordered]) -> Result<Vec<Written>, StoreError> {
         let timer = self.shared.metrics.store.commit_duration.start_timer();
         let outcome = self.try_write_timed(batches);
         match &outcome {
@@ -228,21 +256,22 @@ impl Writer {
         outcome
     }
 
-    fn try_write_timed(&mut self, batches: &[DiskBatch]) -> Result<Vec<Written>, StoreError> {
+    fn try_write_timed(&mut self, batches: &[Ordered]) -> Result<Vec<Written>, StoreError> {
         if let Some(why) = &self.broken {
             return Err(why.clone());
         }
         let (written, mut changes) = loop {
+            let life = self.shared.engine.life();
             match self.work_out(batches) {
                 Ok(worked_out) => break worked_out,
                 // The flusher met a full disk: the engine's snapshots went with it.
-                Err(EngineError::Full | EngineError::Stopped) => self.have_reopened(),
+                Err(EngineError::Full | EngineError::Stopped) => self.have_reopened(life),
                 Err(EngineError::Closed) => return Err(StoreError::Closed),
                 Err(EngineError::Failed(why)) => return Err(self.fail(why)),
             }
         };
         let text = std::mem::take(&mut changes.text);
-        if batches.iter().any(must_sync) || self.unsynced.bytes().len() > UNSYNCED_BYTES_MAX {
+        if batches.iter().any(|ordered| must_sync(&ordered.batch)) || !self.can_stay_unsynced(&text) {
             self.log(text)?;
         } else {
             self.unsynced.append(&text);
@@ -253,13 +282,22 @@ impl Writer {
     }
 
     /// What the batches come to. Nothing is changed.
-    fn work_out(&self, batches: &[DiskBatch]) -> Result<(Vec<Written>, Changes), EngineError> {
+    fn work_out(&self, batches: &[Ordered]) -> Result<(Vec<Written>, Changes), EngineError> {
         let view = View::new(&self.shared.memory, &self.shared.engine);
         let asides = self.shared.memory.read().asides.clone();
         let next_id = || self.shared.next_id();
         let mut group = Group::new(&self.committed, &view, &asides, &next_id);
-        let written = batches.iter().map(|batch| group.batch(batch)).collect::<Result<_, _>>()?;
+        let batches = batches.iter();
+        let written =
+            batches.map(|ordered| group.batch(&ordered.batch, ordered.copies)).collect::<Result<_, _>>()?;
         Ok((written, group.finish()))
+    }
+
+    /// Whether the text may stay out of the log for now: the log's file always has room for all that does, so that the
+    /// next generation can begin without asking for space.
+    fn can_stay_unsynced(&self, text: &Text) -> bool {
+        let bytes = self.unsynced.bytes().len() + text.bytes().len();
+        bytes <= UNSYNCED_BYTES_MAX && self.wal.has_room(bytes)
     }
 
     /// Makes a group durable, and what was visible before it.
@@ -280,27 +318,39 @@ impl Writer {
         self.append(&text)
     }
 
-    /// Appends to the log and syncs it. Only a group longer than the log's file needs space, and waits for it.
+    /// Appends to the log and syncs it. A group longer than the log's file needs space, and waits for it; so does every
+    /// one on a file system that writes nothing in place.
     fn append(&mut self, text: &Text) -> Result<(), StoreError> {
-        let mut held = false;
         loop {
             match self.wal.append(text.bytes()) {
                 Ok(()) => break,
                 Err(error) if is_full(&error) && !self.stopping => {
-                    held = true;
-                    self.shared.hold(true);
+                    self.shared.hold(Hold::Log, true);
                     self.wait(LOOK_PERIOD);
                 }
                 Err(error) if is_full(&error) => return Err(StoreError::Closed),
                 Err(error) => return Err(self.fail(format!("the log cannot be written: {error}"))),
             }
         }
-        if held {
-            self.shared.hold(false);
-        }
+        self.shared.hold(Hold::Log, false);
         self.wal.sync().map_err(|error| self.fail(format!("the log cannot be synced: {error}")))?;
         self.shared.metrics.log_bytes.inc_by(text.bytes().len() as u64);
         Ok(())
+    }
+
+    /// Takes copies away that nobody wants any more.
+    fn discard(&mut self) {
+        if self.discards.is_empty() {
+            return;
+        }
+        let mut shelves = self.shared.memory.write();
+        for (aside, copies) in self.discards.drain(..) {
+            if shelves.asides.get(&aside).is_some_and(|copy| copy.generation < copies) {
+                shelves.asides.remove(&aside);
+            }
+        }
+        drop(shelves);
+        self.shared.wake();
     }
 
     /// Makes a group visible.
@@ -353,6 +403,21 @@ impl Writer {
         Ok(())
     }
 
+    /// Whoever waits for a flush is told when that may take for ever: the disk is full.
+    fn refuse_flushes_if_held(&mut self) {
+        if !self.shared.is_held() {
+            return;
+        }
+        let mut refused: Vec<_> = self.flush_told.drain(..).chain(self.flush_wanted.drain(..)).collect();
+        for job in std::mem::take(&mut self.backlog) {
+            match job {
+                Job::Flush { done } => refused.push(done),
+                other => self.backlog.push_back(other),
+            }
+        }
+        refused.into_iter().for_each(|done| done(Err(StoreError::DiskFull)));
+    }
+
     fn note_flushed(&mut self, outcome: Result<(), StoreError>) {
         self.flushing = false;
         for done in self.flush_told.drain(..) {
@@ -363,18 +428,34 @@ impl Writer {
         }
     }
 
-    /// Waits until no flush is under way; meanwhile batches queue.
+    /// Waits until no flush is under way; meanwhile batches queue. After a while the store says that it has no room:
+    /// whoever watches it does not take a slow disk for one that hangs. One that hangs ends the store.
     fn wait_for_flush(&mut self) -> Result<(), StoreError> {
-        self.shared.disk.pace.hurry(true);
+        // At its end the store is waited for by nobody who is served.
+        self.shared.disk.pace.hurry(!self.stopping);
+        let mut since = now();
         while self.flushing {
+            let waited = now().saturating_duration_since(since);
+            if self.shared.is_held() {
+                // A full disk is waited for as long as it takes.
+                since = now();
+            } else if waited >= FLUSH_TIME_MAX {
+                let why =
+                    format!("a flush has taken {FLUSH_TIME_MAX:?} although there is room: the disk hangs");
+                return Err(self.fail(why));
+            } else if waited >= FLUSH_PATIENCE {
+                self.shared.hold(Hold::SlowFlush, true);
+            }
             self.wait(LOOK_PERIOD);
         }
         self.shared.disk.pace.hurry(false);
+        self.shared.hold(Hold::SlowFlush, false);
         self.broken.clone().map_or(Ok(()), Err)
     }
 
     /// Waits for what the flusher says, at most for `time`.
     fn wait(&mut self, time: Duration) {
+        self.refuse_flushes_if_held();
         match self.jobs.recv_timeout(time) {
             Ok(Job::Flushed(outcome)) => self.note_flushed(outcome),
             Ok(Job::Stop) | Err(RecvTimeoutError::Disconnected) => self.stop(),
@@ -389,9 +470,9 @@ impl Writer {
         self.shared.end();
     }
 
-    fn have_reopened(&self) {
+    /// Has the engine opened anew, unless that was done since `life`.
+    fn have_reopened(&self, life: u64) {
         let (done, told) = oneshot::channel();
-        let life = self.shared.engine.life();
         self.shared.tell_flusher(Work::Reopen { life, done });
         // When the flusher has ended, the engine is closed, and says so.
         drop(told.blocking_recv());
@@ -456,6 +537,6 @@ fn bytes(batch: &DiskBatch) -> usize {
 }
 
 #[expect(clippy::disallowed_methods, reason = "paces groups and flushes; decides nothing else")]
-fn now() -> Instant {
+pub(super) fn now() -> Instant {
     Instant::now()
 }

@@ -394,3 +394,98 @@ async fn a_running_store_is_dumped_as_a_stopped_one() {
     assert_eq!((dumped.values, dumped.corrupt), (0, 0));
     assert_eq!(stopped, live);
 }
+
+/// Keeps the writer from its queue until the sender is dropped.
+fn occupy(store: &ReplicatedStore) -> std::sync::mpsc::Sender<()> {
+    let (release, released) = std::sync::mpsc::channel::<()>();
+    let (enter, entered) = std::sync::mpsc::channel();
+    let batch = DiskBatch { ticket: Ticket(1), ops: vec![DiskOp::Round(1)], sync: true };
+    store.write(
+        batch,
+        Box::new(move |_| {
+            enter.send(()).unwrap();
+            let _ = released.recv();
+        }),
+    );
+    entered.recv().unwrap();
+    release
+}
+
+/// A copy to be taken in.
+async fn some_copy() -> Vec<ExportFrame> {
+    let (_one, one) = new();
+    write(&one, vec![acceptor(P), log(P, entries(40)), apply(P, entries(40))]).await;
+    export(&one).await
+}
+
+#[tokio::test]
+async fn a_drop_takes_no_copy_that_was_begun_after_it() {
+    let good = some_copy().await;
+    let (_dir, store) = new();
+    apply_all(&store, 0, &[(None, put(b"mine", b"x"))]).await;
+    import(&store, tag(1), &good).await.unwrap();
+    let occupied = occupy(&store);
+    let dropped = queue(&store, vec![DiskOp::Drop { partition: P }], true);
+    // Copies pass the writer by.
+    let (base, _) = import(&store, tag(2), &good).await.unwrap();
+    drop(occupied);
+    dropped.await.unwrap().unwrap();
+    let asides: Vec<_> = store.shared.memory.read().asides.keys().cloned().collect();
+    assert_eq!(asides, [(P, tag(2))], "the one before went with the partition");
+    write(&store, vec![acceptor(P), DiskOp::Adopt { partition: P, tag: tag(2), base }]).await;
+    assert_eq!(export(&store).await, good);
+}
+
+#[tokio::test]
+async fn a_copy_whose_adoption_is_queued_is_not_discarded() {
+    let good = some_copy().await;
+    let (_dir, store) = new();
+    let (base, _) = import(&store, tag(1), &good).await.unwrap();
+    let occupied = occupy(&store);
+    let adopted = queue(&store, vec![acceptor(P), DiskOp::Adopt { partition: P, tag: tag(1), base }], true);
+    store.discard(P, tag(1));
+    // Neither is one that is finished later. By then the flusher has heard all that it would.
+    store.discard(P, tag(2));
+    import(&store, tag(2), &good).await.unwrap();
+    drop(occupied);
+    adopted.await.unwrap().unwrap();
+    write(&store, vec![DiskOp::Round(2)]).await;
+    assert_eq!(store.shared.memory.read().asides.len(), 1);
+    assert_eq!(export(&store).await, good);
+}
+
+#[tokio::test]
+async fn what_a_reopened_engine_brings_back_is_swept_again() {
+    let (_dir, store) = new();
+    let writes: Vec<_> = (0..9).map(|n| (None, put(&[n], &value(100, n)))).collect();
+    apply_all(&store, 0, &writes).await;
+    flush(&store);
+    write(&store, vec![DiskOp::Drop { partition: P }]).await;
+    swept(&store).await;
+    let once = store.shared.metrics.swept_rows.get();
+    // The write, and its repetition after the ballast was given up: what was not synced is lost, sweeps too.
+    store.shared.disk.faults.full_writes.store(2, Ordering::Relaxed);
+    write(&store, vec![DiskOp::Round(9)]).await;
+    flush(&store);
+    assert_eq!(store.shared.metrics.store.reopened.get(), 1);
+    swept(&store).await;
+    assert_eq!(store.shared.metrics.swept_rows.get(), 2 * once);
+    assert_eq!(rows(&store), 0);
+}
+
+#[tokio::test]
+async fn sweeping_goes_on_under_load() {
+    let (_dir, store) = new();
+    let writes: Vec<_> = (0..300u16).map(|n| (None, put(&n.to_be_bytes(), b"x"))).collect();
+    apply_all(&store, 0, &writes).await;
+    flush(&store);
+    // Never idle, and nothing that wakes the sweeper.
+    store.shared.queued.fetch_add(1, Ordering::Relaxed);
+    write(&store, vec![DiskOp::Drop { partition: P }]).await;
+    flush(&store);
+    while store.shared.metrics.swept_rows.get() < 600 {
+        tokio::task::yield_now().await;
+    }
+    store.shared.queued.fetch_sub(1, Ordering::Relaxed);
+    assert_eq!(rows(&store), 0);
+}

@@ -274,7 +274,8 @@ async fn batches_wait_for_a_file_that_may_not_grow_once_the_log_is_full() {
     let (dir, store) = filled().await;
     store.shared.disk.faults.no_growth.store(true, Ordering::Relaxed);
     let waiting: Vec<_> = large_batches().into_iter().map(|ops| queue(&store, ops, true)).collect();
-    until(|| !store.has_room()).await;
+    until(|| store.shared.is_held()).await;
+    assert!(!store.has_room());
     let mut behind = queue(&store, vec![DiskOp::Round(9)], true);
     assert_eq!(get(&store, &[1]).await.unwrap().unwrap(), value(100, 1), "reads go on");
     assert!(behind.try_recv().is_err(), "the last ones wait");
@@ -284,6 +285,8 @@ async fn batches_wait_for_a_file_that_may_not_grow_once_the_log_is_full() {
     }
     behind.await.unwrap().unwrap();
     until(|| store.has_room()).await;
+    // The files are copied one by one: nothing is to move meanwhile.
+    flush(&store);
     let (_copy, again) = crashed(&dir);
     assert_eq!((recovered(&again, P).applied, recover(&again).round), (at(29), 9));
 }
@@ -308,7 +311,7 @@ async fn an_end_does_not_wait_for_space() {
     let (dir, store) = filled().await;
     store.shared.disk.faults.no_growth.store(true, Ordering::Relaxed);
     let waiting: Vec<_> = large_batches().into_iter().map(|ops| queue(&store, ops, true)).collect();
-    until(|| !store.has_room()).await;
+    until(|| store.shared.is_held()).await;
     store.close().await;
     let mut last = 9;
     let mut refused = 0;
@@ -342,4 +345,54 @@ async fn a_failed_sync_ends_the_store_and_nothing_is_acknowledged() {
     assert!(queue(&store, vec![DiskOp::Round(2)], true).await.unwrap().is_err());
     assert!(store.dump_live().await.is_err() && store.export(P).await.is_err(), "nobody waits for a flush");
     store.shared.disk.faults.sync.store(false, Ordering::Relaxed);
+}
+
+#[tokio::test]
+async fn nobody_waits_for_a_flush_while_the_disk_is_full() {
+    let (_dir, store) = filled().await;
+    store.shared.disk.faults.no_growth.store(true, Ordering::Relaxed);
+    let waiting: Vec<_> = large_batches().into_iter().map(|ops| queue(&store, ops, true)).collect();
+    let (done, early) = std::sync::mpsc::channel();
+    store.shared.tell_writer(Job::Flush { done: Box::new(move |outcome| drop(done.send(outcome))) });
+    until(|| store.shared.is_held()).await;
+    assert_eq!(early.recv().unwrap(), Err(StoreError::DiskFull));
+    assert_eq!(store.export(P).await.err(), Some(StoreError::DiskFull));
+    assert_eq!(store.dump_live().await.err(), Some(StoreError::DiskFull));
+    store.shared.disk.faults.no_growth.store(false, Ordering::Relaxed);
+    for told in waiting {
+        told.await.unwrap().unwrap();
+    }
+    until(|| store.has_room()).await;
+    assert!(store.export(P).await.is_ok() && store.dump_live().await.is_ok());
+}
+
+#[tokio::test]
+async fn a_flush_is_tried_again_although_there_is_no_room_for_the_ballast() {
+    let dir = TempDir::new().unwrap();
+    let options = KvOptions { free_bytes_min: 1_000_000, ..options() };
+    let store = ReplicatedStore::open_with(dir.path(), STORE, options, Arc::new(|_| {})).unwrap();
+    apply_all(&store, 0, &[(None, put(b"k", b"x"))]).await;
+    flush(&store);
+    // The write, and its repetition after the ballast was given up; then somebody made a little room.
+    store.shared.disk.faults.full_writes.store(2, Ordering::Relaxed);
+    set_free(&store, Some(999));
+    write(&store, vec![DiskOp::Round(5)]).await;
+    flush(&store);
+    assert_eq!(store.shared.metrics.store.reopened.get(), 1);
+    assert!(!store.has_room(), "there is still none for values");
+    assert_eq!(recover(&store).round, 5);
+}
+
+#[tokio::test]
+async fn whoever_waits_for_space_does_not_end_anothers_wait() {
+    let (_dir, store) = new();
+    store.shared.hold(Hold::Log, true);
+    store.shared.hold(Hold::Flush, true);
+    store.shared.hold(Hold::Flush, false);
+    assert!(store.shared.is_held() && !store.has_room());
+    store.shared.hold(Hold::Log, false);
+    assert!(!store.shared.is_held() && store.has_room());
+    store.shared.hold(Hold::SlowFlush, true);
+    assert!(!store.shared.is_held() && !store.has_room(), "a slow disk is not a full one");
+    store.shared.hold(Hold::SlowFlush, false);
 }

@@ -414,6 +414,24 @@ async fn a_dump_after_a_crash_has_what_only_the_log_holds() {
     assert_eq!((dumped.values, dumped.corrupt), (5, 0));
 }
 
+#[tokio::test]
+async fn a_dump_whose_log_is_lost_is_refused() {
+    let dir = TempDir::new().unwrap();
+    let cluster = ringway_topology::ClusterName::new("shop").unwrap();
+    let identity = ringway_node::Identity::open(dir.path(), &cluster, &NodeId::new("n1").unwrap()).unwrap();
+    let store =
+        ReplicatedStore::open_with(dir.path(), identity.store(), options(), Arc::new(|_| {})).unwrap();
+    write(&store, vec![acceptor(P)]).await;
+    write_seqs(&store, 1..=5).await;
+    drop((store, identity));
+    for file in WAL_FILES {
+        std::fs::remove_file(dir.path().join(file)).unwrap();
+    }
+    let said = crate::KvStore::dump(dir.path(), &mut Vec::new()).unwrap_err().to_string();
+    assert!(said.contains(WAL_FILES[0]) && said.contains("the file is missing"), "{said}");
+    assert!(WAL_FILES.iter().all(|file| !dir.path().join(file).exists()), "a dump makes no log");
+}
+
 /// Does what a start does with the log, with a fault that is there from the replay on.
 fn catch_up_with(dir: &TempDir, fault: impl FnOnce(&crate::disk::Faults)) -> Result<(), OpenError> {
     let disk = Arc::new(Disk::new(dir.path(), 0, 1 << 20, Arc::new(|_| {})));
@@ -449,24 +467,6 @@ async fn a_start_that_fails_takes_nothing_from_a_log_that_has_grown() {
 }
 
 #[tokio::test]
-async fn a_dump_whose_log_is_lost_is_refused() {
-    let dir = TempDir::new().unwrap();
-    let cluster = ringway_topology::ClusterName::new("shop").unwrap();
-    let identity = ringway_node::Identity::open(dir.path(), &cluster, &NodeId::new("n1").unwrap()).unwrap();
-    let store =
-        ReplicatedStore::open_with(dir.path(), identity.store(), options(), Arc::new(|_| {})).unwrap();
-    write(&store, vec![acceptor(P)]).await;
-    write_seqs(&store, 1..=5).await;
-    drop((store, identity));
-    for file in WAL_FILES {
-        std::fs::remove_file(dir.path().join(file)).unwrap();
-    }
-    let said = crate::KvStore::dump(dir.path(), &mut Vec::new()).unwrap_err().to_string();
-    assert!(said.contains(WAL_FILES[0]) && said.contains("the file is missing"), "{said}");
-    assert!(WAL_FILES.iter().all(|file| !dir.path().join(file).exists()), "a dump makes no log");
-}
-
-#[tokio::test]
 async fn a_start_on_a_full_disk_takes_the_ballast() {
     let (dir, store) = new();
     write(&store, vec![acceptor(P)]).await;
@@ -482,4 +482,86 @@ async fn a_start_on_a_full_disk_takes_the_ballast() {
     let hollow = std::fs::File::create(copy.path().join(crate::disk::BALLAST_FILE)).unwrap();
     hollow.set_len(1 << 20).unwrap();
     assert!(catch_up_with(&copy, |faults| faults.full_writes.store(1, Ordering::Relaxed)).is_err());
+}
+
+/// Where the last record of the file's generation ends.
+fn end_of(dir: &TempDir, file: &str) -> u64 {
+    *offsets(&std::fs::read(dir.path().join(file)).unwrap()).last().unwrap() as u64
+}
+
+/// Waits until the batch is answered, true, or until the store has no room.
+async fn answered(
+    store: &ReplicatedStore,
+    told: &mut oneshot::Receiver<Result<Written, StoreError>>,
+) -> bool {
+    loop {
+        match told.try_recv() {
+            Ok(outcome) => {
+                outcome.unwrap();
+                return true;
+            }
+            Err(_) if !store.has_room() => return false,
+            Err(_) => tokio::task::yield_now().await,
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_nobody_waited_for_keeps_its_place_in_the_file() {
+    let (dir, store) = new();
+    let writes: Vec<_> = (1..=20).map(|n| (None, put(b"k", &[n]))).collect();
+    apply_all(&store, 0, &writes).await;
+    let paused = begin_flush(&store);
+    let log_one =
+        |seq, bytes: u64| vec![log(P, vec![entry(seq, None, &put(b"k", &value(bytes as usize, 1)))])];
+    write(&store, log_one(21, 50_000)).await;
+    let around = end_of(&dir, WAL_FILES[0]) - FIRST - 50_000;
+    let mut seq = 22;
+    while WAL_BYTES - end_of(&dir, WAL_FILES[0]) > 120_000 {
+        write(&store, log_one(seq, 50_000)).await;
+        seq += 1;
+    }
+    let left = WAL_BYTES - end_of(&dir, WAL_FILES[0]);
+    write(&store, log_one(seq, left - around - 16)).await;
+    let left = WAL_BYTES - end_of(&dir, WAL_FILES[0]);
+    assert!(left < RECORD_HEADER_BYTES as u64, "{left} bytes: nothing fits any more");
+    let trims = (1..=20).map(|seq| DiskOp::Trim { partition: P, through: at(seq) });
+    let mut trims = queue(&store, trims.collect(), false);
+    let trimmed = answered(&store, &mut trims).await;
+    let round = queue(&store, vec![DiskOp::Round(5)], true);
+    drop(paused);
+    if !trimmed {
+        trims.await.unwrap().unwrap();
+    }
+    round.await.unwrap().unwrap();
+    for file in WAL_FILES {
+        assert_eq!(std::fs::metadata(dir.path().join(file)).unwrap().len(), WAL_BYTES, "{file}");
+    }
+    flush(&store);
+    let (_copy, again) = crashed(&dir);
+    assert_eq!((recovered(&again, P).trimmed, recover(&again).round), (at(20), 5));
+}
+
+#[tokio::test]
+async fn a_slow_flush_is_not_taken_for_a_disk_that_hangs() {
+    let (_dir, store) = new();
+    write(&store, vec![acceptor(P)]).await;
+    let paused = store.shared.engine.pause();
+    let mut seq = 0;
+    let waiting = loop {
+        seq += 1;
+        let entries = vec![entry(seq, None, &put(b"k", &value(100_000, 1)))];
+        let mut told = queue(&store, vec![log(P, entries)], true);
+        if !answered(&store, &mut told).await {
+            break told;
+        }
+    };
+    assert!(seq > 8, "both files are full");
+    assert!(!store.shared.is_held(), "nor for one that is full");
+    drop(paused);
+    waiting.await.unwrap().unwrap();
+    while !store.has_room() {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(recovered(&store, P).log.len() as u64, seq);
 }

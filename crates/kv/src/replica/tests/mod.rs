@@ -55,11 +55,18 @@ pub(super) fn crashed(dir: &TempDir) -> (TempDir, ReplicatedStore) {
 /// Everything of a store that outlives its process.
 const FILES: [&str; 4] = [DATABASE_FILE, crate::engine::MARKER_FILE, WAL_FILES[0], WAL_FILES[1]];
 
-/// Brings what is in memory into the engine.
+/// Brings what is in memory into the engine, however long the disk is full.
 fn flush(store: &ReplicatedStore) {
+    while let Err(why) = try_flush(store) {
+        assert_eq!(why, StoreError::DiskFull);
+        std::thread::yield_now();
+    }
+}
+
+fn try_flush(store: &ReplicatedStore) -> Result<(), StoreError> {
     let (done, told) = std::sync::mpsc::channel();
     store.shared.tell_writer(Job::Flush { done: Box::new(move |outcome| drop(done.send(outcome))) });
-    told.recv().unwrap().unwrap();
+    told.recv().unwrap()
 }
 
 /// Begins a flush that waits for the engine: it is paused while the guard lives.
