@@ -18,6 +18,9 @@ mod claims;
 mod debounce;
 pub mod desired;
 mod directory;
+#[cfg(test)]
+#[path = "../../../tests/support/document.rs"]
+mod document;
 pub mod health;
 mod own;
 mod owners;

@@ -2,17 +2,27 @@
 
 #![expect(clippy::unwrap_used, reason = "a test says what went wrong by panicking")]
 
+#[path = "../../../tests/support/document.rs"]
+mod document;
+
 use std::sync::Arc;
 
+use document::{CONTROL, hex};
 use proptest::prelude::*;
+use ringway_control::bootstrap::form;
 use ringway_control::ownership::{Claim, Position};
-use ringway_control::records::{BOOTSTRAP_NODES_MAX, BY_TEXT_BYTES_MAX, Founder, claim, is_lasting};
+use ringway_control::records::{
+    BOOTSTRAP_KEY, BOOTSTRAP_NODES_MAX, BY_TEXT_BYTES_MAX, Founder, PAUSE_KEY, claim, is_lasting,
+};
 use ringway_control::{
-    Binding, BindingRecord, BootstrapRecord, Nonce, Order, OrderPhase, Pause, RecordProblem, StartRecord,
+    Binding, BindingRecord, BootstrapRecord, MemberKind, MemberRecord, NodeRecord, Nonce, Order, OrderPhase,
+    Pause, RecordProblem, StartRecord,
 };
 use ringway_gossip::RECORD_VALUE_BYTES_MAX;
+use ringway_topology::settings::EPSILON_PPM_DEFAULT;
 use ringway_topology::{
-    ClusterUuid, Epoch, NodeId, Owner, Partition, PlacementDigest, REPLICAS_MAX, StoreId, Weight, ZoneName,
+    Algorithm, ClusterSettings, ClusterUuid, Epoch, NodeId, Owner, Ownership, Partition, PartitionCount,
+    Phase, PlacementDigest, REPLICAS_MAX, StoreId, Weight, ZoneName,
 };
 
 fn id() -> impl Strategy<Value = NodeId> {
@@ -165,67 +175,106 @@ proptest! {
     }
 }
 
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
 fn node(name: &str) -> NodeId {
     name.parse().unwrap()
 }
 
-/// Members of later versions must read what this one writes: a change here is a new format.
+/// The settings of the examples in docs/CONTROL.md.
+fn documented_settings() -> ClusterSettings {
+    ClusterSettings {
+        name: "shop".parse().unwrap(),
+        partitions: PartitionCount::new(8_192).unwrap(),
+        replicas: 2,
+        hash_seed: 0,
+        epsilon_ppm: EPSILON_PPM_DEFAULT,
+        algorithm: Algorithm::Balanced,
+        ownership: Ownership::Claimed,
+    }
+}
+
+/// A node of the examples, and its disk.
+fn documented(name: &str) -> Owner {
+    let store = if name == "n1" { 0x3f9c } else { 0x09aa };
+    Owner { node: node(name), store: StoreId(store << 112) }
+}
+
+/// What the nodes of the examples are bound to.
+fn documented_binding(name: &str, zone: &str, weight: u32) -> Binding {
+    let Owner { node: id, store } = documented(name);
+    let list = vec![node("n1"), node("n4")];
+    Binding {
+        node: id,
+        store,
+        zone: zone.parse().unwrap(),
+        weight: Weight::new(weight).unwrap(),
+        list,
+        contract: 1,
+    }
+}
+
+/// Other versions must read what this one writes, and other programs what docs/CONTROL.md shows: a change here is a
+/// new format.
 #[test]
-fn the_bytes_are_these() {
-    let binding = Binding {
-        node: node("n1"),
-        store: StoreId(0xa1),
-        zone: "z".parse().unwrap(),
+fn the_bytes_are_those_of_the_documentation() {
+    let settings = documented_settings();
+    CONTROL.shows("terms", &settings.fields());
+
+    let bindings = [documented_binding("n1", "a", 2), documented_binding("n4", "b", 1)];
+    let bound = bindings.clone().map(|binding| BindingRecord { binding, formed: None });
+    let bootstrap =
+        form(&settings, &bindings[0], None, |id| bound.iter().find(|bound| bound.binding.node == *id))
+            .unwrap();
+    let formed = BindingRecord { binding: bindings[0].clone(), formed: Some(bootstrap.cluster) };
+
+    let n1 = NodeRecord {
+        id: node("n1"),
+        zone: "a".parse().unwrap(),
         weight: Weight::new(2).unwrap(),
-        list: vec![node("n1"), node("n2")],
-        contract: 1,
+        store: documented("n1").store,
+        data: "10.0.0.1:8080".parse().unwrap(),
+        peer: Some("10.0.0.1:8082".parse().unwrap()),
+        phase: Phase::Active,
     };
-    let store = "000000000000000000000000000000a1";
-    let bound = format!("01026e31{store}017a00000002000102026e31026e32");
-    assert_eq!(hex(&binding.encode()), bound);
-    let formed = |formed| hex(&BindingRecord { binding: binding.clone(), formed }.encode());
-    assert_eq!(formed(None), format!("{bound}00"));
-    assert_eq!(formed(Some(ClusterUuid(0xa1))), format!("{bound}01{store}"));
-
-    let bootstrap = BootstrapRecord {
-        cluster: ClusterUuid(0xa1),
-        terms: "a=1\n".to_owned(),
-        contract: 1,
-        nodes: vec![Founder::from(&binding)],
-        digest: PlacementDigest(0xd1),
+    let member = MemberRecord {
+        kind: MemberKind::Node,
+        generation: 7,
+        ready: true,
+        admin: Some("10.0.0.1:8081".parse().unwrap()),
+        version: "1.0.0".to_owned(),
     };
-    assert_eq!(
-        hex(&bootstrap.encode()),
-        format!("01{store}000100000000000000d10004613d310a01026e31{store}017a00000002")
-    );
-
     let order = Order {
         node: node("n1"),
-        store: StoreId(0xa1),
-        phase: OrderPhase::Evicted,
+        store: documented("n1").store,
+        phase: OrderPhase::Leaving,
         weight: Weight::new(3),
-        by: "op".to_owned(),
+        by: "root@ops".to_owned(),
     };
-    assert_eq!(hex(&order.encode()), format!("01026e31{store}0200000003026f70"));
-    assert_eq!(hex(&Pause { paused: true, by: "op".to_owned() }.encode()), "0101026f70");
-
-    let start = StartRecord { node: node("n1"), store: StoreId(0xa1), generation: 7, nonce: Nonce(0xa1) };
-    assert_eq!(start.key(), "start/n1");
-    assert_eq!(hex(&start.encode()), format!("01026e31{store}0000000000000007{store}"));
-
-    let owner = |name: &str| Owner { node: node(name), store: StoreId(0xa1) };
+    let pause = Pause { paused: true, by: "root@ops".to_owned() };
+    let start = StartRecord {
+        node: node("n1"),
+        store: documented("n1").store,
+        generation: 7,
+        nonce: Nonce(0x5a << 120),
+    };
     let decided = Claim {
         partition: Partition(4_711),
         epoch: Epoch(9),
-        owners: Arc::new([owner("n1"), owner("n2")]),
-        end: Position { epoch: Epoch(8), seq: 300 },
+        owners: Arc::new([documented("n4"), documented("n1")]),
+        end: Position { epoch: Epoch(8), seq: 301 },
     };
-    assert_eq!(claim::key(decided.partition), "claim/4711");
-    assert_eq!(hex(&claim::encode(&decided)), format!("0108ac0202026e31{store}026e32{store}"));
+    let records = [
+        (n1.key(), n1.encode()),
+        (MemberRecord::key("n1"), member.encode()),
+        (bindings[0].key(), bound[0].encode()),
+        (format!("{}, formed", bindings[0].key()), formed.encode()),
+        (BOOTSTRAP_KEY.to_owned(), bootstrap.encode()),
+        (claim::key(decided.partition), claim::encode(&decided)),
+        (order.key(), order.encode()),
+        (PAUSE_KEY.to_owned(), pause.encode()),
+        (start.key(), start.encode()),
+    ];
+    let shown: Vec<(&str, String)> = records.iter().map(|(key, bytes)| (key.as_str(), hex(bytes))).collect();
+    CONTROL.shows("records", &shown);
 }
 
 #[test]

@@ -153,8 +153,11 @@ pub(crate) fn claim(map: &Map, partition: Partition) -> Claim {
 #[cfg(test)]
 mod tests {
     use http::HeaderValue;
+    use ringway_topology::StoreId;
 
     use super::*;
+    use crate::document::NODE_CONTRACT;
+    use crate::precondition::Etag;
 
     fn read(lines: &[(&HeaderName, &str)]) -> Result<Option<Routed>, Refusal> {
         let mut headers = HeaderMap::new();
@@ -215,5 +218,50 @@ mod tests {
             assert_eq!(read(&[bad]), Err(Refusal::ContractMalformed), "{bad}");
         }
         assert_eq!(read(&[&good, &good]), Err(Refusal::ContractMalformed), "two names");
+    }
+
+    #[test]
+    fn what_a_router_sends_is_read_as_documented() {
+        let read = |block: &str| {
+            let mut headers = HeaderMap::new();
+            for (name, value) in NODE_CONTRACT.block(block) {
+                let name: HeaderName = name.parse().unwrap();
+                headers.append(name, HeaderValue::from_str(value).unwrap());
+            }
+            let routed = Routed::from_headers(&headers).unwrap();
+            (routed, request_id(&headers).unwrap(), asks_for_any(&headers))
+        };
+        let routed = Some(Routed { partition: Partition(4_711), epoch: Epoch(8) });
+        let id = RequestId { router: 0xab, counter: 17, open: 15 };
+        assert_eq!(read("write"), (routed, Some(id), false));
+        assert_eq!(read("read"), (routed, None, true));
+    }
+
+    /// The values of the outcomes are read where a node answers with them: crates/node/tests/owners.
+    #[test]
+    fn what_a_node_answers_is_written_as_documented() {
+        let owner =
+            |name: &str, store: u128| Owner { node: name.parse().unwrap(), store: StoreId(store << 112) };
+        let claim = Claim {
+            partition: Partition(4_711),
+            epoch: Epoch(8),
+            owners: vec![owner("n1", 0x3f9c), owner("n4", 0x09aa)],
+        };
+        let etag = Etag { version: 301, checksum: xxhash_rust::xxh3::xxh3_64(b"hello") };
+        let claim = claim.to_header();
+        let lines = [
+            (200, RINGWAY_EPOCH, "8".to_owned()),
+            (200, http::header::ETAG, etag.to_string()),
+            (200, RINGWAY_STALENESS, "120".to_owned()),
+            (421, RINGWAY_CLAIM, claim.to_str().unwrap().to_owned()),
+            (503, RINGWAY_OUTCOME, "unknown".to_owned()),
+            (409, RINGWAY_OUTCOME, "forgotten".to_owned()),
+        ];
+        let shown = NODE_CONTRACT.block("answers");
+        assert_eq!(shown.len(), lines.len());
+        for ((what, shown), (status, name, value)) in shown.into_iter().zip(lines) {
+            assert_eq!(what.to_lowercase(), format!("{status} {name}"));
+            assert_eq!(shown, value, "{what}");
+        }
     }
 }

@@ -12,6 +12,9 @@
 mod answer;
 mod claimed;
 pub mod contract;
+#[cfg(test)]
+#[path = "../../../tests/support/document.rs"]
+mod document;
 mod front;
 pub mod identity;
 pub mod node;

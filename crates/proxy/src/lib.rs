@@ -10,6 +10,9 @@
 
 pub mod body;
 pub mod claim;
+#[cfg(test)]
+#[path = "../../../tests/support/document.rs"]
+mod document;
 pub mod edge;
 pub mod embed;
 pub mod error;

@@ -283,21 +283,19 @@ mod tests {
     use ringway_topology::{Epoch, Partition, StoreId};
 
     use super::*;
+    use crate::document::{NODE_CONTRACT, hex};
 
     fn message(partition: u32) -> Message {
         Message::MayDrop { partition: Partition(partition), epoch: Epoch(1) }
     }
 
-    /// docs/NODE_CONTRACT.md shows these bytes.
     #[test]
     fn a_batch_goes_behind_its_length_as_documented() {
         let owner =
             |text: &str, store: u128| Owner { node: text.parse().unwrap(), store: StoreId(store << 112) };
         let sealer = Sealer::new("shop".parse().unwrap(), owner("n1", 0x3f9c), &Keyring::none());
         let frame = frame(&sealer, &owner("n4", 0x09aa), &[]).unwrap();
-        let hex: String = frame.iter().map(|byte| format!("{byte:02x}")).collect();
-        let document = include_str!("../../../../docs/NODE_CONTRACT.md");
-        assert!(document.contains(&format!("\nstream: {hex}\n")), "it should say\nstream: {hex}");
+        NODE_CONTRACT.shows("stream", &[("stream", hex(&frame))]);
     }
 
     #[tokio::test]

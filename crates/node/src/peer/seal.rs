@@ -198,6 +198,7 @@ mod tests {
     use ringway_topology::{Epoch, StoreId};
 
     use super::*;
+    use crate::document::{NODE_CONTRACT, hex};
 
     fn owner(name: &str, store: u128) -> Owner {
         Owner { node: name.parse().unwrap(), store: StoreId(store) }
@@ -264,5 +265,71 @@ mod tests {
         let other = Ask::new(Partition(7), tag).unwrap();
         assert_eq!(sealer.stream(&a, &b, &other).open(bare(0)), Err(Unopened::Tag), "another request");
         assert_eq!(sealer.stream(&b, &a, &ask).open(bare(0)), Err(Unopened::Tag), "another direction");
+    }
+
+    /// The keyring of the examples in docs/NODE_CONTRACT.md, and who speaks there: `n1` to `n4`.
+    fn documented() -> (Keyring, Owner, Owner) {
+        let ring = Keyring::parse(NODE_CONTRACT.value("sealing", "key")).unwrap();
+        (ring, owner("n1", 0x3f9c << 112), owner("n4", 0x09aa << 112))
+    }
+
+    fn nonce(block: &str) -> [u8; NONCE_BYTES] {
+        NODE_CONTRACT.bytes(block, "nonce").try_into().unwrap()
+    }
+
+    #[test]
+    fn a_sealed_batch_is_made_as_documented() {
+        let (ring, n1, n4) = documented();
+        let mine = Sealer::new("shop".parse().unwrap(), n1.clone(), &ring);
+        let theirs = Sealer::new("shop".parse().unwrap(), n4.clone(), &ring);
+        let derived = Keyring::parse(NODE_CONTRACT.value("sealing", "derived key")).unwrap();
+        assert_eq!(mine.keys, derived, "the key is derived as documented");
+
+        let text = NODE_CONTRACT.bytes("sealing", "text");
+        let clear = [mine.head(&n4).as_slice(), &[1]].concat();
+        let context = [Purpose::Messages.label(), &clear].concat();
+        let sealed = mine.keys.seal(nonce("sealing"), &context, &text).unwrap();
+        let body = [clear, sealed].concat();
+        let derivation = [KEY_PURPOSE.as_slice(), b"subkey 1"].concat();
+        let ids: Vec<String> = mine.keys.ids().map(|id| id.to_string()).collect();
+        NODE_CONTRACT.shows(
+            "sealing",
+            &[
+                ("key", NODE_CONTRACT.value("sealing", "key").to_owned()),
+                ("nonce of the derivation", hex(&derivation)),
+                ("derived key", NODE_CONTRACT.value("sealing", "derived key").to_owned()),
+                ("its id", ids.concat()),
+                ("text", hex(&text)),
+                ("nonce", hex(&nonce("sealing"))),
+                ("associated data", hex(&context)),
+                ("body", hex(&body)),
+            ],
+        );
+        assert_eq!(theirs.open(Purpose::Messages, &body), Ok((n1, text)), "and it opens");
+    }
+
+    #[test]
+    fn a_copy_is_asked_for_and_its_first_frame_sealed_as_documented() {
+        let (ring, n1, n4) = documented();
+        let sealer = Sealer::new("shop".parse().unwrap(), n1.clone(), &ring);
+        let ask = Ask::decode(&NODE_CONTRACT.bytes("export", "text")).unwrap();
+        let tag = CopyTag { epoch: Epoch(8), source: n1.clone(), import: 5 };
+        assert_eq!((ask.partition, &ask.tag), (Partition(4_711), &tag));
+        NODE_CONTRACT.shows("export", &[("text", hex(&ask.encode()))]);
+
+        let mut frames = sealer.stream(&n1, &n4, &ask);
+        let text = NODE_CONTRACT.bytes("frames", "start");
+        let context = frames.next_context();
+        let sealed = sealer.keys.seal(nonce("sealed frame"), &context, &text).unwrap();
+        let frame = [(sealed.len() as u32).to_be_bytes().as_slice(), &sealed].concat();
+        NODE_CONTRACT.shows(
+            "sealed frame",
+            &[
+                ("nonce", hex(&nonce("sealed frame"))),
+                ("associated data", hex(&context)),
+                ("frame", hex(&frame)),
+            ],
+        );
+        assert_eq!(sealer.stream(&n1, &n4, &ask).open(&frame[4..]), Ok(text), "and it opens");
     }
 }

@@ -4,8 +4,10 @@ use bytes::Bytes;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use ringway_topology::{Epoch, KEY_BYTES_MAX};
+use xxhash_rust::xxh3::xxh3_64;
 
 use super::*;
+use crate::document::{NODE_CONTRACT, hex};
 use crate::precondition::{ETAGS_MAX, Etag, EtagList, ListedTag, Precondition, Unmet};
 use crate::store::{ContentType, Put};
 
@@ -210,4 +212,98 @@ fn what_breaks_a_bound_is_not_read() {
     ] {
         assert!(ExportFrame::decode(&breaks.encode().into()).is_err());
     }
+}
+
+/// The write of the examples in docs/NODE_CONTRACT.md, as it is stored: entry 301.
+fn documented_etag() -> Etag {
+    Etag { version: 301, checksum: xxh3_64(b"hello") }
+}
+
+/// When that was.
+const DOCUMENTED_STAMP: u64 = 1_700_000_000_000;
+
+#[test]
+fn writes_are_written_as_documented() {
+    let none = Precondition::NONE;
+    let any_match = Precondition { if_match: Some(EtagList::Any), ..none.clone() };
+    let none_match = Precondition { if_none_match: Some(EtagList::Any), ..none.clone() };
+    let listed = |weak, quoted: &str| ListedTag { weak, quoted: quoted.to_owned() };
+    let tags = vec![listed(false, &documented_etag().to_string()), listed(true, "\"x\"")];
+    let tag_match = Precondition { if_match: Some(EtagList::Tags(tags)), ..none.clone() };
+    let put = |value: &'static str, content_type: &str, condition| WriteOp::Put {
+        key: "cart/7".into(),
+        value: value.into(),
+        content_type: ContentType::new(content_type.as_bytes()).unwrap(),
+        condition,
+        stamp: DOCUMENTED_STAMP,
+    };
+    let delete = |condition| WriteOp::Delete { key: "cart/7".into(), condition, stamp: DOCUMENTED_STAMP };
+    let written = [
+        ("put", put("hello", "text/plain", none.clone())),
+        ("put, If-None-Match *", put("", "", none_match)),
+        ("put, If-Match", put("bye", "text/plain", tag_match)),
+        ("delete", delete(none)),
+        ("delete, If-Match *", delete(any_match)),
+    ];
+    NODE_CONTRACT.shows("writes", &written.map(|(what, op)| (what, hex(&op.encode()))));
+}
+
+#[test]
+fn results_are_written_as_documented() {
+    let etag = documented_etag();
+    let results = [
+        ("stored, the key is new", WriteResult::Put(Put { etag, created: true })),
+        ("stored, replaced", WriteResult::Put(Put { etag, created: false })),
+        ("deleted", WriteResult::Deleted),
+        ("absent", WriteResult::Absent),
+        ("unmet If-Match, no value", WriteResult::Unmet { unmet: Unmet::IfMatch, current: None }),
+        ("unmet If-None-Match", WriteResult::Unmet { unmet: Unmet::IfNoneMatch, current: Some(etag) }),
+        ("forgotten", WriteResult::Forgotten),
+    ];
+    NODE_CONTRACT.shows("results", &results.map(|(what, result)| (what, hex(&result.encode()))));
+}
+
+#[test]
+fn frames_are_written_and_summed_as_documented() {
+    let etag = documented_etag();
+    let result = WriteResult::Put(Put { etag, created: true }).encode();
+    let frames = [
+        (
+            "start",
+            ExportFrame::Start { base: Position { epoch: Epoch(8), seq: 301 }, clock: DOCUMENTED_STAMP },
+        ),
+        (
+            "value",
+            ExportFrame::Value(ExportedValue {
+                key: "cart/7".into(),
+                etag,
+                content_type: ContentType::new(b"text/plain").unwrap(),
+                value: "hello".into(),
+            }),
+        ),
+        (
+            "router",
+            ExportFrame::Router(ExportedRouter {
+                router: 0xab,
+                floor: 15,
+                seen: DOCUMENTED_STAMP,
+                results: vec![ExportedResult { counter: 17, stamp: DOCUMENTED_STAMP, result }],
+            }),
+        ),
+    ];
+    let mut sum = ExportChecksum::new();
+    frames.iter().for_each(|(_, frame)| sum.add(frame));
+    let end = ("end", ExportFrame::End { keys: 1, bytes: 11, checksum: sum.digest() });
+    let shown: Vec<_> =
+        frames.into_iter().chain([end]).map(|(what, frame)| (what, hex(&frame.encode()))).collect();
+    NODE_CONTRACT.shows("frames", &shown);
+
+    let summed: Vec<(&str, String)> = ["start", "value", "router"]
+        .map(|what| (what, NODE_CONTRACT.value("checksum", what).to_owned()))
+        .into_iter()
+        .chain([("checksum", format!("{:016x}", sum.digest()))])
+        .collect();
+    NODE_CONTRACT.shows("checksum", &summed);
+    let summed = ["start", "value", "router"].map(|what| NODE_CONTRACT.bytes("checksum", what)).concat();
+    assert_eq!(xxh3_64(&summed), sum.digest(), "the checksum is that of the bytes shown");
 }

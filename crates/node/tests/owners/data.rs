@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use http::{Method, StatusCode};
 
 use crate::cluster::{Cluster, until};
+use crate::document::NODE_CONTRACT;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn any_node_is_an_entry_and_every_owner_has_what_was_written() {
@@ -118,7 +119,7 @@ async fn a_repeated_write_has_the_first_result_and_a_forgotten_one_is_refused() 
     assert_eq!(next.status, StatusCode::NO_CONTENT);
     let old = write(&format!("{router};n=5;open=5"), "one").await;
     assert_eq!((old.status, old.reason().as_str()), (StatusCode::CONFLICT, "request_forgotten"));
-    assert_eq!(old.header("ringway-outcome"), Some("forgotten"));
+    assert_eq!(old.header("ringway-outcome"), Some(NODE_CONTRACT.value("answers", "409 Ringway-Outcome")));
     assert_eq!(cluster.request(0, Method::GET, "a", "").await.body, "two");
     let malformed = write("17", "three").await;
     assert_eq!(

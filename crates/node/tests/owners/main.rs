@@ -4,6 +4,8 @@
 mod cluster;
 mod copies;
 mod data;
+#[path = "../../../../tests/support/document.rs"]
+mod document;
 mod peers;
 mod stand_by;
 mod store;

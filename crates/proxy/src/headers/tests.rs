@@ -1,6 +1,10 @@
+use std::rc::Rc;
+
 use http::Request;
 
 use super::*;
+use crate::document::NODE_CONTRACT;
+use crate::ids::RequestIds;
 
 fn identity() -> Identity {
     Identity::new("me".into())
@@ -219,4 +223,37 @@ fn split_cookies_are_joined_for_http1() {
     screen(&mut parts).unwrap();
     let cookies: Vec<_> = parts.headers.get_all("cookie").iter().collect();
     assert_eq!(cookies, ["a=1; b=2; c=3"]);
+}
+
+#[test]
+fn what_a_router_tells_a_node_is_as_documented() {
+    let ids = Rc::new(RequestIds::new(0xab));
+    let mut earlier: Vec<_> = (1..17).map(|_| ids.write_id()).collect();
+    let _open = earlier.split_off(14);
+    drop(earlier);
+    let id = ids.write_id();
+    let told = |id: Option<&HeaderValue>, any: bool| {
+        let mut headers = HeaderMap::new();
+        address(&mut headers, Partition(4_711), Epoch(8), id, any);
+        headers
+    };
+    for (block, headers) in [("write", told(Some(&id.header), false)), ("read", told(None, true))] {
+        let shown = NODE_CONTRACT.block(block);
+        assert_eq!(shown.len(), headers.len());
+        for (name, value) in shown {
+            assert_eq!(headers[name.to_lowercase().as_str()], value, "{block}, {name}");
+        }
+    }
+}
+
+#[test]
+fn what_a_node_answers_is_read_as_documented() {
+    let shown = |what: &str| HeaderValue::from_static(NODE_CONTRACT.value("answers", what));
+    let mut headers = HeaderMap::new();
+    headers.insert(RINGWAY_EPOCH, shown("200 Ringway-Epoch"));
+    assert_eq!(served_epoch(&headers), Some(Epoch(8)));
+    let claim = crate::Claim::parse(&shown("421 Ringway-Claim")).unwrap();
+    let owners: Vec<String> = claim.owners.iter().map(ToString::to_string).collect();
+    assert_eq!((claim.partition, claim.epoch, owners.len()), (Partition(4_711), Epoch(8), 2));
+    assert!(owners[0].starts_with("n1:3f9c"), "primary first: {owners:?}");
 }

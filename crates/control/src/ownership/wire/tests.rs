@@ -1,8 +1,11 @@
+use std::collections::BTreeSet;
+
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
 
 use super::*;
+use crate::document::{NODE_CONTRACT, hex};
 
 fn owner() -> impl Strategy<Value = Owner> {
     ("[a-z0-9][a-z0-9.-]{0,8}[a-z0-9]", any::<u128>())
@@ -305,52 +308,116 @@ fn a_long_reason_is_cut_between_characters() {
     assert_eq!(*why, "ä".repeat(WHY_BYTES_MAX / 2));
 }
 
-/// docs/NODE_CONTRACT.md shows these bytes.
+/// The owners of the examples in docs/NODE_CONTRACT.md.
+fn n1() -> Owner {
+    node("n1", 0x3f9c << 112)
+}
+
+fn n4() -> Owner {
+    node("n4", 0x09aa << 112)
+}
+
+/// An example: its bytes, which must read back as what they were made of.
+fn example(message: Message) -> String {
+    let bytes = batch(std::slice::from_ref(&message));
+    assert_eq!(read_messages(&bytes), Ok(vec![message]));
+    hex(&bytes)
+}
+
 #[test]
 fn the_examples_in_the_documentation_are_true() {
-    let document = include_str!("../../../../../docs/NODE_CONTRACT.md");
-    let (n1, n4) = (node("n1", 0x3f9c << 112), node("n4", 0x09aa << 112));
-    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
-    let mut missing = Vec::new();
-    let mut shown = |name: &str, bytes: &[u8]| {
-        let line = format!("{name}: {}", hex(bytes));
-        if !document.contains(&line) {
-            missing.push(line);
-        }
-    };
-
     let mut head = Vec::new();
-    Head { cluster: "shop".parse().unwrap(), from: n1.clone(), to: n4.clone() }.put(&mut head);
-    shown("head", &head);
+    Head { cluster: "shop".parse().unwrap(), from: n1(), to: n4() }.put(&mut head);
+    NODE_CONTRACT.shows("head", &[("head", hex(&head))]);
 
-    let end = Position { epoch: Epoch(7), seq: 300 };
-    let owners: Arc<[Owner]> = [n1.clone(), n4].into();
-    let claim = Arc::new(Claim { partition: Partition(4_711), epoch: Epoch(8), owners, end });
-    shown("decided", &batch(&[Message::Decided { claim: Arc::clone(&claim) }]));
+    let kinds: BTreeSet<u8> = documented().iter().map(|(_, message)| kind(message)).collect();
+    assert!(kinds.into_iter().eq(1..=KINDS), "an example of every kind");
+    let made = documented().into_iter().map(|(what, message)| (what, example(message)));
+    NODE_CONTRACT.shows("messages", &made.collect::<Vec<_>>());
+}
 
+/// What docs/NODE_CONTRACT.md tells: `n1` leads partition 4,711 at epoch 8, `n4` follows it and would take over.
+fn documented() -> Vec<(&'static str, Message)> {
+    let (partition, epoch, next) = (Partition(4_711), Epoch(8), Epoch(9));
+    let at = |epoch, seq| Position { epoch: Epoch(epoch), seq };
+    let claim = |epoch, owners: [Owner; 2], end| {
+        Arc::new(Claim { partition, epoch: Epoch(epoch), owners: Arc::new(owners), end })
+    };
+    let (present, following) = (claim(8, [n1(), n4()], at(7, 300)), claim(9, [n4(), n1()], at(8, 301)));
     let request = Some(RequestId { router: 0xab, counter: 17, open: 15 });
-    let op = Op::Write { request, payload: Arc::from(b"hello".as_slice()) };
-    let position = Position { epoch: Epoch(8), seq: 301 };
-    let entries = vec![Arc::new(Entry { position, op })];
-    let heard = Duration::from_millis(1_400);
-    shown("append", &batch(&[Message::Append { claim, copy: None, prev: end, entries, commit: end, heard }]));
+    let payload = NODE_CONTRACT.bytes("writes", "put").into();
+    let write = Arc::new(Entry { position: at(8, 301), op: Op::Write { request, payload } });
+    let empty = Arc::new(Entry { position: at(8, 302), op: Op::Empty });
+    let tag = CopyTag { epoch, source: n1(), import: 5 };
+    let ballot = Ballot { round: 1, proposer: n4() };
+    let ms = Duration::from_millis;
 
-    let result = AppendResult::Stored { through: position };
-    let (partition, epoch) = (Partition(4_711), Epoch(8));
-    let at = Duration::from_millis(1_500);
-    shown("append reply", &batch(&[Message::AppendReply { partition, epoch, copy: None, result, at }]));
-
-    let ballot = Ballot { round: 1, proposer: n1.clone() };
-    shown("prepare", &batch(&[Message::Prepare { partition, epoch: Epoch(9), ballot }]));
-
-    let asked_at = Duration::from_millis(1_500);
-    shown(
-        "lease ask",
-        &batch(&[Message::LeaseAsk { asked_at, generation: 3, grantor_generation: 2, seen: 1 }]),
-    );
-
-    let mut export = Vec::new();
-    put_export(&mut export, partition, &CopyTag { epoch, source: n1, import: 5 });
-    shown("export", &export);
-    assert!(missing.is_empty(), "docs/NODE_CONTRACT.md should say\n{}", missing.join("\n"));
+    let append = Message::Append {
+        claim: Arc::clone(&present),
+        copy: None,
+        prev: at(7, 300),
+        entries: vec![Arc::clone(&write)],
+        commit: at(7, 300),
+        heard: ms(1_400),
+    };
+    let append_to_a_joiner = Message::Append {
+        claim: Arc::clone(&present),
+        copy: Some(tag.clone()),
+        prev: at(8, 301),
+        entries: vec![empty],
+        commit: at(8, 301),
+        heard: Duration::ZERO,
+    };
+    let reply = |copy, result| Message::AppendReply { partition, epoch, copy, result, at: ms(1_500) };
+    let lease_grant = Message::LeaseGrant {
+        asked_at: ms(1_500),
+        generation: 3,
+        grantor_generation: 2,
+        base: 1,
+        through: 3,
+        excluded: vec![(partition, Epoch(7)), (Partition(12), Epoch(4))],
+    };
+    let promise = |accepted| Message::Promise {
+        partition,
+        epoch: next,
+        ballot: ballot.clone(),
+        last: at(8, 301),
+        accepted,
+    };
+    let refused = |promised| Message::Refused { partition, epoch: next, ballot: ballot.clone(), promised };
+    let of_n1 = |round| Ballot { round, proposer: n1() };
+    let fetched = |entries| Message::Fetched { partition, epoch: next, ballot: ballot.clone(), entries };
+    let fetch =
+        Message::Fetch { partition, epoch: next, ballot: ballot.clone(), have: vec![at(7, 300), at(7, 299)] };
+    let state = |state| Message::CopyState { partition, tag: tag.clone(), state };
+    vec![
+        ("append", append),
+        ("append to a joiner", append_to_a_joiner),
+        ("append reply, stored", reply(None, AppendResult::Stored { through: at(8, 301) })),
+        ("append reply, gap", reply(Some(tag.clone()), AppendResult::Gap { last: at(8, 301) })),
+        ("append reply, sealed", reply(None, AppendResult::Sealed { ballot: ballot.clone() })),
+        ("append reply, disk full", reply(None, AppendResult::Full)),
+        (
+            "lease ask",
+            Message::LeaseAsk { asked_at: ms(1_500), generation: 3, grantor_generation: 2, seen: 1 },
+        ),
+        ("lease grant", lease_grant),
+        ("prepare", Message::Prepare { partition, epoch: next, ballot: ballot.clone() }),
+        ("promise", promise(None)),
+        ("promise, accepted before", promise(Some((of_n1(0), Arc::clone(&following))))),
+        ("accept", Message::Accept { claim: Arc::clone(&following), ballot: ballot.clone() }),
+        ("accepted", Message::Accepted { partition, epoch: next, ballot: ballot.clone() }),
+        ("refused, not yet", refused(None)),
+        ("refused, promised higher", refused(Some(of_n1(2)))),
+        ("decided", Message::Decided { claim: Arc::clone(&present) }),
+        ("fetch", fetch),
+        ("fetched", fetched(Some((at(7, 300), vec![write])))),
+        ("fetched, none", fetched(None)),
+        ("copy", Message::Copy { claim: present, tag: tag.clone() }),
+        ("copy state, running", state(CopyProgress::Running { bytes: 4_096 })),
+        ("copy state, done", state(CopyProgress::Done { base: at(8, 301), bytes: 11 })),
+        ("copy state, failed", state(CopyProgress::Failed { why: "the disk is full".to_owned() })),
+        ("may drop", Message::MayDrop { partition, epoch: next }),
+        ("drop", Message::Drop { claim: following, imports: 5 }),
+    ]
 }
