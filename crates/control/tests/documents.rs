@@ -1,7 +1,5 @@
 //! What the documents show is held against the code, all of it.
 
-#![expect(clippy::unwrap_used, reason = "a test says what went wrong by panicking")]
-
 use std::path::Path;
 
 #[path = "../../../tests/support/document.rs"]
