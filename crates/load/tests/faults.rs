@@ -113,6 +113,13 @@ fn broken_connections_are_unknown_outcomes_and_refusals_are_not() {
 }
 
 #[test]
+fn keys_that_cannot_be_read_at_the_end_are_no_verdict_that_nothing_is_lost() {
+    let summary = load_with(Fault::OverloadedAfter(500));
+    assert_eq!((summary.lost, summary.audit.as_ref().map(|audit| audit.unread)), (Some(0), Some(20)));
+    assert!(!summary.passed && summary.failures[0].contains("20 keys unreadable"), "{:?}", summary.failures);
+}
+
+#[test]
 fn conditional_writes_are_audited() {
     let updates = |fault| {
         let server = Server::start(fault);

@@ -29,6 +29,8 @@ pub(crate) enum Fault {
     ResetsEvery(u64),
     /// Answers every n-th request 503 without doing it.
     OverloadedEvery(u64),
+    /// Answers every request after the n-th 503 without doing it.
+    OverloadedAfter(u64),
     /// Takes conditional writes for unconditional ones.
     IgnoresConditions,
     /// Answers nobody for a while, once, from this request on.
@@ -131,6 +133,7 @@ impl Store {
                 stall(Duration::from_millis(for_ms));
             }
             Fault::OverloadedEvery(n) if hits(n, self.requests) => return Some(problem(503, "overloaded")),
+            Fault::OverloadedAfter(n) if self.requests > n => return Some(problem(503, "overloaded")),
             _ => {}
         }
         let answer = match request.method.as_str() {
