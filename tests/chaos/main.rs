@@ -11,6 +11,7 @@ mod moves;
 mod pause;
 mod phases;
 mod shop;
+mod steady;
 #[path = "../support/mod.rs"]
 mod support;
 mod traffic;

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::shop::{SETTLING_MAX, Scale, Shop};
 use crate::support::{eventually, timed};
-use crate::traffic::Traffic;
+use crate::traffic::{Traffic, UNTIL_STOPPED};
 
 /// One cluster that changes in every planned way under load, again and again.
 struct Tour {
@@ -27,7 +27,7 @@ impl Tour {
     /// Changes the cluster while the load runs, which goes on until the change is over and for so many seconds at least:
     /// no error, nothing lost, nothing stale.
     fn go(&mut self, what: &'static str, seconds: u32, change: impl FnOnce(&mut Shop)) {
-        let mut traffic = Traffic::again(&self.shop, "traffic", self.scale, LOAD_SECONDS_MAX);
+        let mut traffic = Traffic::again(&self.shop, "traffic", self.scale, UNTIL_STOPPED);
         traffic.under_way();
         let ((), took) = timed(|| {
             change(&mut self.shop);
@@ -48,8 +48,6 @@ impl Tour {
 }
 
 const QUIET: &str = "nothing";
-/// A load is stopped long before.
-const LOAD_SECONDS_MAX: u32 = 1_200;
 
 /// A node joins, another is drained, a weight changes, all restart one after the other: no error, nothing lost, nothing
 /// stale, and the 99th percentile at most five times that of a quiet cluster, or 50 ms, in the median of the runs.

@@ -55,7 +55,7 @@ pub(crate) struct Member {
 }
 
 /// Where members live: on loopback, or each in a network namespace of its own.
-pub(crate) trait Place {
+pub(crate) trait Place: Sync {
     /// The address of a member.
     fn host(&self, id: &str) -> String;
     /// The command that runs `ringway` there.
@@ -225,6 +225,11 @@ impl Shop {
 pub(crate) fn partition_of(key: &str) -> u32 {
     let hash = xxhash_rust::xxh3::xxh3_64(key.as_bytes());
     (hash >> (64 - PARTITIONS.trailing_zeros())) as u32
+}
+
+/// Whether a row of `/v1/partitions` names this node as the primary.
+pub(crate) fn is_led_by(row: &Value, id: &str) -> bool {
+    row["owners"][0] == id
 }
 
 /// A pause between two looks, long enough to leave the machine to the load.

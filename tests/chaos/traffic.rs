@@ -1,12 +1,18 @@
 //! The audited load: `ringway load` as its own process.
 
 use std::path::PathBuf;
+use std::process::ExitStatus;
 use std::time::Duration;
 
 use serde_json::Value;
 
 use crate::shop::{Scale, Shop, rest};
 use crate::support::{Process, now, ringway};
+
+/// Seconds of a load that is ended by [`Traffic::stop`]: longer than anything that happens meanwhile.
+pub(crate) const UNTIL_STOPPED: u32 = 7_200;
+/// Longest that a load may take from its end to its report: every key is read once more.
+const REPORT_TAKES_MAX: Duration = Duration::from_secs(1_800);
 
 /// A load under way.
 pub(crate) struct Traffic {
@@ -17,7 +23,8 @@ pub(crate) struct Traffic {
 /// What a load came to.
 #[derive(Debug)]
 pub(crate) struct Outcome {
-    pub(crate) report: Value,
+    report: Value,
+    exit: ExitStatus,
 }
 
 impl Traffic {
@@ -59,51 +66,81 @@ impl Traffic {
         }
     }
 
-    /// Ends it now: it reports as at its end.
+    /// Ends it now: it reports as at its end. Fails when its schedule was over by itself, as then it saw less than was
+    /// done.
     pub(crate) fn stop(self) -> Outcome {
         self.process.signal("INT");
-        self.outcome()
+        let outcome = self.outcome();
+        let sent = outcome.report["series"].as_array().map_or(0, Vec::len);
+        let asked = outcome.report["options"]["duration_seconds"].as_f64().expect("a duration");
+        assert!((sent as f64) < asked, "the load has ended by itself after {sent} s");
+        outcome
     }
 
     /// Waits for its end.
     pub(crate) fn outcome(mut self) -> Outcome {
-        self.process.wait_for(Duration::from_secs(1_800));
+        let exit = self.process.wait_for(REPORT_TAKES_MAX);
         let text = std::fs::read_to_string(&self.json)
             .unwrap_or_else(|error| panic!("no report: {error}\n{}", self.process.log()));
-        Outcome { report: serde_json::from_str(&text).expect("the report is JSON") }
+        Outcome { report: serde_json::from_str(&text).expect("the report is JSON"), exit }
     }
 }
 
 impl Outcome {
-    /// Fails unless every request was answered well and every history is linearizable.
+    /// Fails unless every request was answered well, before and after the load as in it, and every history is
+    /// linearizable.
     pub(crate) fn is_flawless(&self, what: &str) {
-        for figure in ["errors", "lost", "stale", "phantom"] {
+        self.is_audited(what);
+        for figure in ["errors", "unknown"] {
             assert_eq!(self.count(figure), 0, "{what}: {figure}: {:#}", self.report);
         }
-        assert!(self.count("requests") > 0, "{what}: nothing was sent: {:#}", self.report);
+        for (phase, part) in self.report["by_phase"].as_object().expect("phases") {
+            assert_eq!(part["errors"], 0, "{what}: errors of the phase {phase}: {:#}", self.report);
+        }
         eprintln!(
-            "{what}: {} requests, {} errors, {} lost, {} stale, {} unknown, p99 {} ms, max {} ms",
-            self.count("requests"),
-            self.count("errors"),
-            self.count("lost"),
-            self.count("stale"),
-            self.count("unknown"),
+            "{what}: {}, p99 {} ms, max {} ms",
+            self.verdict(),
             self.p99(),
             self.report["latency_ms"]["max"],
         );
     }
 
-    /// Fails unless every history is linearizable: some requests may have found nobody to serve them.
+    /// Fails unless every history is linearizable: some requests may have found nobody to serve them, and of some writes
+    /// nobody may know what became of them. That is all: every key is readable at the end.
     pub(crate) fn is_linearizable(&self, what: &str) {
-        for figure in ["lost", "stale", "phantom"] {
+        self.is_audited(what);
+        eprintln!("{what}: {}", self.verdict());
+    }
+
+    /// Fails unless the audit has seen everything, decided everything and found nothing wrong, and the load says so in
+    /// its report and by how it exits.
+    fn is_audited(&self, what: &str) {
+        for figure in ["lost", "stale", "phantom", "condition"] {
             assert_eq!(self.count(figure), 0, "{what}: {figure}: {:#}", self.report);
         }
-        assert!(self.count("requests") > 0, "{what}: nothing was sent: {:#}", self.report);
-        eprintln!(
-            "{what}: {} requests, {} errors, 0 lost, 0 stale",
-            self.count("requests"),
-            self.count("errors")
-        );
+        let audited = |figure: &str| {
+            let count = self.report["audit"][figure].as_u64();
+            count.unwrap_or_else(|| panic!("{what}: {figure} of the audit: {:#}", self.report))
+        };
+        // A key that nobody can read is not lost, and a history that nobody could decide is not stale.
+        for figure in ["unread", "undecided", "unchecked"] {
+            assert_eq!(audited(figure), 0, "{what}: {figure}: {:#}", self.report);
+        }
+        let answered = self.count("ok");
+        assert!(answered > 0, "{what}: nothing was answered: {:#}", self.report);
+        // Beside these it reads every key before and after the load.
+        assert!(audited("operations") > answered, "{what}: answers are not audited: {:#}", self.report);
+        // It was asked for the audit and for no other objective: the verdict is the audit's.
+        assert_eq!(self.report["passed"], true, "{what}: {:#}", self.report);
+        assert!(self.exit.success(), "{what}: the load passed, and ended with {}", self.exit);
+    }
+
+    /// The counts, in a line.
+    fn verdict(&self) -> String {
+        let figures = ["requests", "errors", "unknown", "lost", "stale", "phantom"];
+        let figures = figures.map(|figure| format!("{} {figure}", self.count(figure)));
+        let (audit, kinds) = (&self.report["audit"], &self.report["errors_by_kind"]);
+        format!("{}, {} operations audited, errors {kinds}", figures.join(", "), audit["operations"])
     }
 
     /// The 99th percentile of all latencies, in milliseconds from the scheduled time.
