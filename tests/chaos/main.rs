@@ -7,6 +7,7 @@
 
 mod crash;
 mod cuts;
+mod direct;
 mod moves;
 mod pause;
 mod phases;
