@@ -2,17 +2,29 @@
 //!
 //! Needs root, `ip` and `nft`: `cargo xtask long cuts` installs them and runs these.
 
+use std::collections::BTreeMap;
 use std::process::Command;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::ScopedJoinHandle;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::shop::{Place, Scale, Shop};
-use crate::support::{Client, eventually, finish, now, ringway};
-use crate::traffic::Traffic;
+use crate::direct::{self, Aim};
+use crate::shop::{Place, Scale, Shop, is_led_by, rest};
+use crate::steady::Steady;
+use crate::support::{Answer, Client, eventually, finish, now, ringway};
+use crate::traffic::{Traffic, UNTIL_STOPPED};
 
 /// How long a cut lasts.
 const CUT: Duration = Duration::from_secs(30);
+/// `ownership.lease` of the nodes, which have the default: so long after its last word with the others a primary may
+/// answer reads.
+const LEASE: Duration = Duration::from_secs(2);
+/// A cut node that says nothing for so long is not waited for.
+const ANSWER_TAKES_MAX: Duration = Duration::from_secs(3);
+/// Partitions that the cut nodes are asked for under the epochs at which they led them.
+const AIMS: usize = 16;
 /// Everybody's network.
 const SUBNET: &str = "10.77.0";
 
@@ -60,7 +72,7 @@ impl Namespaces {
     }
 
     fn add(&self, id: &str) {
-        let (space, outside) = (format!("{}-{id}", self.tag), format!("{}{}", self.tag, number(id)));
+        let (space, outside) = (format!("{}-{id}", self.tag), self.outside(id));
         sh(&["ip", "netns", "add", &space]);
         sh(&["ip", "link", "add", &outside, "type", "veth", "peer", "name", "eth0", "netns", &space]);
         sh(&["ip", "link", "set", &outside, "master", &self.bridge()]);
@@ -91,6 +103,11 @@ impl Namespaces {
         sh(&["ip", "netns", "exec", &format!("{}-{id}", self.tag), "nft", "delete", "table", "inet", "cut"]);
     }
 
+    /// The end of a member's link that is at the bridge.
+    fn outside(&self, id: &str) -> String {
+        format!("{}{}", self.tag, number(id))
+    }
+
     fn bridge(&self) -> String {
         format!("{}br", self.tag)
     }
@@ -99,7 +116,9 @@ impl Namespaces {
         let spaces = finish(command(&["ip", "netns", "list"]));
         for line in String::from_utf8_lossy(&spaces.stdout).lines() {
             let name = line.split_whitespace().next().unwrap_or_default();
-            if name.starts_with(&format!("{}-", self.tag)) {
+            if let Some(id) = name.strip_prefix(&format!("{}-", self.tag)) {
+                // The kernel takes its time with what is in a namespace, and the next test may want the name.
+                let _ = finish(command(&["ip", "link", "delete", &self.outside(id)]));
                 let _ = finish(command(&["ip", "netns", "delete", name]));
             }
         }
@@ -124,72 +143,189 @@ fn sh(args: &[&str]) {
     assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// Cuts `minority` off from the other nodes and the proxy for [`CUT`] under an audited load, with a client on the
-/// minority's side that tries to write to every partition all the while.
+/// Cuts `minority` off from the other nodes and the proxy for [`CUT`] under an audited load. All the while a client at
+/// the minority's side asks it for what the others own now, and one at the other side goes on writing there.
 fn cut_off(minority: &[&str]) {
     let scale = Scale::chosen();
     let ids = ["n1", "n2", "n3", "n4", "n5"];
     let spaces = Namespaces::new(&[&ids[..], &["proxy"]].concat());
     let shop = Shop::open_at(Box::new(InNamespace { tag: spaces.tag.clone() }), ids.len());
-    let mut traffic = Traffic::start(&shop, "cut", scale, scale.seconds + 60);
+    let mut traffic = Traffic::start(&shop, "cut", scale, UNTIL_STOPPED);
     traffic.under_way();
 
-    let majority: Vec<&str> = ids.into_iter().filter(|id| !minority.contains(id)).collect();
     let before = shop.partitions(&shop.proxy.admin);
+    let of_others: Vec<&Value> = before.iter().filter(|row| is_owned_by_others(row, minority)).collect();
+    let led_here = of_others.iter().copied().filter(|row| minority.iter().any(|id| is_led_by(row, id)));
+    let aims = Aim::at(led_here, "cut", AIMS);
+    direct::write_all(&shop, &aims, "before");
+    direct::assert_all_served(&shop, &aims, "before");
+    let steady = Steady::start(&shop, |row| is_owned_by_others(row, minority));
+
+    let majority: Vec<&str> = ids.into_iter().filter(|id| !minority.contains(id)).collect();
     for id in minority {
         spaces.cut(id, &[&majority[..], &["proxy"]].concat());
     }
     let cut = now();
-    // Everything the minority can do on its own it must have the time for.
-    let acknowledged = write_to_the_minority(&shop, minority, &before, cut);
-    eventually("the end of the cut", || (cut.elapsed() >= CUT).then_some(()));
+    // Keys of their own: a write that a cut node could not pass on may arrive, unacknowledged, after the cut.
+    let led_keys = Aim::at(
+        before.iter().filter(|row| aims.iter().any(|aim| row["partition"] == aim.partition)),
+        "led",
+        AIMS,
+    );
+    let other_keys = Aim::at(of_others.iter().copied(), "other", AIMS);
+    let (overwritten, healing) = (AtomicBool::new(false), AtomicBool::new(false));
+    let asking = Asking { shop: &shop, minority, cut, overwritten: &overwritten, healing: &healing };
+    let (as_router, as_client) = std::thread::scope(|scope| {
+        // The clients end also when something fails here.
+        let end = SetWhenDropped(&healing);
+        let routers: Vec<_> = aims.iter().map(|aim| scope.spawn(|| asking.as_a_router(aim))).collect();
+        let clients = led_keys.iter().chain(&other_keys);
+        let clients: Vec<_> = clients.map(|aim| scope.spawn(|| asking.as_a_client(aim))).collect();
+        // Now a value of the minority's would be a read that goes back.
+        direct::write_all(&shop, &aims, "after");
+        overwritten.store(true, Ordering::Relaxed);
+        eprintln!(
+            "what {minority:?} led was overwritten at the other side {:?} after the cut",
+            cut.elapsed()
+        );
+        eventually("the end of the cut", || (cut.elapsed() >= CUT).then_some(()));
+        // Every one of these writes is sent and acknowledged before anything is healed.
+        steady.goes_on();
+        drop(end);
+        (Heard::of(routers), Heard::of(clients))
+    });
     for id in minority {
         spaces.heal(id);
     }
-    assert_eq!(acknowledged, Vec::<String>::new(), "acknowledged without a majority of the owners");
-    let outcome = traffic.outcome();
-    outcome.is_linearizable(&format!("{minority:?} cut off"));
+    let pace = steady.stop();
+    eprintln!(
+        "{minority:?} cut off: it answered a router {:?} and clients {:?}; at the other side the longest write took {:?}, \
+         {} were refused and sent again",
+        as_router.answers,
+        as_client.answers,
+        pace.longest,
+        pace.refused.len()
+    );
+    for heard in [as_router, as_client] {
+        assert_eq!(heard.served, Vec::<String>::new(), "served without a majority of the owners");
+        assert!(heard.writes > 0 && heard.reads > 0, "{} writes, {} reads", heard.writes, heard.reads);
+    }
     shop.wait_until_whole("one map after the cut");
+    direct::assert_all_hold(&shop, &aims, "after");
+    traffic.stop().is_linearizable(&format!("{minority:?} cut off"));
 }
 
-/// Sends writes straight to each cut node for the partitions whose owners are mostly on the other side, from one lease
-/// after the cut on. What it acknowledged.
-fn write_to_the_minority(
-    shop: &Shop,
-    minority: &[&str],
-    claims: &[Value],
-    cut: std::time::Instant,
-) -> Vec<String> {
-    let mut acknowledged = Vec::new();
-    let client = Client::with_timeout(Duration::from_secs(3));
-    let owner_id = |owner: &Value| owner.as_str().unwrap_or_default().to_owned();
-    let lost: Vec<u64> = claims
-        .iter()
-        .filter(|row| {
-            let owners = row["owners"].as_array().expect("owners");
-            let here = owners.iter().filter(|owner| minority.contains(&owner_id(owner).as_str())).count();
-            here * 2 <= owners.len()
-        })
-        .map(|row| row["partition"].as_u64().expect("a partition"))
-        .collect();
-    assert!(!lost.is_empty());
-    let mut attempts = 0;
-    while cut.elapsed() < CUT - Duration::from_secs(5) {
-        for id in minority {
-            let key = format!("minority-{attempts}");
-            attempts += 1;
-            if !lost.contains(&u64::from(crate::shop::partition_of(&key))) {
-                continue;
+/// Tells the clients that the cut is over.
+struct SetWhenDropped<'t>(&'t AtomicBool);
+
+impl Drop for SetWhenDropped<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Whether most owners of a partition are at the other side.
+fn is_owned_by_others(row: &Value, minority: &[&str]) -> bool {
+    let owners = row["owners"].as_array().expect("owners");
+    let here = owners.iter().filter(|owner| minority.iter().any(|id| *owner == id)).count();
+    2 * here < owners.len()
+}
+
+/// Who asks the minority, at its side, for partitions whose owners are mostly at the other side.
+struct Asking<'t> {
+    shop: &'t Shop,
+    minority: &'t [&'t str],
+    /// Since when it is cut off.
+    cut: Instant,
+    /// The other side has acknowledged another value for every key that it is asked for as by a router.
+    overwritten: &'t AtomicBool,
+    /// The cut is over.
+    healing: &'t AtomicBool,
+}
+
+/// What the minority was asked for, and what it said.
+#[derive(Debug, Default)]
+struct Heard {
+    /// Writes that it must not acknowledge.
+    writes: usize,
+    /// Reads that it must not answer.
+    reads: usize,
+    /// How often it answered what.
+    answers: BTreeMap<String, usize>,
+    /// Those of its answers that are none of one who knows that it has no majority.
+    served: Vec<String>,
+}
+
+impl Asking<'_> {
+    /// Writes and reads one key under the epoch at which a cut node led it: as a router would that was cut off with it.
+    /// No write may be acknowledged, and from one lease after the cut on no read answered. A read counts when what it
+    /// asks for was overwritten at the other side.
+    fn as_a_router(&self, aim: &Aim) -> Heard {
+        let client = Client::with_timeout(ANSWER_TAKES_MAX);
+        let mut heard = Heard::default();
+        while !self.healing.load(Ordering::Relaxed) {
+            heard.writes += 1;
+            let answer = aim.ask(&client, self.shop, "PUT", b"from the minority");
+            heard.hear(&format!("PUT {}", aim.key), answer, self.cut, direct::is_served);
+            if self.cut.elapsed() >= LEASE {
+                heard.reads += usize::from(self.overwritten.load(Ordering::Relaxed));
+                let answer = aim.ask(&client, self.shop, "GET", b"");
+                heard.hear(&format!("GET {}", aim.key), answer, self.cut, direct::is_served);
             }
-            let url = format!("{}/kv/{key}", shop.node(id).url);
-            let answer = client.try_send("PUT", &url, &[], b"from the minority");
-            if answer.is_ok_and(|answer| (200..300).contains(&answer.status)) {
-                acknowledged.push(format!("{id}: {key} {:?} after the cut", cut.elapsed()));
+            rest();
+        }
+        heard
+    }
+
+    /// Writes and reads one key at the cut nodes like any client, whose requests they route themselves. Whatever is not
+    /// refused is served.
+    fn as_a_client(&self, aim: &Aim) -> Heard {
+        let client = Client::with_timeout(ANSWER_TAKES_MAX);
+        let is_served = |answer: &Answer| answer.status < 500 && answer.status != 421;
+        let mut heard = Heard::default();
+        for id in self.minority.iter().cycle() {
+            if self.healing.load(Ordering::Relaxed) {
+                break;
+            }
+            let url = format!("{}/kv/{}", self.shop.node(id).url, aim.key);
+            heard.writes += 1;
+            let answer = client.try_send("PUT", &url, &[], b"from the minority").ok();
+            heard.hear(&format!("PUT {}", aim.key), answer, self.cut, is_served);
+            if self.cut.elapsed() >= LEASE {
+                heard.reads += 1;
+                let answer = client.try_send("GET", &url, &[], b"").ok();
+                heard.hear(&format!("GET {}", aim.key), answer, self.cut, is_served);
             }
         }
+        heard
     }
-    assert!(attempts > 5, "the minority was asked");
-    acknowledged
+}
+
+impl Heard {
+    fn of(clients: Vec<ScopedJoinHandle<'_, Self>>) -> Self {
+        let mut all = Self::default();
+        for client in clients {
+            let Self { writes, reads, answers, served } = client.join().expect("a client");
+            all.writes += writes;
+            all.reads += reads;
+            for (answer, count) in answers {
+                *all.answers.entry(answer).or_default() += count;
+            }
+            all.served.extend(served);
+        }
+        all
+    }
+
+    fn hear(&mut self, what: &str, answer: Option<Answer>, cut: Instant, is_served: fn(&Answer) -> bool) {
+        let method = what.split(' ').next().unwrap_or_default();
+        let status =
+            answer.as_ref().map_or_else(|| "no answer".to_owned(), |answer| answer.status.to_string());
+        *self.answers.entry(format!("{method}: {status}")).or_default() += 1;
+        if let Some(answer) = answer.filter(is_served) {
+            let (when, text) = (cut.elapsed(), answer.text());
+            self.served.push(format!("{what}: {status} {text:?}, {when:?} after the cut"));
+        }
+    }
 }
 
 #[test]
