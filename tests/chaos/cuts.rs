@@ -21,8 +21,8 @@ const CUT: Duration = Duration::from_secs(30);
 /// `ownership.lease` of the nodes, which have the default: so long after its last word with the others a primary may
 /// answer reads.
 const LEASE: Duration = Duration::from_secs(2);
-/// A cut node that says nothing for so long is not waited for.
-const ANSWER_TAKES_MAX: Duration = Duration::from_secs(3);
+/// A cut node is given so long to answer, at the end of the cut; before that, until then.
+const PATIENCE_MIN: Duration = Duration::from_secs(1);
 /// Partitions that the cut nodes are asked for under the epochs at which they led them.
 const AIMS: usize = 16;
 /// Everybody's network.
@@ -178,9 +178,12 @@ fn cut_off(minority: &[&str]) {
     let (as_router, as_client) = std::thread::scope(|scope| {
         // The clients end also when something fails here.
         let end = SetWhenDropped(&healing);
-        let routers: Vec<_> = aims.iter().map(|aim| scope.spawn(|| asking.as_a_router(aim))).collect();
-        let clients = led_keys.iter().chain(&other_keys);
-        let clients: Vec<_> = clients.map(|aim| scope.spawn(|| asking.as_a_client(aim))).collect();
+        let [mut routers, mut clients] = [Vec::new(), Vec::new()];
+        for method in ["PUT", "GET"] {
+            routers.extend(aims.iter().map(|aim| scope.spawn(|| asking.as_a_router(method, aim))));
+            let keys = led_keys.iter().chain(&other_keys);
+            clients.extend(keys.map(|aim| scope.spawn(|| asking.as_a_client(method, aim))));
+        }
         // Now a value of the minority's would be a read that goes back.
         direct::write_all(&shop, &aims, "after");
         overwritten.store(true, Ordering::Relaxed);
@@ -246,9 +249,9 @@ struct Asking<'t> {
 /// What the minority was asked for, and what it said.
 #[derive(Debug, Default)]
 struct Heard {
-    /// Writes that it must not acknowledge.
+    /// Writes that it answered, and must not have acknowledged.
     writes: usize,
-    /// Reads that it must not answer.
+    /// Reads that it answered, and must have refused.
     reads: usize,
     /// How often it answered what.
     answers: BTreeMap<String, usize>,
@@ -257,48 +260,61 @@ struct Heard {
 }
 
 impl Asking<'_> {
-    /// Writes and reads one key under the epoch at which a cut node led it: as a router would that was cut off with it.
-    /// No write may be acknowledged, and from one lease after the cut on no read answered. A read counts when what it
-    /// asks for was overwritten at the other side.
-    fn as_a_router(&self, aim: &Aim) -> Heard {
-        let client = Client::with_timeout(ANSWER_TAKES_MAX);
+    /// Asks for one key under the epoch at which a cut node led it: as a router would that was cut off with it.
+    fn as_a_router(&self, method: &str, aim: &Aim) -> Heard {
+        self.ask_on(method, &aim.key, direct::is_served, |client, _| {
+            aim.ask(client, self.shop, method, body_of(method))
+        })
+    }
+
+    /// Asks the cut nodes in turn for one key like any client, whose requests they route themselves. Whatever is not
+    /// refused is served.
+    fn as_a_client(&self, method: &str, aim: &Aim) -> Heard {
+        let is_served = |answer: &Answer| answer.status < 500 && answer.status != 421;
+        self.ask_on(method, &aim.key, is_served, |client, turn| {
+            let node = self.shop.node(self.minority[turn % self.minority.len()]);
+            client.try_send(method, &format!("{}/kv/{}", node.url, aim.key), &[], body_of(method)).ok()
+        })
+    }
+
+    /// Asks again and again until the cut is over. No write may be acknowledged at any time; from one lease after the cut
+    /// on no read may be answered, and it counts when the other side has overwritten what it owns now.
+    fn ask_on(
+        &self,
+        method: &str,
+        key: &str,
+        is_served: fn(&Answer) -> bool,
+        ask: impl Fn(&Client, usize) -> Option<Answer>,
+    ) -> Heard {
         let mut heard = Heard::default();
-        while !self.healing.load(Ordering::Relaxed) {
-            heard.writes += 1;
-            let answer = aim.ask(&client, self.shop, "PUT", b"from the minority");
-            heard.hear(&format!("PUT {}", aim.key), answer, self.cut, direct::is_served);
-            if self.cut.elapsed() >= LEASE {
-                heard.reads += usize::from(self.overwritten.load(Ordering::Relaxed));
-                let answer = aim.ask(&client, self.shop, "GET", b"");
-                heard.hear(&format!("GET {}", aim.key), answer, self.cut, direct::is_served);
+        for turn in 0.. {
+            if method == "GET" && self.cut.elapsed() < LEASE {
+                rest();
+                continue;
+            }
+            if self.healing.load(Ordering::Relaxed) {
+                break;
+            }
+            // To the end of the cut: a late answer is one, too.
+            let patience = CUT.saturating_sub(self.cut.elapsed()).max(PATIENCE_MIN);
+            let overwritten = self.overwritten.load(Ordering::Relaxed);
+            let answer = ask(&Client::with_timeout(patience), turn);
+            heard.writes += usize::from(method == "PUT" && answer.is_some());
+            heard.reads += usize::from(method == "GET" && answer.is_some() && overwritten);
+            let said = answer.as_ref().map_or("no answer".to_owned(), |answer| answer.status.to_string());
+            *heard.answers.entry(format!("{method}: {said}")).or_default() += 1;
+            if let Some(answer) = answer.filter(is_served) {
+                let (when, text) = (self.cut.elapsed(), answer.text());
+                heard.served.push(format!("{method} {key}: {said} {text:?}, {when:?} after the cut"));
             }
             rest();
         }
         heard
     }
+}
 
-    /// Writes and reads one key at the cut nodes like any client, whose requests they route themselves. Whatever is not
-    /// refused is served.
-    fn as_a_client(&self, aim: &Aim) -> Heard {
-        let client = Client::with_timeout(ANSWER_TAKES_MAX);
-        let is_served = |answer: &Answer| answer.status < 500 && answer.status != 421;
-        let mut heard = Heard::default();
-        for id in self.minority.iter().cycle() {
-            if self.healing.load(Ordering::Relaxed) {
-                break;
-            }
-            let url = format!("{}/kv/{}", self.shop.node(id).url, aim.key);
-            heard.writes += 1;
-            let answer = client.try_send("PUT", &url, &[], b"from the minority").ok();
-            heard.hear(&format!("PUT {}", aim.key), answer, self.cut, is_served);
-            if self.cut.elapsed() >= LEASE {
-                heard.reads += 1;
-                let answer = client.try_send("GET", &url, &[], b"").ok();
-                heard.hear(&format!("GET {}", aim.key), answer, self.cut, is_served);
-            }
-        }
-        heard
-    }
+fn body_of(method: &str) -> &'static [u8] {
+    if method == "PUT" { b"from the minority" } else { b"" }
 }
 
 impl Heard {
@@ -314,17 +330,6 @@ impl Heard {
             all.served.extend(served);
         }
         all
-    }
-
-    fn hear(&mut self, what: &str, answer: Option<Answer>, cut: Instant, is_served: fn(&Answer) -> bool) {
-        let method = what.split(' ').next().unwrap_or_default();
-        let status =
-            answer.as_ref().map_or_else(|| "no answer".to_owned(), |answer| answer.status.to_string());
-        *self.answers.entry(format!("{method}: {status}")).or_default() += 1;
-        if let Some(answer) = answer.filter(is_served) {
-            let (when, text) = (cut.elapsed(), answer.text());
-            self.served.push(format!("{what}: {status} {text:?}, {when:?} after the cut"));
-        }
     }
 }
 
