@@ -431,8 +431,7 @@ impl Writer {
     /// Waits until no flush is under way; meanwhile batches queue. After a while the store says that it has no room:
     /// whoever watches it does not take a slow disk for one that hangs. One that hangs ends the store.
     fn wait_for_flush(&mut self) -> Result<(), StoreError> {
-        // At its end the store is waited for by nobody who is served.
-        self.shared.disk.pace.hurry(!self.stopping);
+        self.shared.disk.pace.hurry(true);
         let mut since = now();
         while self.flushing {
             let waited = now().saturating_duration_since(since);
