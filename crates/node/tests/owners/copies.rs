@@ -14,16 +14,46 @@ use tokio::net::{TcpListener, TcpStream};
 
 use crate::cluster::{Cluster, PARTITIONS, until};
 
+/// How many keys there are; key `k3` has the value `vvvv`.
+const KEYS: usize = 64;
+
+fn key(number: usize) -> (String, String) {
+    (format!("k{number}"), "v".repeat(number + 1))
+}
+
 /// The move of one key's partition from nodes 1, 2, 3 to 4, 2, 3.
 async fn filled() -> (Cluster, Partition) {
     let cluster = Cluster::start(4, 3).await;
-    for number in 0..64 {
-        let put =
-            cluster.request(number % 4, Method::PUT, &format!("k{number}"), &"v".repeat(number + 1)).await;
+    for number in 0..KEYS {
+        let (key, value) = key(number);
+        let put = cluster.request(number % 4, Method::PUT, &key, &value).await;
         assert_eq!(put.status, StatusCode::CREATED, "{put:?}");
     }
     let partition = cluster.partition_of("k7");
     (cluster, partition)
+}
+
+/// Reads every key through each of these nodes, whoever owns it.
+async fn assert_all_there(cluster: &Cluster, through: [usize; 2]) {
+    for number in 0..KEYS {
+        let (key, value) = key(number);
+        for at in through {
+            let got = cluster.request(at, Method::GET, &key, "").await;
+            assert_eq!((got.status, &got.body), (StatusCode::OK, &value), "{key} through place {at}");
+        }
+    }
+}
+
+/// Waits until the disk of a place holds every key of the partition: what was committed is applied a little later.
+async fn until_whole_at(cluster: &Cluster, place: usize, partition: Partition) {
+    let keys: Vec<_> = (0..KEYS).map(key).filter(|(key, _)| cluster.partition_of(key) == partition).collect();
+    assert!(keys.len() >= 2, "a partition of one key shows little: {keys:?}");
+    let store = &cluster.places[place].store;
+    let holds = |(key, value): &(String, String)| {
+        store.value(partition, key.as_bytes()).is_some_and(|found| found == value.as_bytes())
+    };
+    until("every key is on its disk", async || keys.iter().all(holds)).await;
+    assert_eq!(store.values(partition), keys.len(), "and nothing else is");
 }
 
 async fn until_moved(cluster: &Cluster, partition: Partition) {
@@ -53,9 +83,10 @@ async fn partitions_move_under_load_without_an_error_and_with_everything_acknowl
             .all(|partition| cluster.claim(Partition(partition)).primary() == Some(&cluster.places[3].owner))
     })
     .await;
-    for number in 16..64 {
-        let got = cluster.request(number % 4, Method::GET, &format!("k{number}"), "").await;
-        assert_eq!((got.status, got.body.len()), (StatusCode::OK, number + 1));
+    for number in 16..KEYS {
+        let (key, value) = key(number);
+        let got = cluster.request(number % 4, Method::GET, &key, "").await;
+        assert_eq!((got.status, got.body), (StatusCode::OK, value));
     }
     let old = cluster.routed(0, Method::GET, "k7", "", 1, &[]).await;
     assert_eq!(old.status, StatusCode::MISDIRECTED_REQUEST);
@@ -68,8 +99,8 @@ async fn partitions_move_under_load_without_an_error_and_with_everything_acknowl
     assert!(source.stats().moves_committed >= PARTITIONS.into());
 }
 
-/// Asks for the move with something broken; it must be given up for `reason`, leave nothing behind and lose nothing, and
-/// succeed once the fault is mended.
+/// Asks for the move with something broken; it must be given up for `reason`, with the data whole at its owners and nothing
+/// of it at the target, and succeed once the fault is mended.
 async fn given_up_for(cluster: &Cluster, partition: Partition, reason: &str, mend: impl FnOnce()) {
     let mut events = cluster.places[0].owner_handle().events();
     cluster.wish(&BTreeMap::from([(partition, vec![3, 1, 2])]));
@@ -85,14 +116,21 @@ async fn given_up_for(cluster: &Cluster, partition: Partition, reason: &str, men
     };
     let failed = tokio::time::timeout(Duration::from_secs(60), failed).await;
     assert!(failed.is_ok(), "it is not given up for `{reason}`, but for {heard:?}");
+    let target = &cluster.places[3];
+    let source = cluster.places[0].owner_handle().stats();
+    assert!(source.moves_aborted > 0 && source.moves_committed == 0, "{source:?}");
     assert_eq!(cluster.claim(partition).epoch.0, 1, "it is where it was");
-    let got = cluster.request(0, Method::GET, "k7", "").await;
-    assert_eq!((got.status, got.body.as_str()), (StatusCode::OK, "vvvvvvvv"));
+    // Through its primary, which is the source, and through another owner; then what each of them has itself.
+    assert_all_there(cluster, [0, 1]).await;
+    until_whole_at(cluster, 0, partition).await;
+    until_whole_at(cluster, 1, partition).await;
+    assert_eq!(target.store.values(partition), 0, "the target has none of it");
+    assert!(!target.store.has_aside(partition), "and nothing aside");
     mend();
     until_moved(cluster, partition).await;
-    let got = cluster.request(0, Method::GET, "k7", "").await;
-    assert_eq!((got.status, got.body.as_str()), (StatusCode::OK, "vvvvvvvv"));
-    until("nothing is left aside", async || !cluster.places[3].store.has_aside(partition)).await;
+    assert_all_there(cluster, [3, 1]).await;
+    until_whole_at(cluster, 3, partition).await;
+    until("nothing is left aside", async || !target.store.has_aside(partition)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -113,6 +151,40 @@ async fn a_copy_with_a_broken_checksum_is_given_up() {
     miscount.store(true, Ordering::Relaxed);
     given_up_for(&cluster, partition, "checksum", || miscount.store(false, Ordering::Relaxed)).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_from_beyond_its_epoch_is_given_up() {
+    let (cluster, partition) = filled().await;
+    let ahead = &cluster.places[0].store.ahead;
+    ahead.store(true, Ordering::Relaxed);
+    let mend = || ahead.store(false, Ordering::Relaxed);
+    given_up_for(&cluster, partition, "the copy is of epoch 99, beyond its tag's 1", mend).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_to_a_full_disk_is_given_up() {
+    let (cluster, partition) = filled().await;
+    let full = &cluster.places[3].store.full;
+    full.store(true, Ordering::Relaxed);
+    given_up_for(&cluster, partition, FULL, || full.store(false, Ordering::Relaxed)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_that_fills_the_disk_is_given_up() {
+    let (cluster, partition) = filled().await;
+    let target = &cluster.places[3].store;
+    // Behind the start and one value: some of the partition is there, and more is to come.
+    target.fills_at.store(3, Ordering::Relaxed);
+    given_up_for(&cluster, partition, FULL, || {
+        assert!(target.full.load(Ordering::Relaxed), "it was the copy that filled it");
+        target.fills_at.store(0, Ordering::Relaxed);
+        target.full.store(false, Ordering::Relaxed);
+    })
+    .await;
+}
+
+/// What the owners are told of a target without room.
+const FULL: &str = "the copy cannot be stored: the disk is full";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_copy_that_stalls_is_given_up() {

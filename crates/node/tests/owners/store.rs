@@ -1,7 +1,7 @@
 //! A store in memory: what [`ReplicaStore`] asks for and no more. It outlives its node, like a disk.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
@@ -16,7 +16,7 @@ use ringway_node::replica::{
     PartitionStats, REPLICATED_VALUE_BYTES_MAX, ReplicaStore, WriteDone, WriteOp, WriteResult,
 };
 use ringway_node::{ContentType, Etag, Put, StoreError, StoreStats, ValueMeta};
-use ringway_topology::Partition;
+use ringway_topology::{Epoch, Partition};
 
 /// The whole disk, and what is wrong with it.
 #[derive(Default)]
@@ -28,10 +28,14 @@ pub(crate) struct MemoryStore {
     pub(crate) truncate: AtomicBool,
     /// Exports tell a wrong checksum.
     pub(crate) miscount: AtomicBool,
+    /// Exports say that they were taken in an epoch that nobody has heard of.
+    pub(crate) ahead: AtomicBool,
     /// Reads find their value and then wait.
     pub(crate) hold_reads: AtomicBool,
-    /// There is no room for new values.
-    pub(crate) full: AtomicBool,
+    /// There is no room for new values, nor for any frame of a copy.
+    pub(crate) full: Arc<AtomicBool>,
+    /// Copies find the disk full at this frame, counted from 1; 0: they do not fill it.
+    pub(crate) fills_at: Arc<AtomicUsize>,
     /// Nothing is written any more, and nobody is told.
     pub(crate) hang: AtomicBool,
     /// Names of the threads that exports were asked for on.
@@ -122,8 +126,9 @@ impl Data {
         }
     }
 
-    fn frames(&self) -> Vec<ExportFrame> {
-        let mut frames = vec![ExportFrame::Start { base: self.applied, clock: 0 }];
+    /// A copy of it, as one that was taken at `base`.
+    fn frames(&self, base: Position) -> Vec<ExportFrame> {
+        let mut frames = vec![ExportFrame::Start { base, clock: 0 }];
         frames.extend(self.values.iter().map(|(key, (etag, content_type, value))| {
             ExportFrame::Value(ExportedValue {
                 key: key.clone(),
@@ -191,6 +196,11 @@ impl MemoryStore {
     pub(crate) fn value(&self, partition: Partition, key: &[u8]) -> Option<Bytes> {
         let disk = self.disk.lock().unwrap();
         disk.data.get(&partition)?.values.get(key).map(|(_, _, value)| value.clone())
+    }
+
+    /// How many values of the partition the store holds.
+    pub(crate) fn values(&self, partition: Partition) -> usize {
+        self.disk.lock().unwrap().data.get(&partition).map_or(0, |data| data.values.len())
     }
 
     pub(crate) fn exports_on(&self) -> Vec<String> {
@@ -279,7 +289,9 @@ impl ReplicaStore for MemoryStore {
         self.exports_on.lock().unwrap().push(thread);
         let disk = self.disk.lock().unwrap();
         let data = disk.data.get(&partition);
-        let mut frames = data.ok_or_else(|| StoreError::Failed("there is nothing".to_owned()))?.frames();
+        let data = data.ok_or_else(|| StoreError::Failed("there is nothing".to_owned()))?;
+        let epoch = if self.ahead.load(Ordering::Relaxed) { Epoch(99) } else { data.applied.epoch };
+        let mut frames = data.frames(Position { epoch, ..data.applied });
         if self.truncate.load(Ordering::Relaxed) {
             frames.pop();
         }
@@ -292,9 +304,11 @@ impl ReplicaStore for MemoryStore {
     }
 
     fn import(&self, partition: Partition, tag: CopyTag) -> MemoryImport {
-        let disk = Arc::clone(&self.disk);
         MemoryImport {
-            disk,
+            disk: Arc::clone(&self.disk),
+            full: Arc::clone(&self.full),
+            fills_at: Arc::clone(&self.fills_at),
+            frames: 0,
             partition,
             tag,
             data: Data::default(),
@@ -338,6 +352,10 @@ impl Export for MemoryExport {
 /// A copy on its way in.
 pub(crate) struct MemoryImport {
     disk: Arc<Mutex<Disk>>,
+    full: Arc<AtomicBool>,
+    fills_at: Arc<AtomicUsize>,
+    /// Frames taken in so far.
+    frames: usize,
     partition: Partition,
     tag: CopyTag,
     data: Data,
@@ -348,6 +366,13 @@ pub(crate) struct MemoryImport {
 
 impl Import for MemoryImport {
     async fn write(&mut self, frame: ExportFrame) -> Result<(), StoreError> {
+        if self.frames + 1 == self.fills_at.load(Ordering::Relaxed) {
+            self.full.store(true, Ordering::Relaxed);
+        }
+        if self.full.load(Ordering::Relaxed) {
+            return Err(StoreError::DiskFull);
+        }
+        self.frames += 1;
         self.checksum.add(&frame);
         match frame {
             ExportFrame::Start { base, .. } => self.data.applied = base,
