@@ -20,6 +20,7 @@ use ringway_topology::{ClusterSettings, Epoch, NodeEntry, NodeIndex, Owner, Part
 
 use crate::ownership::Claim;
 use crate::plane::{ClaimHint, HINT_LIFE, HINTS_MAX};
+use crate::view::HeldBack;
 
 /// One partition as the map shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -136,9 +137,23 @@ impl ClaimBook {
         self.owned
     }
 
-    /// Partitions of which an earlier claim is shown.
-    pub(crate) fn held_back(&self) -> usize {
+    /// How many partitions there are of which an earlier claim is shown.
+    pub(crate) fn held_back_count(&self) -> usize {
         self.held_back.len()
+    }
+
+    /// Those partitions, ascending.
+    pub(crate) fn held_back(&self) -> impl Iterator<Item = HeldBack> {
+        self.held_back.iter().filter_map(|partition| {
+            let Place { known, shown } = self.places.get(partition.0 as usize)?;
+            let known = known.as_ref()?;
+            Some(HeldBack {
+                partition: *partition,
+                epoch: known.epoch,
+                primary: known.primary()?.clone(),
+                shown: shown.as_ref().map_or(Epoch(0), |shown| shown.epoch),
+            })
+        })
     }
 
     /// Partitions of which a hint is followed.

@@ -35,4 +35,7 @@ pub use records::{
     Binding, BindingRecord, BootstrapRecord, MemberKind, MemberRecord, NodeRecord, Nonce, Order, OrderPhase,
     Pause, RecordProblem, START_KEY_PREFIX, StartRecord,
 };
-pub use view::{ClusterView, FatalReason, MemberStatus, OwnershipView, PlaneEvent, PlaneStats, Readiness};
+pub use view::{
+    ClusterView, FatalReason, HELD_BACK_SHOWN_MAX, HeldBack, MemberStatus, OwnershipView, PlaneEvent,
+    PlaneStats, Readiness,
+};

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use ringway_gossip::{DeadCause, State, Stats};
 
-use ringway_topology::{ClusterUuid, NodeId};
+use ringway_topology::{ClusterUuid, Epoch, NodeId, Owner, Partition};
 
 use crate::plane::names;
 use crate::records::{MemberKind, Order, Pause, RecordProblem, StartRecord};
@@ -87,6 +87,22 @@ pub struct ClusterView {
     pub taken_at: Duration,
 }
 
+/// Most claims that [`OwnershipView::held_back`] names.
+pub const HELD_BACK_SHOWN_MAX: usize = 16;
+
+/// A partition whose latest claim the map does not show, because the node that leads it by that claim is not known.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HeldBack {
+    /// Which partition.
+    pub partition: Partition,
+    /// The epoch of its latest claim.
+    pub epoch: Epoch,
+    /// Whom that claim names as primary. No record of such a node is known.
+    pub primary: Owner,
+    /// The epoch of the claim that the map shows instead; 0 when there is none, and nothing is served.
+    pub shown: Epoch,
+}
+
 /// What a member knows about who owns what, besides the map.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct OwnershipView {
@@ -108,6 +124,8 @@ pub struct OwnershipView {
     pub partitions_unclaimed: usize,
     /// Partitions of which the map shows an earlier claim, because the primary of the latest one is not known yet.
     pub partitions_held_back: usize,
+    /// The first of them, ascending by partition; at most [`HELD_BACK_SHOWN_MAX`].
+    pub held_back: Vec<HeldBack>,
     /// Partitions of which the map follows a hint.
     pub partitions_hinted: usize,
     /// Partitions this node leads whose desired owners are others than the committed ones.
@@ -371,6 +389,11 @@ pub enum PlaneEvent {
         /// The other one.
         other: String,
     },
+    /// A claim names a primary that is not known here: the map keeps the claim before it. This is the first one; those
+    /// that follow are not told one by one, and [`OwnershipView::held_back`] shows them.
+    ClaimHeldBack(HeldBack),
+    /// No claim is held back any more.
+    NoClaimHeldBack,
     /// An operator's word on a node.
     Ordered(Order),
     /// An operator's word on moves.

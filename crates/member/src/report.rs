@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use ringway_control::PlaneEvent;
+use ringway_control::{HeldBack, PlaneEvent};
 use ringway_gossip::Stats;
 
 /// Shortest time between two lines about packets that cannot be opened: a stranger may send as many as it likes.
@@ -100,6 +100,16 @@ pub(crate) fn log(event: &PlaneEvent) {
         }
         PlaneEvent::ClaimConflict { known, other } => {
             tracing::error!(known, other, "two claims of one epoch differ: this must never happen");
+        }
+        PlaneEvent::ClaimHeldBack(held) => {
+            let HeldBack { partition, epoch, primary, shown } = held;
+            tracing::warn!(
+                %partition, %epoch, %primary, %shown,
+                "a claim names a primary that is not known here; the map keeps the claim before it"
+            );
+        }
+        PlaneEvent::NoClaimHeldBack => {
+            tracing::info!("the primary of every claim is known again");
         }
         PlaneEvent::Ordered(order) => {
             let (weight, by) = (order.weight.map(|weight| weight.get()), &order.by);

@@ -164,6 +164,17 @@ fn plane_event(event: &PlaneEvent) -> Option<Words> {
         PlaneEvent::ClaimConflict { known, other } => {
             about("claim_conflict", &"", format!("two claims of one epoch: {known} and {other}"))
         }
+        PlaneEvent::ClaimHeldBack(held) => about(
+            "claim_held_back",
+            &format!("partition {}", held.partition),
+            format!(
+                "its claim of epoch {} names {}, which is not known here: the map keeps epoch {}",
+                held.epoch, held.primary.node, held.shown
+            ),
+        ),
+        PlaneEvent::NoClaimHeldBack => {
+            about("claims_followed", &"", "the primary of every claim is known again".to_owned())
+        }
         PlaneEvent::Ordered(order) => {
             let weight = order.weight.map_or_else(String::new, |weight| format!(", weight {}", weight.get()));
             about(

@@ -22,6 +22,8 @@ use crate::view::{FatalReason, PlaneEvent};
 pub(super) struct Claimed {
     pub(super) formation: Formation,
     pub(super) claims: ClaimBook,
+    /// Partitions held back when it was last looked at.
+    held_back: usize,
     pub(super) starts: Starts,
     /// Of a node; a router brings nothing about.
     pub(super) wishes: Option<WishBook>,
@@ -68,6 +70,7 @@ impl Claimed {
                 stranger: None,
             },
             claims: ClaimBook::new(options.settings.partitions.get(), me.clone()),
+            held_back: 0,
             starts: Starts::new(me.clone(), &options.starts),
             wishes: me.map(WishBook::new),
             unsaid_wishes: None,
@@ -284,6 +287,23 @@ impl Plane {
             }
         }
         false
+    }
+
+    /// Says so when the first claim is held back, and when none is any more. To be called when rows were worked out.
+    pub(super) fn follow_held_back(&mut self) {
+        let Some(Claimed { claims, held_back, .. }) = &mut self.claimed else { return };
+        let count = claims.held_back_count();
+        let before = std::mem::replace(held_back, count);
+        let news = match (before, count) {
+            (0, 1..) => claims.held_back().next().map(PlaneEvent::ClaimHeldBack),
+            (1.., 0) => Some(PlaneEvent::NoClaimHeldBack),
+            _ => None,
+        };
+        // The map may well be what it was.
+        self.view_changed |= before != count;
+        if let Some(news) = news {
+            self.emit(news);
+        }
     }
 
     /// A refusal brought a claim.

@@ -57,7 +57,10 @@ use crate::owners::Owners;
 use crate::ownership::{Claim, Wishes};
 use crate::readiness::Gate;
 use crate::records::{BOOTSTRAP_KEY, BootstrapRecord, MemberKind, PAUSE_KEY, is_lasting};
-use crate::view::{ClusterView, FatalReason, MemberStatus, OwnershipView, PlaneEvent, PlaneStats, Readiness};
+use crate::view::{
+    ClusterView, FatalReason, HELD_BACK_SHOWN_MAX, MemberStatus, OwnershipView, PlaneEvent, PlaneStats,
+    Readiness,
+};
 
 pub(crate) use options::names;
 pub use options::{
@@ -404,7 +407,8 @@ impl Plane {
             replaced: replaced.iter().cloned().collect(),
             partitions_claimed,
             partitions_unclaimed,
-            partitions_held_back: claims.held_back(),
+            partitions_held_back: claims.held_back_count(),
+            held_back: claims.held_back().take(HELD_BACK_SHOWN_MAX).collect(),
             partitions_hinted: claims.hinted(),
             partitions_to_move: wishes.as_ref().map_or(0, WishBook::differing),
             ..view

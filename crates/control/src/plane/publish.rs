@@ -62,6 +62,7 @@ impl Plane {
         } else {
             self.owners.derived(&nodes)
         };
+        self.follow_held_back();
         let map = Map::new(Arc::clone(&self.settings), nodes, claims);
         self.stats.placements = self.owners.placements();
         self.health_refreshed(now);
@@ -86,6 +87,7 @@ impl Plane {
         self.assess_changes();
         let Some(claimed) = &mut self.claimed else { return };
         let rows = claimed.claims.take_changes(self.map.nodes());
+        self.follow_held_back();
         let map =
             self.map.with_claims(rows.iter().map(|row| (row.partition, row.epoch, row.owners.as_slice())));
         self.offer(map);

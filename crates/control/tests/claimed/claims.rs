@@ -1,8 +1,8 @@
 //! How claims and hints reach the map and the engine.
 
-use ringway_control::ClaimHint;
 use ringway_control::plane::{CLAIM_GAP, HINT_LIFE, HINTS_MAX};
 use ringway_control::records::claim as wire;
+use ringway_control::{ClaimHint, HELD_BACK_SHOWN_MAX, HeldBack};
 use ringway_topology::MapDigest;
 
 use super::*;
@@ -118,7 +118,10 @@ fn a_claim_is_held_back_until_its_primary_is_known() {
     for at in &members {
         assert_eq!(shown(&world, *at, 7), (1, names(&first)), "the claim before it stays in view");
         assert_eq!(shown(&world, *at, 8), (2, names(&[2, 1])), "an unknown replica is left out");
-        assert_eq!(world.member(*at).plane.view(world.now).ownership.partitions_held_back, 1);
+        let view = world.member(*at).plane.view(world.now).ownership;
+        let (partition, epoch, shown) = (Partition(7), Epoch(2), Epoch(1));
+        assert_eq!(view.held_back, [HeldBack { partition, epoch, primary: owner(4), shown }]);
+        assert_eq!(view.partitions_held_back, 1);
     }
     assert!(world.member(members[1]).claims.iter().any(|told| **told == *claim(7, 2, &[4, 1, 2])));
     let n4 = world.start(newcomer(4));
@@ -127,7 +130,46 @@ fn a_claim_is_held_back_until_its_primary_is_known() {
         members.iter().all(|at| shown(world, *at, 7) == (2, names(&[4, 1, 2])))
     });
     assert!(members.iter().all(|at| shown(&world, *at, 8) == (2, names(&[2, 4, 1]))));
-    assert_eq!(world.member(members[0]).plane.view(world.now).ownership.partitions_held_back, 0);
+    let view = world.member(members[0]).plane.view(world.now).ownership;
+    assert_eq!((view.partitions_held_back, view.held_back), (0, Vec::new()));
+    assert_eq!(told_of_held_back(&world, members[0]), ["partition 7", "none"]);
+}
+
+/// What a member said of claims that it holds back.
+fn told_of_held_back(world: &World, at: SocketAddr) -> Vec<String> {
+    let told = world.member(at).events.iter().filter_map(|(_, event)| match event {
+        PlaneEvent::ClaimHeldBack(HeldBack { partition, .. }) => Some(format!("partition {partition}")),
+        PlaneEvent::NoClaimHeldBack => Some("none".to_owned()),
+        _ => None,
+    });
+    told.collect()
+}
+
+#[test]
+fn many_claims_that_are_held_back_are_told_once_and_counted() {
+    let mut world = World::new();
+    let members = three(&mut world);
+    let many = 2 * HELD_BACK_SHOWN_MAX as u32;
+    for partition in 0..many {
+        announce(&mut world, members[0], &claim(partition, 2, &[4, 1, 2]));
+        world.run(2 * CLAIM_GAP);
+    }
+    world.run(SOON);
+    for at in &members {
+        let view = world.member(*at).plane.view(world.now).ownership;
+        assert_eq!((view.partitions_held_back, view.held_back.len()), (many as usize, HELD_BACK_SHOWN_MAX));
+        assert!(view.held_back.is_sorted_by_key(|held| held.partition));
+        assert_eq!(told_of_held_back(&world, *at).len(), 1, "the log is not flooded");
+    }
+    // Its owners went on without it: the claim that follows names members that are known.
+    for partition in 0..many {
+        announce(&mut world, members[0], &claim(partition, 3, &[1, 2, 3]));
+    }
+    world.run(SOON);
+    for at in &members {
+        assert_eq!(world.member(*at).plane.view(world.now).ownership.partitions_held_back, 0);
+        assert_eq!(told_of_held_back(&world, *at).last().map(String::as_str), Some("none"));
+    }
 }
 
 #[test]

@@ -33,9 +33,30 @@ pub(crate) struct ClaimsView {
     pub paused_by: Option<String>,
     /// Nodes whose partitions go to others because they have been away for too long.
     pub replaced: Vec<String>,
+    /// Partitions of which the map shows an earlier claim, because the primary of the latest one is not known to who
+    /// answers.
+    #[serde(default)]
+    pub held_back: u64,
+    /// The first of them, ascending by partition.
+    #[serde(default)]
+    pub held_back_first: Vec<HeldBackView>,
     /// What the node that answers does; none at a router.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub here: Option<HereView>,
+}
+
+/// A partition whose latest claim names a primary that is not known.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct HeldBackView {
+    /// Which partition.
+    pub partition: u32,
+    /// The epoch of its latest claim.
+    pub epoch: u64,
+    /// The primary by that claim: a node that is not known, and its disk.
+    pub primary: String,
+    pub store: String,
+    /// The epoch of the claim that the map shows instead; 0 when it shows none.
+    pub shown_epoch: u64,
 }
 
 /// What a node is in its partitions.

@@ -5,13 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ringway_control::ownership::{MovePhase, MoveProgress, PartitionStatus, Position};
-use ringway_control::{ClusterView, MemberStatus, Readiness};
+use ringway_control::{ClusterView, HeldBack, MemberStatus, Readiness};
 use ringway_node::PartitionReport;
 use ringway_topology::{Health, Map, NodeId, NodeIndex, OwnerRow, Partition, Placement};
 
 use super::api::{
-    ClaimsView, ClusterView as SettingsView, HereView, LogView, MapView, MemberView, MembersView, MoveRow,
-    MovingView, NodeView, PartitionView, PartitionsView,
+    ClaimsView, ClusterView as SettingsView, HeldBackView, HereView, LogView, MapView, MemberView,
+    MembersView, MoveRow, MovingView, NodeView, PartitionView, PartitionsView,
 };
 use super::desired;
 use crate::plan::is_where_wanted;
@@ -122,7 +122,19 @@ fn claims(map: &Map, view: &ClusterView, wanted: &Placement) -> ClaimsView {
         paused: pause.is_some(),
         paused_by: pause.map(|pause| pause.by.clone()),
         replaced: ownership.replaced.iter().map(ToString::to_string).collect(),
+        held_back: ownership.partitions_held_back as u64,
+        held_back_first: ownership.held_back.iter().map(held_back).collect(),
         here: None,
+    }
+}
+
+fn held_back(held: &HeldBack) -> HeldBackView {
+    HeldBackView {
+        partition: held.partition.0,
+        epoch: held.epoch.0,
+        primary: held.primary.node.to_string(),
+        store: held.primary.store.to_string(),
+        shown_epoch: held.shown.0,
     }
 }
 

@@ -8,7 +8,7 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesOrdered;
 use serde::Serialize;
 
-use crate::admin::api::{ClaimsView, HereView, MapView, MembersView, MoveRow, NodeView};
+use crate::admin::api::{ClaimsView, HeldBackView, HereView, MapView, MembersView, MoveRow, NodeView};
 use crate::admin::client::AdminClient;
 use crate::cli::AdminArgs;
 use crate::commands::{print, print_json};
@@ -20,6 +20,9 @@ const NODE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Most moves that are listed one by one.
 const MOVES_LISTED_MAX: usize = 10;
+
+/// Most partitions that are listed one by one because they are held back.
+const HELD_BACK_LISTED_MAX: usize = 4;
 
 /// The verdict and what it rests on.
 #[derive(Debug, Serialize)]
@@ -101,11 +104,29 @@ fn problems(members: &MembersView, map: &MapView) -> Vec<String> {
         let served = if map.cluster.replicas == 1 { "; their keys answer 503 until it is back" } else { "" };
         problems.push(format!("{} is {} and owns {} partitions{served}", node.id, node.health, node.owned));
     }
+    problems
+        .extend(claims.filter(|claims| claims.held_back > 0).map(|claims| held_back(claims, &members.asked)));
     if let Some(claims) = claims.filter(|claims| claims.paused && claims.to_move > 0) {
         let by = claims.paused_by.as_deref().unwrap_or("somebody");
         problems.push(format!("{} partitions wait to move, and moves are paused by {by}", claims.to_move));
     }
     problems
+}
+
+/// Which partitions wait for a node that is not known, and for which one.
+fn held_back(claims: &ClaimsView, asked: &str) -> String {
+    let named = |held: &HeldBackView| {
+        let HeldBackView { partition, epoch, primary, shown_epoch, .. } = held;
+        format!("{partition} (epoch {epoch} by {primary}; the map shows epoch {shown_epoch})")
+    };
+    let listed: Vec<String> = claims.held_back_first.iter().take(HELD_BACK_LISTED_MAX).map(named).collect();
+    let more = if claims.held_back > listed.len() as u64 { ", …" } else { "" };
+    format!(
+        "{} partitions are held back: {asked} knows no node of the name that leads them by their latest claim: {}{more}; \
+         start that node, or look why its record does not arrive",
+        claims.held_back,
+        listed.join(", ")
+    )
 }
 
 fn render(status: &Status) -> String {
@@ -204,6 +225,8 @@ mod tests {
                 paused: false,
                 paused_by: None,
                 replaced: Vec::new(),
+                held_back: 0,
+                held_back_first: Vec::new(),
                 here: None,
             }),
         }
@@ -227,6 +250,30 @@ mod tests {
         map.claims.as_mut().unwrap().to_move = 7;
         let said = problems(&members(), &map);
         assert!(said[0].contains("7 partitions wait") && said[0].contains("10.0.0.9"), "{said:?}");
+    }
+
+    #[test]
+    fn partitions_that_wait_for_an_unknown_node_are_named_with_it() {
+        let mut map = map();
+        let held = |partition| HeldBackView {
+            partition,
+            epoch: 9,
+            primary: "n6".into(),
+            store: "3f9c".into(),
+            shown_epoch: 8,
+        };
+        let claims = map.claims.as_mut().unwrap();
+        (claims.held_back, claims.held_back_first) = (1, vec![held(7)]);
+        let said = problems(&members(), &map);
+        assert_eq!(said.len(), 1, "{said:?}");
+        assert!(said[0].starts_with("1 partitions are held back: n1 knows no node"), "{said:?}");
+        assert!(said[0].contains(": 7 (epoch 9 by n6; the map shows epoch 8); start that node"), "{said:?}");
+
+        let claims = map.claims.as_mut().unwrap();
+        (claims.held_back, claims.held_back_first) = (900, (7..23).map(held).collect());
+        let said = problems(&members(), &map);
+        assert!(said[0].starts_with("900 partitions") && said[0].contains(", …; start"), "{said:?}");
+        assert!(said[0].contains("10 (epoch") && !said[0].contains("11 (epoch"), "a few will do: {said:?}");
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use ringway_member::clock::Clock;
-use ringway_member::{ClusterView, Member};
+use ringway_member::{ClusterView, Member, PlaneStats};
 use ringway_proxy::metrics::{ControlSample, Family, Kind, Metrics, Point, RegisterError};
 use ringway_topology::{Health, Map};
 
@@ -29,6 +29,37 @@ const MAPS: Family = Family {
     label: None,
 };
 
+const HELD_BACK: Family = Family {
+    name: "partitions_held_back",
+    help: "Partitions of which the map shows an earlier claim, because the primary of the latest one is not known.",
+    kind: Kind::Gauge,
+    label: None,
+};
+const CLAIMS_OUT_OF_RANGE: Family = Family {
+    name: "claims_out_of_range_total",
+    help: "Claims ignored because the cluster has no such partition.",
+    kind: Kind::Counter,
+    label: None,
+};
+const CLAIM_CONFLICTS: Family = Family {
+    name: "claim_conflicts_total",
+    help: "Pairs of claims of one partition and epoch that name other owners. Must stay 0.",
+    kind: Kind::Counter,
+    label: None,
+};
+const HINTS_REFUSED: Family = Family {
+    name: "hints_refused_total",
+    help: "Claims that came with a 421 and were not followed: no news, or of a partition or an owner not known here.",
+    kind: Kind::Counter,
+    label: None,
+};
+const HINTS_LAPSED: Family = Family {
+    name: "hints_lapsed_total",
+    help: "Claims that came with a 421 and were given up, because gossip did not confirm them in time.",
+    kind: Kind::Counter,
+    label: None,
+};
+
 /// Adds the control plane's families to a process's metrics.
 ///
 /// # Errors
@@ -36,13 +67,25 @@ const MAPS: Family = Family {
 pub(crate) fn observe(metrics: &Metrics, member: &Member) -> Result<(), RegisterError> {
     let (snapshot, views) = (member.snapshot(), member.views());
     metrics.observe_control(move || sample(&snapshot.load(), &views.borrow()))?;
+    let views = member.views();
+    let families = vec![HELD_BACK, CLAIMS_OUT_OF_RANGE, CLAIM_CONFLICTS, HINTS_REFUSED, HINTS_LAPSED];
+    metrics.observe(families, move || {
+        let view = Arc::clone(&views.borrow());
+        let PlaneStats { claims_out_of_range, claim_conflicts, hints_refused, hints_lapsed, .. } = view.plane;
+        let held_back = view.ownership.partitions_held_back as u64;
+        let values = [held_back, claims_out_of_range, claim_conflicts, hints_refused, hints_lapsed];
+        values.into_iter().map(single).collect()
+    })?;
     let (views, stats) = (member.views(), member.stats_reader());
     metrics.observe(vec![GOSSIP_EVENTS, MEMBER_EVENTS, MAPS], move || {
         let view = Arc::clone(&views.borrow());
         let events = view.stats.fields().into_iter().filter(|(name, _)| !is_packets(name));
-        let maps = Point { label: String::new(), value: view.plane.maps_published as f64 };
-        vec![points(events), points(stats().fields()), vec![maps]]
+        vec![points(events), points(stats().fields()), single(view.plane.maps_published)]
     })
+}
+
+fn single(value: u64) -> Vec<Point> {
+    vec![Point { label: String::new(), value: value as f64 }]
 }
 
 fn points(fields: impl IntoIterator<Item = (&'static str, u64)>) -> Vec<Point> {
