@@ -20,7 +20,8 @@ use std::path::Path;
 
 pub use problem::{Mark, PROBLEMS_MAX, Problem, Problems, Severity};
 pub use settings::{
-    Config, GossipSettings, KvConfig, Listen, Loaded, NodeSettings, ProxyConfig, RouterSettings,
+    Config, GossipSettings, ImportSettings, KvConfig, Listen, Loaded, NodeSettings, ProxyConfig,
+    RouterSettings,
 };
 pub use tree::{DEPTH_MAX, FILE_BYTES_MAX, NODES_MAX};
 

@@ -14,6 +14,9 @@ use crate::suggest::nearest;
 use crate::tree::{Entry, Kind, Node};
 use crate::units::{UnitError, parse_duration, parse_size, show_duration, show_size};
 
+/// The units of a size, for messages.
+const SIZE_UNITS: &str = "B, KiB, MiB, GiB, KB, MB or GB";
+
 /// A mapping under which settings stand.
 pub(crate) struct Section<'t> {
     report: &'t Report,
@@ -172,11 +175,29 @@ impl<'t> Section<'t> {
         let default = (*into).try_into().map_or_else(|_| String::new(), show_size);
         let accepted = format!("{} to {}", show_size(*range.start()), show_size(*range.end()));
         let shape = Shape { accepted, default, because };
-        let read = self.quantity(key, &shape, parse_size, "B", "B, KiB, MiB, GiB, KB, MB or GB");
+        let read = self.quantity(key, &shape, parse_size, "B", SIZE_UNITS);
         if let Some(bytes) = read {
             match T::try_from(bytes) {
                 Ok(value) if range.contains(&bytes) => *into = value,
                 _ => self.out_of_range(key, &shape),
+            }
+        }
+    }
+
+    /// [`Self::size`] of a bound that there is only when it is set.
+    pub(crate) fn optional_size(
+        &self,
+        key: &str,
+        into: &mut Option<u64>,
+        range: RangeInclusive<u64>,
+        because: &str,
+    ) {
+        let accepted = format!("{} to {}", show_size(*range.start()), show_size(*range.end()));
+        let shape = Shape { accepted, default: "no bound".to_owned(), because };
+        if let Some(bytes) = self.quantity(key, &shape, parse_size, "B", SIZE_UNITS) {
+            match range.contains(&bytes) {
+                true => *into = Some(bytes),
+                false => self.out_of_range(key, &shape),
             }
         }
     }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use ringway_control::ownership::Timing;
 use ringway_gossip::Keyring;
 use ringway_kv::KvOptions;
+use ringway_node::OwnerOptions;
 use ringway_proxy::edge::EdgeOptions;
 use ringway_proxy::{KeyPart, ProxyOptions, RoutingOptions};
 use ringway_topology::{ClusterSettings, NodeId, Weight, ZoneName};
@@ -69,6 +70,8 @@ pub struct KvConfig {
     pub store: KvOptions,
     /// Timers and bounds of the ownership protocol; only `claimed` ownership uses them.
     pub ownership: Timing,
+    /// How this node takes copies in; only `claimed` ownership makes any.
+    pub imports: ImportSettings,
 }
 
 /// Who a router is.
@@ -109,6 +112,23 @@ impl NodeSettings {
     pub const REPLACE_AFTER_DEFAULT: Duration = Duration::from_secs(600);
     /// Default of [`Self::stop_timeout`].
     pub const STOP_TIMEOUT_DEFAULT: Duration = Duration::from_secs(30);
+}
+
+/// How a node takes copies of partitions in: the receiver sets the pace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ImportSettings {
+    /// Copies at once; further ones wait. 1 to 64.
+    pub max: usize,
+    /// Bytes per second of all of them together; no bound when `None`. 64 KiB to 64 GiB.
+    pub bytes_per_second: Option<u64>,
+}
+
+impl Default for ImportSettings {
+    fn default() -> Self {
+        let OwnerOptions { imports_max: max, import_bytes_per_second: bytes_per_second, .. } =
+            OwnerOptions::default();
+        Self { max, bytes_per_second }
+    }
 }
 
 /// Where a process listens. Port 0 takes any free port.

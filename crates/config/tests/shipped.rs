@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use ringway_config::{Config, KvConfig, Loaded, NodeSettings, ProxyConfig, load, load_str};
+use ringway_config::{Config, ImportSettings, KvConfig, Loaded, NodeSettings, ProxyConfig, load, load_str};
 use ringway_control::ownership::Timing;
 use ringway_gossip::Config as GossipConfig;
 use ringway_kv::{Durability, KvOptions};
@@ -51,6 +51,8 @@ fn the_reference_files_show_the_defaults() {
     let node = kv("reference-kv.yaml");
     assert_eq!(node.store, KvOptions::default());
     assert_eq!(node.ownership, Timing::default());
+    assert_eq!(node.imports, ImportSettings { max: 4, bytes_per_second: None });
+    assert_eq!(node.imports, ImportSettings::default());
     assert_eq!(node.node.replace_after, NodeSettings::REPLACE_AFTER_DEFAULT);
     assert_eq!(node.node.stop_timeout, NodeSettings::STOP_TIMEOUT_DEFAULT);
     for (listen, edge, routing, gossip) in [
@@ -82,6 +84,7 @@ fn a_file_with_less_than_the_reference_says_the_same() {
     assert_eq!(short.gossip.config, reference.gossip.config);
     assert_eq!(short.listen.data.to_string(), "127.0.0.1:8080");
     assert_eq!(short.ownership, reference.ownership);
+    assert_eq!(short.imports, reference.imports);
     assert_eq!(short.node.replace_after, reference.node.replace_after);
     assert!(short.gossip.seeds.is_empty());
 }
@@ -177,7 +180,9 @@ fn settings_of_claimed_ownership_reach_the_options_they_name() {
                 listen: { peer: '127.0.0.1:0' }\n\
                 ownership: { lease: 3s, drift_ppm: 0, ask_period: 1s, retry_period: 50ms, heartbeat_max: 1s,\n  \
                 takeover_rank_delay: 2ms, takeover_jitter: 3ms, fence_timeout: 2s, copy_timeout: 1m,\n  \
-                move_retry: 4s, copies_max: 9, fences_max: 10, drop_grace: 5s, log_entries_max: 11,\n  \
+                move_retry: 4s, copies_max: 9, fences_max: 10, imports_max: 5, import_bytes_per_second: 8MiB,
+  \
+                drop_grace: 5s, log_entries_max: 11,\n  \
                 log_bytes_max: 2MiB, pending_entries_max: 12, pending_bytes_max: 3MiB }\n";
     let loaded = load_str("claimed.yaml", text).unwrap();
     assert!(loaded.warnings.is_empty(), "{:?}", loaded.warnings);
@@ -206,6 +211,7 @@ fn settings_of_claimed_ownership_reach_the_options_they_name() {
         ..Timing::default()
     };
     assert_eq!(config.ownership, expected);
+    assert_eq!(config.imports, ImportSettings { max: 5, bytes_per_second: Some(8 << 20) });
 }
 
 #[test]

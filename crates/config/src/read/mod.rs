@@ -89,7 +89,7 @@ fn kv(root: &Section<'_>) -> Option<Config> {
     let mut routing = routing::read(root);
     routing.zone = node.as_ref().map(|node| node.zone.clone());
     let store = store::read(root);
-    let ownership = ownership::read(root);
+    let (ownership, imports) = ownership::read(root);
     checks::both(root, &network, &edge, &routing);
     checks::kv(root, cluster.as_ref(), node.as_ref(), &network);
     if let Some(cluster) = &cluster {
@@ -106,6 +106,7 @@ fn kv(root: &Section<'_>) -> Option<Config> {
         routing,
         store,
         ownership,
+        imports,
     })))
 }
 

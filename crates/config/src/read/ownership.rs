@@ -10,7 +10,7 @@ use ringway_topology::{ClusterSettings, Ownership};
 
 use super::network::Network;
 use crate::section::Section;
-use crate::settings::NodeSettings;
+use crate::settings::{ImportSettings, NodeSettings};
 use crate::units::show_duration;
 
 const MS: Duration = Duration::from_millis(1);
@@ -28,8 +28,8 @@ const ASKS_PER_LEASE_MIN: u32 = 3;
 const LEASES_PER_TAKEOVER: u32 = 2;
 
 /// Ranges are those of [`Timing`]; what depends on another setting is checked at the end.
-pub(super) fn read(root: &Section<'_>) -> Timing {
-    let mut timing = Timing::default();
+pub(super) fn read(root: &Section<'_>) -> (Timing, ImportSettings) {
+    let (mut timing, mut taken_in) = (Timing::default(), ImportSettings::default());
     let keys = [
         "lease",
         "drift_ppm",
@@ -43,18 +43,21 @@ pub(super) fn read(root: &Section<'_>) -> Timing {
         "move_retry",
         "copies_max",
         "fences_max",
+        "imports_max",
+        "import_bytes_per_second",
         "drop_grace",
         "log_entries_max",
         "log_bytes_max",
         "pending_entries_max",
         "pending_bytes_max",
     ];
-    let Some(section) = root.section("ownership", &keys) else { return timing };
+    let Some(section) = root.section("ownership", &keys) else { return (timing, taken_in) };
     leases(&section, &mut timing);
     moves(&section, &mut timing);
+    imports(&section, &mut taken_in);
     bounds(&section, &mut timing);
     relations(&section, &timing);
-    timing
+    (timing, taken_in)
 }
 
 fn leases(section: &Section<'_>, timing: &mut Timing) {
@@ -88,6 +91,14 @@ fn moves(section: &Section<'_>, timing: &mut Timing) {
     section.count("fences_max", &mut timing.fences_max, 1..=65_536, because);
     let because = "a node keeps the data of a partition that moved away this long";
     section.time("drop_grace", &mut timing.drop_grace, Duration::ZERO..=MINUTE * 60, because);
+}
+
+fn imports(section: &Section<'_>, imports: &mut ImportSettings) {
+    let because = "each copy that comes in costs this node disk writes and bandwidth; further ones wait";
+    section.count("imports_max", &mut imports.max, 1..=64, because);
+    let because = "requests are served beside the copies; without a bound these take what the disk and the network give";
+    let range = 64 * KIB..=64 * GIB;
+    section.optional_size("import_bytes_per_second", &mut imports.bytes_per_second, range, because);
 }
 
 fn bounds(section: &Section<'_>, timing: &mut Timing) {

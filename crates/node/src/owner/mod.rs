@@ -68,7 +68,7 @@ pub struct OwnerOptions {
     pub timing: Timing,
     /// Copies this node pulls at once; further ones wait. Range 1 – 64; default 4.
     pub imports_max: usize,
-    /// Bytes per second of all copies this node pulls together. Default: no bound.
+    /// Bytes per second of all copies this node pulls together. Range 64 KiB – 64 GiB; default: no bound.
     pub import_bytes_per_second: Option<u64>,
     /// How long a write waits for its outcome before it is answered as unknown (503), and the router repeats it under
     /// the same id. Range 100 ms – 1 min; default 10 s. Keep it below the routers' `upstream.head_timeout`.

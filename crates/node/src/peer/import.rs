@@ -119,14 +119,17 @@ impl Pace {
 
     /// Waits until `bytes` more may come.
     async fn take(&self, bytes: usize) {
+        tokio::time::sleep_until(self.reserve(Instant::now(), bytes)).await;
+    }
+
+    /// When `bytes` that somebody has at `now` may come: behind everything that was reserved before. Time that nobody used is
+    /// not saved up.
+    fn reserve(&self, now: Instant, bytes: usize) -> Instant {
         let cost = Duration::from_nanos((bytes as u64).saturating_mul(1_000_000_000) / self.bytes_per_second);
-        let at = {
-            let mut free_at = self.free_at.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            let at = (*free_at).max(Instant::now());
-            *free_at = at + cost;
-            at
-        };
-        tokio::time::sleep_until(at).await;
+        let mut free_at = self.free_at.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let at = (*free_at).max(now);
+        *free_at = at + cost;
+        at
     }
 }
 
@@ -291,5 +294,40 @@ impl Frames {
             Some(Ok(frame)) => Ok(Some(frame.into_data().unwrap_or_default())),
             Some(Err(error)) => Err(format!("the connection to the source broke: {error}")),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RATE: u64 = 1 << 20;
+    const FRAME: usize = 4 << 10;
+    const FRAME_TIME: Duration = Duration::from_nanos(FRAME as u64 * 1_000_000_000 / RATE);
+
+    #[test]
+    fn the_copies_of_a_node_share_its_pace() {
+        let pace = Pace::new(RATE);
+        let start = *pace.free_at.lock().unwrap();
+        // Each of three copies has its next frame there as soon as the one before was let through.
+        let mut ready = [start; 3];
+        let mut through = Vec::new();
+        for _ in 0..300 {
+            let next = ready.iter_mut().min().unwrap();
+            *next = pace.reserve(*next, FRAME);
+            through.push(*next);
+        }
+        assert!(through.is_sorted(), "nobody overtakes");
+        for (frames, at) in through.iter().enumerate() {
+            let bytes = (frames * FRAME) as f64;
+            let allowed = RATE as f64 * (*at - start).as_secs_f64();
+            assert!(bytes <= allowed + 1.0, "{bytes} bytes went before {at:?}, {allowed} were to");
+        }
+        assert_eq!(through[299] - start, FRAME_TIME * 299, "and none waits for longer than that");
+
+        // A minute in which nothing came lets no burst through.
+        let later = through[299] + Duration::from_secs(60);
+        assert_eq!(pace.reserve(later, FRAME), later);
+        assert_eq!(pace.reserve(later, FRAME), later + FRAME_TIME);
     }
 }

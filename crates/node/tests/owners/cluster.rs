@@ -62,6 +62,8 @@ pub(crate) struct Cluster {
     spread: Arc<Mutex<Spread>>,
     pub(crate) keyring: Keyring,
     lease: Duration,
+    /// Copies that a node started from now on pulls at once.
+    pub(crate) imports_max: usize,
     /// The place whose node starts without taking part.
     stands_by: Option<usize>,
 }
@@ -107,7 +109,9 @@ impl Cluster {
             glue: None,
         };
         let places: Vec<Place> = (1..=nodes).map(place).collect();
-        let mut cluster = Self { places, settings, spread: Arc::default(), keyring, lease, stands_by };
+        let imports_max = OwnerOptions::default().imports_max;
+        let mut cluster =
+            Self { places, settings, spread: Arc::default(), keyring, lease, imports_max, stands_by };
         for at in 0..cluster.places.len() {
             cluster.start_node(at).await;
         }
@@ -147,6 +151,7 @@ impl Cluster {
             timing: timing(self.lease),
             write_timeout: Duration::from_secs(3),
             disk_silence_max: DISK_SILENCE_MAX,
+            imports_max: self.imports_max,
             ..OwnerOptions::default()
         };
         let owner_parts = OwnerParts {

@@ -99,6 +99,33 @@ async fn partitions_move_under_load_without_an_error_and_with_everything_acknowl
     assert!(source.stats().moves_committed >= PARTITIONS.into());
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_pulls_no_more_copies_at_once_than_it_is_told_to() {
+    for imports_max in [1, 3] {
+        let (mut cluster, _) = filled().await;
+        cluster.kill(3).await;
+        cluster.imports_max = imports_max;
+        cluster.start_node(3).await;
+        // Copies that stop half-way keep their places: all there are get taken, and no further copy is asked for.
+        let (source, target) = (&cluster.places[0], &cluster.places[3]);
+        source.store.stall.store(true, Ordering::Relaxed);
+        let moves = (0..PARTITIONS).map(|partition| (Partition(partition), vec![3, 1, 2])).collect();
+        cluster.wish(&moves);
+        until("every place is taken", async || {
+            target.store.imports.most.load(Ordering::Relaxed) == imports_max
+        })
+        .await;
+        source.store.stall.store(false, Ordering::Relaxed);
+        until("all of them moved", async || {
+            let moved = |partition| cluster.claim(Partition(partition)).primary() == Some(&target.owner);
+            (0..PARTITIONS).all(moved)
+        })
+        .await;
+        assert_eq!(target.store.imports.most.load(Ordering::Relaxed), imports_max);
+        assert_all_there(&cluster, [3, 1]).await;
+    }
+}
+
 /// Asks for the move with something broken; it must be given up for `reason`, with the data whole at its owners and nothing
 /// of it at the target, and succeed once the fault is mended.
 async fn given_up_for(cluster: &Cluster, partition: Partition, reason: &str, mend: impl FnOnce()) {

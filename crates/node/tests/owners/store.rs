@@ -38,10 +38,35 @@ pub(crate) struct MemoryStore {
     pub(crate) fills_at: Arc<AtomicUsize>,
     /// Nothing is written any more, and nobody is told.
     pub(crate) hang: AtomicBool,
+    /// Copies on their way in, and the most there were at once.
+    pub(crate) imports: Arc<Imports>,
     /// Names of the threads that exports were asked for on.
     exports_on: Mutex<Vec<String>>,
     /// What was to be written since.
     hung: Mutex<Vec<(DiskBatch, WriteDone)>>,
+}
+
+#[derive(Default)]
+pub(crate) struct Imports {
+    now: AtomicUsize,
+    pub(crate) most: AtomicUsize,
+}
+
+/// One of them, for as long as it lives.
+struct UnderWay(Arc<Imports>);
+
+impl UnderWay {
+    fn begin(imports: &Arc<Imports>) -> Self {
+        let now = imports.now.fetch_add(1, Ordering::Relaxed) + 1;
+        imports.most.fetch_max(now, Ordering::Relaxed);
+        Self(Arc::clone(imports))
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.now.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 #[derive(Default)]
@@ -309,6 +334,7 @@ impl ReplicaStore for MemoryStore {
             full: Arc::clone(&self.full),
             fills_at: Arc::clone(&self.fills_at),
             frames: 0,
+            _under_way: UnderWay::begin(&self.imports),
             partition,
             tag,
             data: Data::default(),
@@ -356,6 +382,7 @@ pub(crate) struct MemoryImport {
     fills_at: Arc<AtomicUsize>,
     /// Frames taken in so far.
     frames: usize,
+    _under_way: UnderWay,
     partition: Partition,
     tag: CopyTag,
     data: Data,

@@ -170,6 +170,9 @@ pub(crate) struct PartitionsView {
     pub digest: String,
     /// The page.
     pub partitions: Vec<PartitionView>,
+    /// Bytes per second of copies that the node that answers takes in, if its file bounds them.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub import_bytes_per_second: Option<u64>,
     /// `from` of the next page.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub next: Option<u32>,

@@ -232,7 +232,8 @@ fn context(sources: &AdminSources, map: &Map, reports: Vec<PartitionReport>) -> 
     let wanted = wanted(sources, map);
     let reports: BTreeMap<Partition, PartitionReport> =
         reports.into_iter().map(|report| (report.status.partition, report)).collect();
-    PartitionContext { wanted, reports, now: Clock::now() }
+    let import_bytes_per_second = sources.store.as_ref().and_then(|store| store.import_bytes_per_second);
+    PartitionContext { wanted, reports, now: Clock::now(), import_bytes_per_second }
 }
 
 /// Where partitions are wanted, in claimed ownership and once there are nodes.

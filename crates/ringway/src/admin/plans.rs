@@ -73,8 +73,7 @@ pub(super) async fn preview(sources: &AdminSources, map: &Map, body: &[u8]) -> R
             "name a join, drain, weight or zone",
         ));
     }
-    let (sizes, notes) = sizes(sources, map).await;
-    let plan = plan(sources, map, &changes, sizes, notes)?;
+    let plan = plan(sources, map, &changes, ask_nodes(sources, map).await)?;
     sources.plans.keep(&plan.digest, &changes);
     Ok(plan)
 }
@@ -98,7 +97,7 @@ pub(super) async fn commit(
             "preview it again, at the same admin listener: `ringway plan …`",
         )
     })?;
-    let now = plan(sources, map, &changes, BTreeMap::new(), Vec::new())?;
+    let now = plan(sources, map, &changes, Told::default())?;
     if now.digest != digest {
         return Err(Refusal::conflict(
             "outdated_plan",
@@ -164,13 +163,8 @@ fn outdated_node(id: &NodeId) -> Refusal {
     )
 }
 
-fn plan(
-    sources: &AdminSources,
-    map: &Map,
-    changes: &Changes,
-    sizes: BTreeMap<Partition, Size>,
-    mut notes: Vec<String>,
-) -> Result<PlanView, Refusal> {
+fn plan(sources: &AdminSources, map: &Map, changes: &Changes, told: Told) -> Result<PlanView, Refusal> {
+    let Told { sizes, paces, mut notes } = told;
     let view = sources.view();
     let claimed = map.settings().ownership == Ownership::Claimed;
     if !claimed {
@@ -189,6 +183,7 @@ fn plan(
         before,
         committed: claimed.then(|| desired::committed(map)),
         sizes,
+        paces,
         notes,
     };
     question.answer(changes).map_err(|error| {
@@ -196,24 +191,37 @@ fn plan(
     })
 }
 
-/// What the partitions hold, as their primaries count it, and which nodes did not tell.
-async fn sizes(sources: &AdminSources, map: &Map) -> (BTreeMap<Partition, Size>, Vec<String>) {
+/// What the nodes told of themselves.
+#[derive(Debug, Default)]
+struct Told {
+    /// What the partitions hold, as their primaries count it.
+    sizes: BTreeMap<Partition, Size>,
+    /// Bytes per second of copies that a node takes in, of those whose files bound them.
+    paces: BTreeMap<String, u64>,
+    /// Which nodes did not tell.
+    notes: Vec<String>,
+}
+
+/// Asks every node that may lead something.
+async fn ask_nodes(sources: &AdminSources, map: &Map) -> Told {
+    let mut told = Told::default();
     if map.settings().ownership == Ownership::Derived {
-        return (BTreeMap::new(), Vec::new());
+        return told;
     }
     let view = sources.view();
-    let mut asked: FuturesUnordered<_> = nodes(&view).map(|(id, admin)| sizes_at(id, admin)).collect();
-    let mut sizes = BTreeMap::new();
+    let mut asked: FuturesUnordered<_> = nodes(&view).map(|(id, admin)| ask_node(id, admin)).collect();
     let mut silent = Vec::new();
-    while let Some((id, told)) = asked.next().await {
-        match told {
-            Some(told) => sizes.extend(told),
-            None => silent.push(id),
-        }
+    while let Some((id, answer)) = asked.next().await {
+        let Some(answer) = answer else {
+            silent.push(id);
+            continue;
+        };
+        told.paces.extend(answer.import_bytes_per_second.map(|pace| (id, pace)));
+        told.sizes.extend(sizes_led(&answer));
     }
     silent.sort();
-    let notes = silent.iter().map(|id| format!("{id} did not tell what its partitions hold")).collect();
-    (sizes, notes)
+    told.notes = silent.iter().map(|id| format!("{id} did not tell what its partitions hold")).collect();
+    told
 }
 
 /// The nodes that may lead something, and where they answer operators.
@@ -224,27 +232,27 @@ fn nodes(view: &ClusterView) -> impl Iterator<Item = (String, Option<std::net::S
     view.members.iter().filter(node).map(|member| (member.id.clone(), member.admin))
 }
 
-type Told = Option<Vec<(Partition, Size)>>;
-
-async fn sizes_at(id: String, admin: Option<std::net::SocketAddr>) -> (String, Told) {
+async fn ask_node(id: String, admin: Option<std::net::SocketAddr>) -> (String, Option<PartitionsView>) {
     let Some(admin) = admin else { return (id, None) };
     let ask = async {
         let mut client = AdminClient::connect(&format!("http://{admin}")).await?;
         client.get::<PartitionsView>(&format!("/v1/partitions?node={id}")).await
     };
-    let view = match tokio::time::timeout(SIZES_TIMEOUT, ask).await {
-        Ok(Ok(view)) => view,
+    let answer = match tokio::time::timeout(SIZES_TIMEOUT, ask).await {
+        Ok(Ok(view)) => Some(view),
         Ok(Err(error)) => {
             tracing::debug!(node = id, ?error, "a node did not tell its sizes");
-            return (id, None);
+            None
         }
-        Err(_) => return (id, None),
+        Err(_) => None,
     };
-    let led = view.partitions.iter().filter(|row| row.role.as_deref() == Some("primary"));
-    let size =
-        led.filter_map(|row| Some((Partition(row.partition), Size { bytes: row.bytes?, keys: row.keys? })));
-    let sizes = size.collect();
-    (id, Some(sizes))
+    (id, answer)
+}
+
+/// What the partitions hold that the node that answered leads.
+fn sizes_led(answer: &PartitionsView) -> impl Iterator<Item = (Partition, Size)> {
+    let led = answer.partitions.iter().filter(|row| row.role.as_deref() == Some("primary"));
+    led.filter_map(|row| Some((Partition(row.partition), Size { bytes: row.bytes?, keys: row.keys? })))
 }
 
 #[cfg(test)]

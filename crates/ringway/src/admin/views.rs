@@ -197,6 +197,8 @@ pub(super) struct PartitionContext {
     pub(super) reports: BTreeMap<Partition, PartitionReport>,
     /// When it was asked, on the engine's clock.
     pub(super) now: Duration,
+    /// Bytes per second of copies that this node takes in, if that is bounded.
+    pub(super) import_bytes_per_second: Option<u64>,
 }
 
 /// One page of claims.
@@ -212,7 +214,12 @@ pub(super) fn partitions(map: &Map, page: &Page, context: &PartitionContext) -> 
         .filter(|(_, row)| wanted(row));
     let partitions =
         rows.by_ref().take(page.limit as usize).map(|(p, _)| partition(map, p, context)).collect();
-    PartitionsView { digest: map.digest().to_string(), partitions, next: rows.next().map(|(p, _)| p.0) }
+    PartitionsView {
+        digest: map.digest().to_string(),
+        partitions,
+        import_bytes_per_second: context.import_bytes_per_second,
+        next: rows.next().map(|(p, _)| p.0),
+    }
 }
 
 /// One partition.

@@ -158,7 +158,8 @@ fn on_paper(args: &PlanArgs, count: u32) -> Result<Question, String> {
         algorithm: Algorithm::Balanced,
     };
     let before = Membership::new(nodes);
-    Ok(Question { params, before, committed: None, sizes: BTreeMap::new(), notes: Vec::new() })
+    let (sizes, paces) = (BTreeMap::new(), BTreeMap::new());
+    Ok(Question { params, before, committed: None, sizes, paces, notes: Vec::new() })
 }
 
 #[cfg(test)]

@@ -4,7 +4,9 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::Context;
-use ringway_config::{GossipSettings, KvConfig, Listen, NodeSettings, ProxyConfig, RouterSettings};
+use ringway_config::{
+    GossipSettings, ImportSettings, KvConfig, Listen, NodeSettings, ProxyConfig, RouterSettings,
+};
 use ringway_control::ownership::Timing;
 use ringway_gossip::Keyring;
 use ringway_kv::KvOptions;
@@ -91,6 +93,7 @@ pub(super) fn node(
         routing: RoutingOptions::default(),
         store: KvOptions::default(),
         ownership: Timing::default(),
+        imports: ImportSettings::default(),
     })
 }
 

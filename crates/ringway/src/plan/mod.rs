@@ -11,10 +11,13 @@ use std::time::Duration;
 use ringway_topology::plan::PartitionMove;
 use ringway_topology::{Membership, NodeId, Partition, Placement, PlacementParams, Plan};
 
+use crate::text::bytes;
+
 pub(crate) use change::{Changes, Join, checked, named};
 pub(crate) use view::{NodePlan, PlanView};
 
-/// Bytes of keys and values a node sends or takes in a second while partitions move: what a duration is estimated by.
+/// Bytes of keys and values a node sends or takes in a second while partitions move: what a duration is estimated by. A node
+/// whose file sets a slower pace (`ownership.import_bytes_per_second`) takes that much.
 const ASSUMED_BYTES_PER_SECOND: u64 = 32 << 20;
 /// Partitions a node hands over in a second, copying apart.
 const ASSUMED_HANDOVERS_PER_SECOND: u64 = 50;
@@ -39,6 +42,8 @@ pub(crate) struct Question {
     pub(crate) committed: Option<Vec<Vec<NodeId>>>,
     /// What partitions hold, as far as it is known.
     pub(crate) sizes: BTreeMap<Partition, Size>,
+    /// Bytes per second of copies that a node takes in, of the nodes whose files bound them.
+    pub(crate) paces: BTreeMap<String, u64>,
     /// What one should know besides.
     pub(crate) notes: Vec<String>,
 }
@@ -106,22 +111,44 @@ fn committed_elsewhere(committed: &[Vec<NodeId>], wanted: &Placement) -> usize {
     differing(committed, wanted).len()
 }
 
-/// How long a plan takes when every node does what it is assumed to do, all at the same time.
-fn duration(nodes: &[NodePlan]) -> Duration {
+/// How long a plan takes when every node does what it is assumed to do, all at the same time, and takes copies in no
+/// faster than its file lets it.
+fn duration(nodes: &[NodePlan], paces: &BTreeMap<String, u64>) -> Duration {
     let slowest = nodes.iter().map(|node| {
-        let bytes = node.bytes_in.max(node.bytes_out) as f64 / ASSUMED_BYTES_PER_SECOND as f64;
+        let takes = slow_pace(node, paces).unwrap_or(ASSUMED_BYTES_PER_SECOND);
+        let taken = node.bytes_in as f64 / takes as f64;
+        let sent = node.bytes_out as f64 / ASSUMED_BYTES_PER_SECOND as f64;
         let handovers =
             f64::from(node.copies_gained.max(node.copies_lost)) / ASSUMED_HANDOVERS_PER_SECOND as f64;
-        bytes + handovers
+        taken.max(sent) + handovers
     });
     Duration::from_secs_f64(slowest.fold(0.0, f64::max))
 }
 
-fn assumption() -> String {
-    format!(
-        "every node sends and takes {} MiB and hands over {ASSUMED_HANDOVERS_PER_SECOND} partitions a second",
-        ASSUMED_BYTES_PER_SECOND >> 20
-    )
+/// What a node is configured to take in a second, when that is less than what is assumed.
+fn slow_pace(node: &NodePlan, paces: &BTreeMap<String, u64>) -> Option<u64> {
+    paces.get(&node.id).copied().filter(|pace| (1..ASSUMED_BYTES_PER_SECOND).contains(pace))
+}
+
+/// What [`duration`] rests on, for people.
+fn assumption(nodes: &[NodePlan], paces: &BTreeMap<String, u64>) -> String {
+    let mut words = format!(
+        "every node sends and takes {} and hands over {ASSUMED_HANDOVERS_PER_SECOND} partitions a second",
+        bytes(ASSUMED_BYTES_PER_SECOND)
+    );
+    let taking = nodes.iter().filter(|node| node.bytes_in > 0);
+    let slow = taking.filter_map(|node| Some((slow_pace(node, paces)?, &node.id)));
+    let mut slow: Vec<(u64, &String)> = slow.collect();
+    slow.sort_unstable();
+    if let Some((pace, id)) = slow.first() {
+        let others = match slow.len() {
+            1 => String::new(),
+            count => format!("; {count} nodes are bounded so, {id} most"),
+        };
+        let pace = bytes(*pace);
+        words.push_str(&format!(", and {id} takes {pace} (its `ownership.import_bytes_per_second`){others}"));
+    }
+    words
 }
 
 #[cfg(test)]
@@ -148,6 +175,7 @@ mod tests {
             before: Membership::new((1..=nodes).map(node)),
             committed: None,
             sizes: BTreeMap::new(),
+            paces: BTreeMap::new(),
             notes: Vec::new(),
         }
     }
@@ -182,7 +210,42 @@ mod tests {
         }
         assert_eq!(plan.partitions_changed, plan.moves.len() as u64);
         assert!(plan.notes.is_empty(), "{:?}", plan.notes);
-        assert!(plan.duration_seconds > 0.0 && plan.assumption.contains("32 MiB"));
+        assert!(plan.duration_seconds > 0.0 && plan.assumption.contains("takes 32.0 MiB"));
+    }
+
+    #[test]
+    fn a_configured_pace_is_reckoned_with_and_named() {
+        let drained = |pace: &[(&str, u64)]| {
+            let mut question = settled();
+            question.sizes.values_mut().for_each(|size| size.bytes = 32 << 20);
+            question.paces = pace.iter().map(|(id, pace)| ((*id).to_owned(), *pace)).collect();
+            question.answer(&drain("n2")).unwrap()
+        };
+        let free = drained(&[]);
+        let taken = |plan: &PlanView, id: &str| plan.nodes.iter().find(|n| n.id == id).unwrap().clone();
+        let n1 = taken(&free, "n1");
+        let handovers = f64::from(n1.copies_gained.max(n1.copies_lost)) / 50.0;
+        assert!(!free.assumption.contains("import_bytes_per_second"), "{}", free.assumption);
+
+        let slow = drained(&[("n1", 1 << 20)]);
+        let expected = n1.bytes_in as f64 / f64::from(1 << 20) + handovers;
+        assert!(
+            (slow.duration_seconds - expected).abs() < 1e-6,
+            "{} s, not {expected}",
+            slow.duration_seconds
+        );
+        assert!(
+            slow.assumption.contains("and n1 takes 1.0 MiB (its `ownership.import"),
+            "{}",
+            slow.assumption
+        );
+        assert_eq!(slow.digest, free.digest, "the pace changes nothing of what moves");
+
+        let two = drained(&[("n1", 1 << 20), ("n3", 1 << 18)]);
+        assert!(two.assumption.contains("2 nodes are bounded so, n3 most"), "{}", two.assumption);
+        assert!(two.duration_seconds > slow.duration_seconds);
+        // What is not slower than what is assumed makes nothing faster, and who takes nothing does not matter.
+        assert_eq!(drained(&[("n1", 1 << 40), ("n2", 1 << 20)]), free);
     }
 
     #[test]

@@ -30,6 +30,8 @@ const RECORD_FILE: &str = "records";
 pub(crate) struct NodeSources {
     /// The ownership engine; none in derived ownership.
     pub(crate) owner: Option<OwnerHandle>,
+    /// Bytes per second of all copies it takes in, if that is bounded.
+    pub(crate) import_bytes_per_second: Option<u64>,
     /// What it stores.
     pub(crate) store: Store,
 }
@@ -72,6 +74,7 @@ pub(crate) async fn start(config: KvConfig) -> anyhow::Result<RunningNode> {
     let route = RouteOptions::path(ringway_node::KEY_PATH, "key").map_err(anyhow::Error::from_boxed)?;
     let route = RouteOptions { part: config.node.part.clone(), ..route };
     let NodeSettings { stop_timeout, .. } = config.node;
+    let import_bytes_per_second = config.imports.bytes_per_second;
     let drain_time = config.edge.drain_time;
 
     let mut options = membership(config, &me, &data, &identity);
@@ -89,7 +92,8 @@ pub(crate) async fn start(config: KvConfig) -> anyhow::Result<RunningNode> {
     if let Some(owner) = data.owner() {
         events::follow_owner(owner, sources.events.clone());
     }
-    sources.store = Some(NodeSources { owner: data.owner().cloned(), store: store.clone() });
+    sources.store =
+        Some(NodeSources { owner: data.owner().cloned(), import_bytes_per_second, store: store.clone() });
     let admin = admin.serve(sources);
     Ok(RunningNode { id: me.node, drain_time, stop_timeout, node: data, store, member, admin, links })
 }
@@ -132,8 +136,7 @@ fn serve(
             Ok(Node::start(options, NodeParts { store: Arc::clone(store), me, feed, metrics })?)
         }
         Store::Replicated(store) => {
-            let mut owner = OwnerOptions { timing: config.ownership.clone(), ..OwnerOptions::default() };
-            owner.peer_listen = config.listen.peer.unwrap_or(owner.peer_listen);
+            let owner = owner_options(config);
             let owner_parts = OwnerParts {
                 cluster: config.cluster.name.clone(),
                 generation: identity.generation(),
@@ -144,6 +147,18 @@ fn serve(
             let parts = NodeParts { store: Arc::clone(store), me, feed, metrics };
             Ok(Node::start_claimed(options, owner, parts, owner_parts)?)
         }
+    }
+}
+
+/// How this node takes part in claimed ownership.
+fn owner_options(config: &KvConfig) -> OwnerOptions {
+    let default = OwnerOptions::default();
+    OwnerOptions {
+        peer_listen: config.listen.peer.unwrap_or(default.peer_listen),
+        timing: config.ownership.clone(),
+        imports_max: config.imports.max,
+        import_bytes_per_second: config.imports.bytes_per_second,
+        ..default
     }
 }
 
@@ -294,5 +309,32 @@ impl Bridge {
                 }
             }
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ringway_config::{Config, load_str};
+
+    use super::*;
+
+    #[test]
+    fn the_file_sets_the_pace_of_copies() {
+        let file = |more: &str| {
+            let text = format!(
+                "cluster: {{ name: shop, replicas: 3, ownership: claimed }}\n\
+                 node: {{ id: n1, data_dir: ./d, bootstrap: [n1, n2, n3] }}\n\
+                 listen: {{ peer: '127.0.0.1:8082' }}\n{more}"
+            );
+            match load_str("pace.yaml", &text).unwrap().config {
+                Config::Kv(config) => owner_options(&config),
+                Config::Proxy(_) => panic!("it has a node"),
+            }
+        };
+        let set = file("ownership: { imports_max: 2, import_bytes_per_second: 1MiB, lease: 3s }\n");
+        assert_eq!((set.imports_max, set.import_bytes_per_second), (2, Some(1 << 20)));
+        assert_eq!((set.timing.lease, set.peer_listen.port()), (Duration::from_secs(3), 8_082));
+        let unset = file("");
+        assert_eq!((unset.imports_max, unset.import_bytes_per_second), (4, None));
     }
 }
