@@ -10,6 +10,13 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
+use ringway_control::ownership::{Claim, Position};
+use ringway_member::clock::wall_generation;
+use ringway_member::{Goodbye, Member, MemberOptions, Readiness};
+use ringway_topology::settings::EPSILON_PPM_DEFAULT;
+use ringway_topology::{
+    Algorithm, ClusterSettings, Epoch, Owner, Ownership, Partition, PartitionCount, StoreId,
+};
 use serde_json::Value;
 use support::{Client, Cluster, Mode, encode, eventually, run, run_json};
 
@@ -32,18 +39,60 @@ fn assert_all_there(client: &Client, url: &str, keys: &[String]) {
     }
 }
 
+/// The epoch and the owners of every partition, as a member sees them.
+fn claims(client: &Client, admin: &str) -> BTreeMap<u64, (u64, Vec<String>)> {
+    let view = client.get(&format!("{admin}/v1/partitions")).json();
+    let rows = view["partitions"].as_array().unwrap().iter();
+    let number = |row: &Value, name: &str| row[name].as_u64().unwrap();
+    rows.map(|row| (number(row, "partition"), (number(row, "epoch"), names(&row["owners"])))).collect()
+}
+
 /// The owners of every partition, as a member sees them.
 fn owners(client: &Client, admin: &str) -> BTreeMap<u64, Vec<String>> {
-    let view = client.get(&format!("{admin}/v1/partitions")).json();
-    let ids = |row: &Value| {
-        row["owners"].as_array().unwrap().iter().map(|id| id.as_str().unwrap().to_owned()).collect()
-    };
-    view["partitions"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|row| (row["partition"].as_u64().unwrap(), ids(row)))
-        .collect()
+    claims(client, admin).into_iter().map(|(partition, (_, owners))| (partition, owners)).collect()
+}
+
+fn names(ids: &Value) -> Vec<String> {
+    ids.as_array().unwrap().iter().map(|id| id.as_str().unwrap().to_owned()).collect()
+}
+
+/// Whether every partition is where the plan said, or, when it named none, where it was. The order of the replicas is no
+/// move.
+fn assert_moved_as_planned(
+    plan: &Value,
+    before: &BTreeMap<u64, Vec<String>>,
+    after: &BTreeMap<u64, Vec<String>>,
+) {
+    let place = |owners: &[String]| (owners[0].clone(), owners.iter().cloned().collect::<BTreeSet<_>>());
+    let rows = plan["moves"].as_array().unwrap().iter();
+    let listed: BTreeMap<u64, (Vec<String>, Vec<String>)> = rows
+        .map(|row| (row["partition"].as_u64().unwrap(), (names(&row["from"]), names(&row["to"]))))
+        .collect();
+    assert!(!listed.is_empty(), "a plan that moves nothing shows nothing: {plan}");
+    assert_eq!(listed.len() as u64, plan["partitions_changed"].as_u64().unwrap());
+    for (partition, owners) in after {
+        let held = &before[partition];
+        let planned = match listed.get(partition) {
+            Some((from, to)) => {
+                assert_eq!(place(from), place(held), "partition {partition}: the plan knows where it was");
+                assert_ne!(place(to), place(held), "partition {partition}: it is listed because it moves");
+                to
+            }
+            None => held,
+        };
+        assert_eq!(place(owners), place(planned), "partition {partition}");
+    }
+    // What the nodes gain and lose by the plan is what they gained and lost.
+    for node in plan["nodes"].as_array().unwrap() {
+        let id = node["id"].as_str().unwrap().to_owned();
+        let holds = |owners: &Vec<String>| owners.contains(&id);
+        let gained =
+            after.iter().filter(|(partition, owners)| holds(owners) && !holds(&before[partition])).count();
+        let lost =
+            after.iter().filter(|(partition, owners)| !holds(owners) && holds(&before[partition])).count();
+        let said = [&node["copies_gained"], &node["copies_lost"]].map(|count| count.as_u64().unwrap());
+        assert_eq!(said, [gained as u64, lost as u64], "{node}");
+    }
 }
 
 /// Runs an operator's command that is refused: exit code 5, and what it says.
@@ -53,6 +102,38 @@ fn refused(args: &[&str]) -> String {
     assert_eq!(output.status.code(), Some(5), "{args:?}: {error}");
     assert!(error.contains("next: "), "every refusal names a next step: {error}");
     error
+}
+
+/// Who owns what under which epoch, and what every node is to be.
+#[derive(Debug, PartialEq)]
+struct Standing {
+    claims: BTreeMap<u64, (u64, Vec<String>)>,
+    /// Id, phase and weight.
+    nodes: Vec<(String, String, u64)>,
+    /// How many partitions are wanted elsewhere, whether moves wait, and the orders that were ever heard of.
+    to_move: u64,
+    paused: bool,
+    orders: usize,
+}
+
+impl Standing {
+    fn of(client: &Client, admin: &str) -> Self {
+        let map = client.get(&format!("{admin}/v1/map")).json();
+        let text = |value: &Value| value.as_str().unwrap().to_owned();
+        let node = |node: &Value| (text(&node["id"]), text(&node["phase"]), node["weight"].as_u64().unwrap());
+        Self {
+            claims: claims(client, admin),
+            nodes: map["nodes"].as_array().unwrap().iter().map(node).collect(),
+            to_move: map["claims"]["to_move"].as_u64().unwrap(),
+            paused: map["claims"]["paused"].as_bool().unwrap(),
+            orders: client.get(&format!("{admin}/v1/events?after=0")).text().matches("\"ordered\"").count(),
+        }
+    }
+
+    /// What was refused changed nothing: not even an order stands that would show later.
+    fn has_not_changed(&self, client: &Client, admin: &str) {
+        assert_eq!(*self, Self::of(client, admin));
+    }
 }
 
 /// Clients that read and write without a pause, until they are told to stop.
@@ -175,23 +256,7 @@ fn a_plan_says_what_a_drain_then_moves() {
     cluster.nodes.retain(|node| node.id != "n2");
     cluster.settled("everything has moved");
 
-    let after = owners(&client, &admin);
-    // Every listed partition is where the plan said, and every other one where it was. The order of the replicas is no move.
-    let place = |owners: &[String]| (owners[0].clone(), owners.iter().cloned().collect::<BTreeSet<_>>());
-    let names = |ids: &Value| -> Vec<String> {
-        ids.as_array().unwrap().iter().map(|id| id.as_str().unwrap().to_owned()).collect()
-    };
-    let listed: BTreeMap<u64, Vec<String>> = plan["moves"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|row| (row["partition"].as_u64().unwrap(), names(&row["to"])))
-        .collect();
-    assert_eq!(listed.len() as u64, plan["partitions_changed"].as_u64().unwrap());
-    for (partition, owners) in &after {
-        let planned = listed.get(partition).unwrap_or(&before[partition]);
-        assert_eq!(place(owners), place(planned), "partition {partition}");
-    }
+    assert_moved_as_planned(&plan, &before, &owners(&client, &admin));
     assert_all_there(&client, &cluster.proxy.url, &keys);
 
     let events = client.get(&format!("{admin}/v1/events?after=0")).json();
@@ -203,13 +268,42 @@ fn a_plan_says_what_a_drain_then_moves() {
 }
 
 #[test]
+fn a_plan_says_what_a_join_and_then_a_weight_move() {
+    let mut cluster = Cluster::claimed(3);
+    let client = Client::new();
+    let keys = keys(200);
+    store_all(&client, &cluster.proxy.url, &keys);
+    let admin = cluster.proxy.admin.clone();
+
+    // With as many owners as nodes a weight moves only what is led; with one node more it moves copies, too.
+    let before = owners(&client, &admin);
+    let plan = run_json(&["plan", "--join", "n4:a:1", "--json", "--admin", &admin]);
+    assert!(plan["bytes"].as_u64().unwrap() > 0 && plan["sizes_unknown"] == 0, "{plan}");
+    cluster.join("n4");
+    cluster.settled("the newcomer has its share");
+    assert_moved_as_planned(&plan, &before, &owners(&client, &admin));
+
+    let before = owners(&client, &admin);
+    let plan = run_json(&["plan", "--weight", "n1=2", "--json", "--admin", &admin]);
+    assert!(plan["bytes"].as_u64().unwrap() > 0 && plan["sizes_unknown"] == 0, "{plan}");
+    let output = run(&["commit", plan["digest"].as_str().unwrap(), "--wait", "--admin", &admin]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    cluster.settled("everything has moved");
+    assert_moved_as_planned(&plan, &before, &owners(&client, &admin));
+    assert_all_there(&client, &cluster.proxy.url, &keys);
+}
+
+#[test]
 fn orders_that_would_hurt_are_refused_with_the_reason_and_the_next_step() {
     let mut cluster = Cluster::claimed(4);
     let client = Client::new();
-    let admin = cluster.proxy.admin.clone();
+    let (url, admin) = (cluster.proxy.url.clone(), cluster.proxy.admin.clone());
+    let keys = keys(100);
+    store_all(&client, &url, &keys);
     let at = ["--admin", admin.as_str()];
     let asked = |words: &[&str]| refused(&[words, &at[..]].concat());
 
+    let whole = Standing::of(&client, &admin);
     let said = asked(&["evict", "n1"]);
     assert!(said.contains("n1 is alive") && said.contains("ringway drain n1"), "{said}");
     let said = asked(&["drain", "n9"]);
@@ -231,14 +325,20 @@ fn orders_that_would_hurt_are_refused_with_the_reason_and_the_next_step() {
         assert_eq!((answer.status, answer.reason().as_str()), (403, "not_an_operator"));
     }
     assert_eq!(client.get(&format!("{admin}/v1/pause")).status, 405);
+    whole.has_not_changed(&client, &admin);
+    assert_all_there(&client, &url, &keys);
 
     // A plan is for the cluster it was made for.
     let plan = run_json(&["plan", "--drain", "n4", "--json", "--admin", &admin]);
     let digest = plan["digest"].as_str().unwrap();
     let output = run(&["plan", "--weight", "n1=2", "--commit", "--wait", "--admin", &admin]);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    cluster.settled("n1 has twice the share");
+    let heavier = Standing::of(&client, &admin);
     let said = asked(&["commit", digest]);
     assert!(said.contains("outdated_plan") && said.contains("preview it again"), "{said}");
+    heavier.has_not_changed(&client, &admin);
+    assert_all_there(&client, &url, &keys);
     let map = client.get(&format!("{admin}/v1/map")).json();
     assert_eq!(map["nodes"][0]["weight"], 2, "{map}");
 
@@ -248,10 +348,16 @@ fn orders_that_would_hurt_are_refused_with_the_reason_and_the_next_step() {
         let map = client.get(&format!("{admin}/v1/map")).json();
         (map["nodes"][2]["health"] == "dead").then_some(())
     });
+    eventually("others lead what it led", || {
+        owners(&client, &admin).values().all(|owners| owners[0] != "n3").then_some(())
+    });
+    let without = Standing::of(&client, &admin);
     let said = asked(&["drain", "n1"]);
     assert!(said.contains("too_few_nodes") && said.contains("2 live nodes"), "{said}");
     let said = asked(&["drain", "n3"]);
     assert!(said.contains("n3 is dead") && said.contains("ringway evict n3"), "{said}");
+    without.has_not_changed(&client, &admin);
+    assert_all_there(&client, &url, &keys);
     let output = run(&["evict", "n3", "--wait", "--admin", &admin]);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     assert!(
@@ -530,4 +636,86 @@ fn a_store_is_bound_to_its_list_and_a_directory_to_its_cluster() {
     let output = run(&["kv", file.to_str().unwrap()]);
     let error = String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success() && error.contains("n7, n8") && error.contains("n7, n9"), "{error}");
+}
+
+/// Spreads a claim as a member that nobody expects would: a router of the cluster that speaks by itself.
+async fn spread_to(gossip: &str, claim: Claim) -> Member {
+    let settings = ClusterSettings {
+        name: "test".parse().unwrap(),
+        partitions: PartitionCount::new(support::CLAIMED_PARTITIONS).unwrap(),
+        replicas: 3,
+        hash_seed: 0,
+        epsilon_ppm: EPSILON_PPM_DEFAULT,
+        algorithm: Algorithm::Balanced,
+        ownership: Ownership::Claimed,
+    };
+    let mut options = MemberOptions::router(settings, "stranger".parse().unwrap(), wall_generation());
+    options.seeds = vec![gossip.to_owned()];
+    let member = Member::start(options).await.unwrap();
+    member.readiness().wait_for(Readiness::is_ready).await.unwrap();
+    member.handle().announce(Arc::new(claim));
+    member
+}
+
+#[test]
+fn a_claim_for_an_unknown_node_is_held_back_shown_and_lost_on_nobody() {
+    let mut cluster = Cluster::claimed(3);
+    let client = Client::new();
+    let (url, admin) = (cluster.proxy.url.clone(), cluster.proxy.admin.clone());
+    let keys = keys(200);
+    store_all(&client, &url, &keys);
+    let metrics = || client.get(&format!("{admin}/metrics")).text();
+    assert!(metrics().contains("\nringway_partitions_held_back 0\n"), "{}", metrics());
+
+    // A claim as it could have been decided: behind all that its owners have written, and led by a node that no member
+    // has ever heard of.
+    let explained = run_json(&["explain", &keys[0], "--json", "--admin", &admin]);
+    let partition = explained["partition"].as_u64().unwrap();
+    let owned: Vec<(String, u128)> = explained["owners"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|owner| (owner["id"].as_str().unwrap(), owner["store"].as_str().unwrap()))
+        .map(|(id, store)| (id.to_owned(), u128::from_str_radix(store, 16).unwrap()))
+        .collect();
+    let primary = cluster.node(&owned[0].0).admin.clone();
+    let (last, _) = eventually("everything is committed", || {
+        let row = client.get(&format!("{primary}/v1/partitions?from={partition}&limit=1")).json();
+        let log = row["partitions"][0]["log"].clone();
+        (log["last"] == log["commit"]).then(|| log["last"].clone())
+    });
+    let end = Position { epoch: Epoch(last[0].as_u64().unwrap()), seq: last[1].as_u64().unwrap() };
+    let owner = |(id, store): &(String, u128)| Owner { node: id.parse().unwrap(), store: StoreId(*store) };
+    let owners = [owner(&("n9".to_owned(), 9)), owner(&owned[0]), owner(&owned[1])].into();
+    let claim = Claim { partition: Partition(partition as u32), epoch: Epoch(2), owners, end };
+
+    // The nodes are stopped until the proxy has shown it: they would go on to the next claim in a few seconds.
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let gossip = cluster.proxy.process.ready()["gossip"].as_str().unwrap().to_owned();
+    cluster.nodes.iter().for_each(|node| node.process.signal("STOP"));
+    let stranger = runtime.block_on(spread_to(&gossip, claim));
+    eventually("the metric tells", || metrics().contains("\nringway_partitions_held_back 1\n").then_some(()));
+    let output = run(&["status", "--json", "--admin", &admin]);
+    let status: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((output.status.code(), &status["ok"]), (Some(3), &false.into()), "{status}");
+    let held = &status["map"]["claims"]["held_back_first"][0];
+    assert_eq!((&held["partition"], &held["primary"]), (&partition.into(), &"n9".into()), "{status}");
+    let line = format!("{partition} (epoch 2 by n9; the map shows epoch 1)");
+    let problems = status["problems"].as_array().unwrap();
+    assert!(problems.iter().any(|problem| problem.as_str().unwrap().contains(&line)), "{problems:?}");
+    let shown = &claims(&client, &admin)[&partition];
+    assert_eq!((shown.0, &shown.1[0]), (1, &owned[0].0), "the map keeps the claim before it");
+    let log = cluster.proxy.process.log();
+    assert_eq!(log.matches("a claim names a primary that is not known here").count(), 1, "{log}");
+
+    // The owners that are there go on without it, and have everything.
+    cluster.nodes.iter().for_each(|node| node.process.signal("CONT"));
+    let read = || client.get(&format!("{url}/kv/{}", encode(&keys[0])));
+    eventually("a key of it is read", || (read().text() == format!("value of {}", keys[0])).then_some(()));
+    cluster.settled("led by a node that is known");
+    assert!(metrics().contains("\nringway_partitions_held_back 0\n"), "{}", metrics());
+    let shown = &claims(&client, &admin)[&partition];
+    assert!(shown.0 > 2 && !shown.1.contains(&"n9".to_owned()), "{shown:?}");
+    assert_all_there(&client, &url, &keys);
+    runtime.block_on(stranger.shutdown(Goodbye::Leave));
 }
