@@ -7,7 +7,7 @@ mod support;
 use std::process::Command;
 
 use serde_json::Value;
-use support::{Client, PATIENCE, Process, finish, finish_with, run, run_json};
+use support::{Client, PATIENCE, Process, eventually, finish, finish_with, run, run_json};
 
 fn demo(dir: &std::path::Path, data: &std::path::Path, nodes: &str) -> (Process, Value) {
     let data = data.to_str().unwrap();
@@ -104,6 +104,51 @@ fn the_printed_curl_lines_work_and_the_data_is_there_the_next_time() {
     let proxy = ready["proxy"].as_str().unwrap();
     assert_eq!(client.get(&format!("{proxy}/kv/mine")).text(), "my value");
     assert_eq!(client.get(&format!("{proxy}/kv/element:Au")).json()["name"], "Gold");
+    process.stop();
+}
+
+#[test]
+fn a_node_of_the_demo_is_drained_and_taken_back_by_the_commands_it_names() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut process, ready) = demo(dir.path(), &dir.path().join("data"), "4");
+    let client = Client::new();
+    let (proxy, admin) = (ready["proxy"].as_str().unwrap(), ready["admin"].as_str().unwrap());
+    assert_eq!(client.put(&format!("{proxy}/kv/mine"), b"my value").status, 201);
+    let all_there = || {
+        assert_eq!(client.get(&format!("{proxy}/kv/mine")).text(), "my value");
+        for (symbol, name) in [("H", "Hydrogen"), ("Fe", "Iron"), ("Au", "Gold"), ("U", "Uranium")] {
+            let element = client.get(&format!("{proxy}/kv/element:{symbol}")).json();
+            assert_eq!(element["name"], name, "{element}");
+        }
+    };
+    all_there();
+
+    // As they are printed: the command, some room, what it does.
+    let stdout = process.stdout();
+    let printed = |start: &str| -> Vec<String> {
+        let line = stdout.lines().map(str::trim).find(|line| line.starts_with(start));
+        let line = line.unwrap_or_else(|| panic!("no `{start}` in\n{stdout}"));
+        let command = line.split("  ").next().unwrap();
+        command.split(' ').skip(1).map(str::to_owned).collect()
+    };
+    let done = |command: &[String]| {
+        let output = run(&command.iter().map(String::as_str).collect::<Vec<_>>());
+        assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+    };
+    let owned = || {
+        let map = client.get(&format!("{admin}/v1/map")).json();
+        let node = map["nodes"].as_array().unwrap().iter().find(|node| node["id"] == "n4").unwrap().clone();
+        (node["owned"].as_u64().unwrap(), node["phase"].as_str().unwrap().to_owned())
+    };
+    assert!(owned().0 > 0);
+    done(&printed("ringway drain n4 --wait"));
+    assert_eq!(owned(), (0, "leaving".to_owned()), "it has given everything away");
+    all_there();
+    done(&printed("ringway activate n4"));
+    done(&printed("ringway demo start n4"));
+    eventually("it takes part again", || (owned().0 > 0).then_some(()));
+    assert_eq!(owned().1, "active");
+    all_there();
     process.stop();
 }
 

@@ -255,7 +255,7 @@ pub(crate) struct OrderArgs {
     /// The node.
     #[arg(value_name = "NODE")]
     pub node: String,
-    /// Wait until everything has moved, and show how far it is.
+    /// Wait until everything has moved (and, after a drain, until the node has gone), and show how far it is.
     #[arg(long)]
     pub wait: bool,
     /// Where to ask, and how to print.

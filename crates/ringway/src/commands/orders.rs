@@ -24,7 +24,8 @@ pub(crate) async fn run(verb: OrderVerb, args: &OrderArgs) -> Result<ExitCode, F
     }
     if args.wait {
         let goal = match verb {
-            OrderVerb::Drain | OrderVerb::Evict => Goal::owns_nothing(&order),
+            OrderVerb::Drain => Goal::has_gone(&order),
+            OrderVerb::Evict => Goal::owns_nothing(&order),
             OrderVerb::Activate => Goal::settled(std::slice::from_ref(&order)),
         };
         progress::until(&mut admin, &goal, args.admin.json).await?;

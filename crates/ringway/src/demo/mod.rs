@@ -302,8 +302,10 @@ fn greeting(ready: &Ready, seed: SocketAddr, args: &DemoArgs) -> String {
         "Every key has up to three copies, and none is lost while you\n\n  \
          ringway plan --drain {last}{at}          see what would move\n  \
          ringway drain {last} --wait{at}          move it; the node goes when it owns nothing\n  \
-         ringway demo stop n1{at}              stop a node as SIGTERM does, and\n  \
-         ringway demo start n1{at}             start it again\n  \
+         ringway activate {last}{at}              take the order back, and\n  \
+         ringway demo start {last}{at}            start it again: it gets its share\n  \
+         ringway demo stop n1{at}             stop a node as SIGTERM does, and\n  \
+         ringway demo start n1{at}            start it: it gets back what it led\n  \
          ringway status{at}\n\n"
     ));
     out.push_str(match args.dir {
