@@ -178,7 +178,7 @@ impl Router {
         self.timer = None;
         self.claims.clear();
         self.lives += 1;
-        self.life = u128::from(self.lives) << 64 | 0xa0 + self.place as u128;
+        self.life = (u128::from(self.lives) << 64) | (0xa0 + self.place as u128);
         self.counter = 0;
     }
 

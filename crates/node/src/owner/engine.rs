@@ -341,7 +341,10 @@ impl<S: ReplicaStore> Engine<S> {
             self.links.send(envelope);
         }
         self.links.release();
-        while let Some(event) = self.ownership.poll_event() {
+        // A copy is begun behind every batch that was asked for before it, as one of them may drop what was there.
+        while self.batches_under_way < BATCHES_UNDER_WAY_MAX
+            && let Some(event) = self.ownership.poll_event()
+        {
             self.take_event(event);
         }
     }

@@ -30,17 +30,11 @@ pub enum What {
 }
 
 /// The digest of a run: of every message delivered, byte for byte, and of everything else that happened, with its time.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct History {
     digest: Digest,
     events: u64,
     last: VecDeque<(Duration, What)>,
-}
-
-impl Default for History {
-    fn default() -> Self {
-        Self { digest: Digest::default(), events: 0, last: VecDeque::new() }
-    }
 }
 
 impl History {
