@@ -16,8 +16,6 @@ use redb::StorageBackend;
 pub(crate) use ringway_node::identity::BALLAST_FILE;
 use rustix::fs::{FallocateFlags, fallocate, statvfs};
 
-use crate::pace::Pace;
-
 /// Told once when the engine cannot go on; what it does is the embedding program's choice.
 pub type FatalHook = Arc<dyn Fn(&str) + Send + Sync>;
 
@@ -41,8 +39,6 @@ pub(crate) struct Disk {
     ballast: AtomicBool,
     free_bytes: AtomicU64,
     on_fatal: FatalHook,
-    /// How fast the engine's pages are written.
-    pub(crate) pace: Pace,
     #[cfg(test)]
     pub(crate) faults: Faults,
 }
@@ -84,7 +80,6 @@ impl Disk {
             ballast: AtomicBool::new(is_set_aside(dir, ballast_bytes)),
             free_bytes: AtomicU64::new(0),
             on_fatal,
-            pace: Pace::default(),
             #[cfg(test)]
             faults: Faults::default(),
         }
@@ -208,8 +203,6 @@ pub(crate) fn is_full(error: &io::Error) -> bool {
 #[derive(Debug)]
 pub(crate) struct DiskFile {
     file: File,
-    /// Bytes written since the last sync.
-    unsynced: AtomicU64,
     disk: Arc<Disk>,
 }
 
@@ -217,7 +210,7 @@ impl DiskFile {
     /// Opens the file, creating it when it is not there.
     pub(crate) fn open(path: &Path, disk: Arc<Disk>) -> io::Result<Self> {
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
-        Ok(Self { file, unsynced: AtomicU64::new(0), disk })
+        Ok(Self { file, disk })
     }
 
     /// Runs `write`, and once more after giving the ballast up should the disk be full.
@@ -263,18 +256,11 @@ impl StorageBackend for DiskFile {
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        self.unsynced.store(0, Ordering::Relaxed);
         self.disk.sync_data(&self.file)
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.with_ballast(|| self.write_at(offset, data))?;
-        let unsynced = self.unsynced.fetch_add(data.len() as u64, Ordering::Relaxed) + data.len() as u64;
-        if self.disk.pace.is_over(unsynced) {
-            self.sync_data()?;
-            self.disk.pace.pause();
-        }
-        Ok(())
+        self.with_ballast(|| self.write_at(offset, data))
     }
 
     // Only one process reaches this file: the data directory is locked before the store opens.

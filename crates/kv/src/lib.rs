@@ -12,7 +12,6 @@ mod dump;
 mod engine;
 mod metrics;
 mod options;
-mod pace;
 mod pins;
 mod record;
 mod replica;

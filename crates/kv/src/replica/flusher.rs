@@ -158,11 +158,9 @@ impl Flusher {
             let shared = Arc::clone(&self.shared);
             shared.look_at_disk();
             let timer = shared.metrics.flush_duration.start_timer();
-            let written = shared.disk.pace.slowly(|| {
-                shared.engine.write(|txn| {
-                    write_rows(&txn, rows, mark, &*shared)?;
-                    Ok(txn.commit()?)
-                })
+            let written = shared.engine.write(|txn| {
+                write_rows(&txn, rows, mark, &*shared)?;
+                Ok(txn.commit()?)
             });
             match written {
                 Ok(()) => {

@@ -431,7 +431,6 @@ impl Writer {
     /// Waits until no flush is under way; meanwhile batches queue. After a while the store says that it has no room:
     /// whoever watches it does not take a slow disk for one that hangs. One that hangs ends the store.
     fn wait_for_flush(&mut self) -> Result<(), StoreError> {
-        self.shared.disk.pace.hurry(true);
         let mut since = now();
         while self.flushing {
             let waited = now().saturating_duration_since(since);
@@ -447,7 +446,6 @@ impl Writer {
             }
             self.wait(LOOK_PERIOD);
         }
-        self.shared.disk.pace.hurry(false);
         self.shared.hold(Hold::SlowFlush, false);
         self.broken.clone().map_or(Ok(()), Err)
     }
