@@ -31,8 +31,9 @@ use crate::engine::EngineError;
 const LOOK_PERIOD: Duration = Duration::from_secs(1);
 /// Longest pause between two attempts on a full disk.
 const RETRY_PAUSE_MAX: Duration = Duration::from_secs(60);
-/// Time between two sweeps under load. In idle moments they follow each other.
-const SWEEP_PERIOD: Duration = Duration::from_millis(100);
+/// Time between two sweeps under load: what they remove is written as well, and more often they would slow the moves down
+/// that leave it behind. In idle moments they follow each other.
+const SWEEP_PERIOD: Duration = Duration::from_secs(1);
 
 /// What the flusher is asked for.
 pub(super) enum Work {
