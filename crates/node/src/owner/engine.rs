@@ -10,8 +10,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ringway_control::ownership::{
-    Admission, Claim, CopyProgress, Envelope, Event, ForceRefusal, MovePhase, Ownership, Reply, Role, Token,
-    Wishes, WriteOutcome, WriteRequest, Written,
+    Admission, Claim, CopyProgress, Envelope, Event, ForceRefusal, ImportOrder, MovePhase, Ownership, Reply,
+    Role, Token, Wishes, WriteOutcome, WriteRequest, Written,
 };
 use ringway_member::clock::Clock;
 use ringway_topology::{Epoch, Owner, Partition, SnapshotCell};
@@ -127,6 +127,8 @@ pub(crate) struct Engine<S> {
     pub(crate) outputs: Outputs,
     pub(crate) links: Links,
     pub(crate) imports: Imports<S>,
+    /// Copies to be begun once no batch waits to be handed to the store. At most one a partition.
+    pub(crate) ordered: Vec<ImportOrder>,
     pub(crate) waiting: BTreeMap<Token, oneshot::Sender<WriteOutcome>>,
     pub(crate) tokens: u64,
     pub(crate) batches_under_way: usize,
@@ -341,11 +343,12 @@ impl<S: ReplicaStore> Engine<S> {
             self.links.send(envelope);
         }
         self.links.release();
-        // A copy is begun behind every batch that was asked for before it, as one of them may drop what was there.
-        while self.batches_under_way < BATCHES_UNDER_WAY_MAX
-            && let Some(event) = self.ownership.poll_event()
-        {
+        while let Some(event) = self.ownership.poll_event() {
             self.take_event(event);
+        }
+        // A copy is begun behind every batch that was asked for before it, as one of them may drop what was there.
+        if self.batches_under_way < BATCHES_UNDER_WAY_MAX {
+            self.ordered.drain(..).for_each(|order| self.imports.start(order));
         }
     }
 
@@ -354,8 +357,11 @@ impl<S: ReplicaStore> Engine<S> {
         log(&event);
         match event {
             Event::Decided(claim) => self.outputs.decided.put([claim]),
-            Event::Import(order) => self.imports.start(order),
-            Event::CancelImport(order) => self.imports.cancel(order),
+            Event::Import(order) => self.ordered.push(order),
+            Event::CancelImport(order) => {
+                self.ordered.retain(|waiting| *waiting != order);
+                self.imports.cancel(order);
+            }
             // Nobody may be listening.
             event => drop(self.outputs.events.send(event)),
         }

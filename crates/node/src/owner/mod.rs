@@ -311,6 +311,7 @@ impl<S: ReplicaStore> Drive<S> {
             outputs,
             links,
             imports,
+            ordered: Vec::new(),
             waiting: BTreeMap::new(),
             tokens: 0,
             batches_under_way: 0,
