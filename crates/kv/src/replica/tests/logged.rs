@@ -395,8 +395,8 @@ async fn an_older_program_refuses_and_a_store_without_a_log_gets_one() {
     assert_eq!(get(&again, b"l").await.unwrap().unwrap(), b"y");
 }
 
-#[tokio::test]
-async fn a_dump_after_a_crash_has_what_only_the_log_holds() {
+/// A store in the data directory of a node, with five writes that only its log holds.
+async fn of_a_node() -> (TempDir, ringway_node::Identity, ReplicatedStore) {
     let dir = TempDir::new().unwrap();
     let cluster = ringway_topology::ClusterName::new("shop").unwrap();
     let identity = ringway_node::Identity::open(dir.path(), &cluster, &NodeId::new("n1").unwrap()).unwrap();
@@ -404,6 +404,12 @@ async fn a_dump_after_a_crash_has_what_only_the_log_holds() {
         ReplicatedStore::open_with(dir.path(), identity.store(), options(), Arc::new(|_| {})).unwrap();
     write(&store, vec![acceptor(P)]).await;
     write_seqs(&store, 1..=5).await;
+    (dir, identity, store)
+}
+
+#[tokio::test]
+async fn a_dump_after_a_crash_has_what_only_the_log_holds() {
+    let (dir, _identity, _store) = of_a_node().await;
     let copy = TempDir::new().unwrap();
     for file in std::fs::read_dir(dir.path()).unwrap() {
         let file = file.unwrap();
@@ -416,13 +422,7 @@ async fn a_dump_after_a_crash_has_what_only_the_log_holds() {
 
 #[tokio::test]
 async fn a_dump_whose_log_is_lost_is_refused() {
-    let dir = TempDir::new().unwrap();
-    let cluster = ringway_topology::ClusterName::new("shop").unwrap();
-    let identity = ringway_node::Identity::open(dir.path(), &cluster, &NodeId::new("n1").unwrap()).unwrap();
-    let store =
-        ReplicatedStore::open_with(dir.path(), identity.store(), options(), Arc::new(|_| {})).unwrap();
-    write(&store, vec![acceptor(P)]).await;
-    write_seqs(&store, 1..=5).await;
+    let (dir, identity, store) = of_a_node().await;
     drop((store, identity));
     for file in WAL_FILES {
         std::fs::remove_file(dir.path().join(file)).unwrap();
