@@ -31,7 +31,7 @@ pub(crate) enum Fault {
     OverloadedEvery(u64),
     /// Answers every request after the n-th 503 without doing it.
     OverloadedAfter(u64),
-    /// Takes conditional writes for unconditional ones.
+    /// Takes conditional writes for unconditional ones, and answers reads late, so that others write in between.
     IgnoresConditions,
     /// Answers nobody for a while, once, from this request on.
     StallsOnce {
@@ -90,6 +90,9 @@ fn serve(stream: TcpStream, store: &Mutex<Store>, fault: Fault) {
     let mut stream = stream;
     while let Some(request) = read(&mut reader) {
         let Some(answer) = store.lock().expect("loopback works").answer(&request, fault) else { return };
+        if fault == Fault::IgnoresConditions && request.method == "GET" {
+            stall(Duration::from_millis(5));
+        }
         if stream.write_all(&answer).is_err() {
             return;
         }
@@ -243,7 +246,7 @@ impl Store {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "the fault is to block everybody")]
+#[expect(clippy::disallowed_methods, reason = "the fault is to keep clients waiting")]
 fn stall(time: Duration) {
     thread::sleep(time);
 }
