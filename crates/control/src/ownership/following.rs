@@ -154,10 +154,11 @@ impl Replica {
         if let Some(heard) = node.unstamp(append.heard)
             && self.commit >= append.commit.seq
         {
-            if self.applied.seq >= append.commit.seq {
+            if self.applied.seq >= append.commit.seq && node.is_done(self.replaced) {
                 self.news = self.news.max(Some(heard));
             } else if self.news_pending.is_none() {
                 // Kept until it is applied: under steady writes there is always a later one, and none would ever be reached.
+                // A copy that is not in place yet counts as applied, but reads do not see it.
                 self.news_pending = Some((heard, append.commit.seq));
             }
         }

@@ -273,11 +273,16 @@ impl Node {
 
     /// Goes on with `wait` once everything up to `ticket` is durable.
     pub(super) fn when_durable(&mut self, ticket: Ticket, partition: Partition, wait: Wait) {
-        if ticket.0 <= self.disk.done {
+        if self.is_done(ticket) {
             self.ready.push_back((partition, wait));
         } else {
             self.disk.waits.entry(ticket.0).or_default().push((partition, wait));
         }
+    }
+
+    /// Whether this batch, and every one before it, is done: durable, and seen by reads.
+    pub(super) fn is_done(&self, ticket: Ticket) -> bool {
+        ticket.0 <= self.disk.done
     }
 
     /// Everything up to `ticket` is durable.

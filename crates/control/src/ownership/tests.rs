@@ -789,6 +789,42 @@ fn any_reads_stay_fresh_while_writes_never_pause() {
 }
 
 #[test]
+fn an_any_read_is_not_fresh_by_a_copy_that_is_not_in_place_yet() {
+    let timing = Timing { log_entries_max: 4, ..Timing::default() };
+    let mut world = World::with_timing(3, timing);
+    world.bootstrap(&[1, 2, 3]);
+    world.run(ms(100));
+    world.imports_run = false;
+    world.cut.insert(owner(3));
+    for counter in 1..=20 {
+        world.write(1, counter, "x");
+    }
+    let to_it =
+        |envelope: &Envelope| envelope.to == owner(3) && matches!(envelope.message, Message::Append { .. });
+    while !world.wire.iter().any(|(_, envelope)| to_it(envelope)) {
+        world.run(HOP);
+    }
+    let late = world.wire.iter().rev().map(|(_, envelope)| envelope.clone()).find(to_it).unwrap();
+    world.cut.clear();
+    while world.machine(3).imports.is_empty() {
+        world.run(HOP);
+    }
+    world.machine(3).disk_stands_still = true;
+    world.import(&owner(3));
+    assert_eq!(world.status(3).applied, world.status(1).applied, "the copy is adopted");
+    // What was under way before the copy tells of less than the copy has; the reads have not even that.
+    let (now, epoch) = (world.now, world.epoch(3));
+    world.node(3).handle_message(now, late);
+    assert!(world.data(3).is_empty());
+    assert!(matches!(world.node(3).admit_any_read(now, P, epoch), Err(Admission::Wait(_))));
+    world.machine(3).disk_stands_still = false;
+    world.run(ms(200));
+    let now = world.now;
+    assert_eq!(world.data(3).len(), 20);
+    assert!(world.node(3).admit_any_read(now, P, epoch).is_ok());
+}
+
+#[test]
 fn an_owner_whose_clock_began_anew_answers_any_reads_again() {
     let mut world = World::serving(3);
     world.write(1, 1, "a");

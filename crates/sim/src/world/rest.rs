@@ -15,10 +15,16 @@ impl World {
         (*newest.owners != *desired).then(|| format!("{} in place of [{}]", show_claim(newest), wanted()))
     }
 
-    /// Somebody is not what the newest claim of a partition makes of it, or moves it still.
+    /// Somebody is not what the newest claim of a partition makes of it, or moves it still; or the claim names a store
+    /// that is away, or lost.
     #[must_use]
     pub fn unsettled(&self, partition: Partition) -> Option<String> {
         let newest = self.checkers.claims_of(partition).next_back()?;
+        let here =
+            |owner: &&Owner| self.nodes.iter().any(|node| node.owner == **owner && node.engine.is_some());
+        if let Some(away) = newest.owners.iter().find(|owner| !here(owner)) {
+            return Some(format!("{} is not here, under {}", show(away), show_claim(newest)));
+        }
         for node in self.nodes.iter() {
             let Some(engine) = &node.engine else { continue };
             let who = show(&node.owner);
