@@ -20,7 +20,7 @@ use crate::stranger::Pin;
 use crate::timers::{Timer, Timers};
 use crate::wire::{self, Body, Message, News, RecordEntry, WireError};
 use crate::{
-    Config, DATAGRAM_BYTES_MAX, Event, ID_BYTES_MAX, Identity, Keyring, MEMBERS_MAX, MemberView,
+    Config, DATAGRAM_BYTES_MAX, Event, ID_BYTES_MAX, Identity, KeyMark, Keyring, MEMBERS_MAX, MemberView,
     RECORD_KEY_BYTES_MAX, RECORD_VALUE_BYTES_MAX, RECORDS_BYTES_MAX, RecordView, STREAM_BYTES_MAX, State,
     Stats, TERMS_BYTES_MAX, Transmit, Via,
 };
@@ -84,6 +84,16 @@ enum Arrival {
     Response,
 }
 
+/// Whom we answer under another key than the one in use: it sealed with that one, and may have no other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Answering {
+    pub(crate) key: KeyMark,
+    /// Where its message came from.
+    pub(crate) from: SocketAddr,
+    /// Where it is reached, if it is listed.
+    pub(crate) at: Option<SocketAddr>,
+}
+
 /// One member of a gossip group.
 ///
 /// *Invariant*: what is believed of a member or a record only ever moves forward, so that lost, late, repeated
@@ -98,6 +108,10 @@ pub struct Gossip {
     pub(crate) started: Duration,
     pub(crate) mode: Mode,
     sealer: Sealer,
+    /// Only while one message is handled.
+    pub(crate) answering: Option<Answering>,
+    /// No Hello before then to somebody who seals with another key than we.
+    hello_under_other_key_not_before: Duration,
     pub(crate) rng: Rng,
     pub(crate) timers: Timers,
     pub(crate) members: Members,
@@ -156,6 +170,8 @@ impl Gossip {
             started: now,
             mode: Mode::Active,
             sealer: Sealer::new(cluster, keyring, &identity, seed),
+            answering: None,
+            hello_under_other_key_not_before: now,
             rng,
             timers,
             members: Members::new(&identity, now, &mut sums),
@@ -185,6 +201,7 @@ impl Gossip {
         // No message answers another on the way of datagrams: answers are messages of their own.
         let answer = self.handle(now, from, bytes, Arrival::Datagram);
         debug_assert!(answer.is_none());
+        self.answering = None;
     }
 
     /// One message over a stream that a peer opened; the answer to write back, if any. Any bytes are fine.
@@ -196,8 +213,9 @@ impl Gossip {
     ) -> Option<Vec<u8>> {
         self.stats.streams_received += 1;
         self.stats.stream_bytes_received += bytes.len() as u64;
-        let answer = self.handle(now, from, bytes, Arrival::Request)?;
-        let bytes = self.seal(&answer);
+        let answer = self.handle(now, from, bytes, Arrival::Request);
+        let key = self.answering.take().map(|answering| answering.key);
+        let bytes = self.sealer.seal(key, &answer?);
         self.stats.streams_sent += 1;
         self.stats.stream_bytes_sent += bytes.len() as u64;
         Some(bytes)
@@ -211,6 +229,7 @@ impl Gossip {
         if let Some(answer) = self.handle(now, from, bytes, Arrival::Response) {
             self.send_by_size(from, &answer);
         }
+        self.answering = None;
     }
 
     /// Runs every timer that is due. Call it after the sockets are drained, or what waits in them counts as unsaid.
@@ -278,7 +297,8 @@ impl Gossip {
         &self.sealer.keyring
     }
 
-    /// Replaces the keyring: how keys are rotated without a restart.
+    /// Replaces the keyring: how keys are rotated without a restart. Whoever still seals with another key of it than the
+    /// one in use is answered under its own, so that it can hear of the change.
     pub fn set_keyring(&mut self, keyring: Keyring) {
         self.sealer.keyring = keyring;
     }
@@ -407,6 +427,7 @@ impl Gossip {
             self.stats.dropped_own_name += 1;
             return None;
         }
+        self.note_other_key(opened.key, from, message.sender);
         if !own_name && !opened.foreign {
             self.heard_somebody(now);
         }
@@ -414,8 +435,33 @@ impl Gossip {
         if !own_name && !about_name {
             self.answer_if_given_up(from, message.sender, message.generation);
             self.greet_if_alone(from, &message.body);
+            self.greet_under_other_key(now, &message.body);
         }
         answer
+    }
+
+    /// Remembers, for as long as this message is handled, that its sender seals with another key than we.
+    fn note_other_key(&mut self, key: Option<KeyMark>, from: SocketAddr, sender: &str) {
+        let in_use = self.sealer.keyring.in_use();
+        self.answering = key.filter(|key| Some(*key) != in_use).map(|key| {
+            let slot = self.members.find(sender).filter(|slot| *slot != SELF);
+            let at = slot.and_then(|slot| self.members.at(slot)).map(|member| member.addr);
+            Answering { key, from, at }
+        });
+        self.stats.opened_by_other_key += u64::from(self.answering.is_some());
+    }
+
+    /// One of us two has missed a change of keys, and what we say of ourselves may be sealed beyond its reading: so we
+    /// say Hello under its key at once. Not more often than we probe: while a change spreads, this holds of many.
+    fn greet_under_other_key(&mut self, now: Duration, said: &Body<'_>) {
+        let Some(to) = self.answering.and_then(|answering| answering.at) else { return };
+        let ours_to_begin = matches!(said, Body::Ping { .. } | Body::PingReq { .. } | Body::Gossip);
+        if !ours_to_begin || now < self.hello_under_other_key_not_before || !self.takes_part() {
+            return;
+        }
+        self.hello_under_other_key_not_before = now + self.config.probe_interval;
+        self.stats.hellos += 1;
+        self.send_datagram(to, None, &Body::Hello { root: self.sums.root() });
     }
 
     fn dispatch(
@@ -593,18 +639,18 @@ impl Gossip {
             self.broadcasts.fill(&mut news, left, limit, &self.members, &self.records);
         }
         wire::finish(&mut payload, &news);
-        let bytes = self.seal(&payload);
+        let bytes = self.seal_for(to, &payload);
         self.transmit(Transmit { to, via: Via::Datagram, bytes });
     }
 
     pub(crate) fn send_stream(&mut self, to: SocketAddr, payload: &[u8]) {
-        let bytes = self.seal(payload);
+        let bytes = self.seal_for(to, payload);
         self.transmit(Transmit { to, via: Via::Stream, bytes });
     }
 
     /// By datagram when it fits, else by stream.
     pub(crate) fn send_by_size(&mut self, to: SocketAddr, payload: &[u8]) {
-        let bytes = self.seal(payload);
+        let bytes = self.seal_for(to, payload);
         let via = if bytes.len() <= DATAGRAM_BYTES_MAX { Via::Datagram } else { Via::Stream };
         self.transmit(Transmit { to, via, bytes });
     }
@@ -631,8 +677,15 @@ impl Gossip {
         payload
     }
 
+    /// Under the key in use; under the other side's when this answers it.
+    pub(crate) fn seal_for(&mut self, to: SocketAddr, payload: &[u8]) -> Vec<u8> {
+        let answering = self.answering.filter(|it| it.from == to || it.at == Some(to));
+        self.sealer.seal(answering.map(|it| it.key), payload)
+    }
+
+    #[cfg(test)]
     pub(crate) fn seal(&mut self, payload: &[u8]) -> Vec<u8> {
-        self.sealer.seal(payload)
+        self.sealer.seal(None, payload)
     }
 
     pub(crate) fn transmit(&mut self, transmit: Transmit) {

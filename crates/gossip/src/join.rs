@@ -323,7 +323,7 @@ impl Gossip {
     /// Without news: while the name is contested nothing may be told under it.
     fn send_bare(&mut self, to: SocketAddr, body: &Body<'_>) {
         let payload = self.payload(body, &News::default());
-        let bytes = self.seal(&payload);
+        let bytes = self.seal_for(to, &payload);
         self.transmit(Transmit { to, via: Via::Datagram, bytes });
     }
 }

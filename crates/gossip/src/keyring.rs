@@ -1,6 +1,7 @@
 //! The shared secrets of a cluster, and how they are rotated.
 
 use std::fmt;
+use std::str::FromStr;
 
 use chacha20poly1305::aead::{Aead, Payload};
 use chacha20poly1305::{KeyInit, XChaCha20Poly1305, XNonce};
@@ -25,6 +26,37 @@ const SUBKEY_NONCE_END: [u8; 8] = *b"subkey 1";
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct KeyId(pub u16);
 
+impl FromStr for KeyId {
+    type Err = &'static str;
+
+    /// Reads what `Display` wrote, and nothing else.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let digit = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+        let id = u16::from_str_radix(text, 16).ok();
+        let id = id.filter(|_| text.len() == 4 && text.bytes().all(digit));
+        id.map(Self).ok_or("a key is named by 4 lower-case hex digits")
+    }
+}
+
+/// Eight bytes of a key's own keystream, of which the first two are its [`KeyId`]: tells keys apart for good, and says
+/// nothing about them. Members tell each other by marks which keys they have.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct KeyMark(pub u64);
+
+impl KeyMark {
+    /// The name of the key.
+    #[must_use]
+    pub fn id(self) -> KeyId {
+        KeyId((self.0 >> 48) as u16)
+    }
+}
+
+impl fmt::Debug for KeyMark {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "KeyMark({:016x})", self.0)
+    }
+}
+
 impl fmt::Display for KeyId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:04x}", self.0)
@@ -41,7 +73,7 @@ impl fmt::Debug for KeyId {
 #[derive(Clone)]
 pub struct Key {
     secret: [u8; KEY_BYTES],
-    id: KeyId,
+    mark: KeyMark,
     cipher: XChaCha20Poly1305,
 }
 
@@ -50,12 +82,9 @@ impl Key {
     #[must_use]
     pub fn new(secret: [u8; KEY_BYTES]) -> Self {
         let cipher = XChaCha20Poly1305::new(&secret.into());
-        let stream = cipher.encrypt(&KEY_ID_NONCE.into(), [0; 2].as_slice()).unwrap_or_default();
-        let id = KeyId(u16::from_be_bytes([
-            stream.first().copied().unwrap_or_default(),
-            stream.get(1).copied().unwrap_or_default(),
-        ]));
-        Self { secret, id, cipher }
+        let stream = cipher.encrypt(&KEY_ID_NONCE.into(), [0; 8].as_slice()).unwrap_or_default();
+        let mark = KeyMark(stream.first_chunk().map_or(0, |bytes| u64::from_be_bytes(*bytes)));
+        Self { secret, mark, cipher }
     }
 
     /// Parses 64 hex digits, or 43 or 44 characters of standard or URL-safe base64.
@@ -69,7 +98,18 @@ impl Key {
     /// Its public name.
     #[must_use]
     pub fn id(&self) -> KeyId {
-        self.id
+        self.mark.id()
+    }
+
+    /// What tells it from every other key.
+    #[must_use]
+    pub fn mark(&self) -> KeyMark {
+        self.mark
+    }
+
+    /// As a line of a keyring file.
+    pub(crate) fn to_hex(&self) -> String {
+        self.secret.iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
     /// A key for one purpose, from which this one cannot be computed: the first bytes of this key's keystream under a
@@ -100,7 +140,7 @@ impl Eq for Key {}
 
 impl fmt::Debug for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Key({})", self.id)
+        write!(f, "Key({})", self.id())
     }
 }
 
@@ -159,7 +199,7 @@ pub enum Unopened {
 /// The keys of a cluster: one encrypts, all decrypt. Empty: nothing is encrypted.
 ///
 /// Rotation, each step on every member before the next: [`install`](Self::install) the new key,
-/// [`use_key`](Self::use_key) it, [`remove`](Self::remove) the old one.
+/// [`use_key`](Self::use_key) it, [`remove`](Self::remove) the old one. The program above sees to "every member".
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Keyring {
     /// The key in use is the first.
@@ -195,7 +235,7 @@ impl Keyring {
     /// [`KeyringError::Duplicate`], [`KeyringError::TooMany`].
     pub fn install(&mut self, key: Key) -> Result<(), KeyringError> {
         if self.keys.contains(&key) {
-            return Err(KeyringError::Duplicate { id: key.id });
+            return Err(KeyringError::Duplicate { id: key.id() });
         }
         if self.keys.len() >= KEYS_MAX {
             return Err(KeyringError::TooMany);
@@ -209,7 +249,7 @@ impl Keyring {
     /// # Errors
     /// [`KeyringError::Unknown`].
     pub fn use_key(&mut self, id: KeyId) -> Result<(), KeyringError> {
-        let at = self.keys.iter().position(|k| k.id == id).ok_or(KeyringError::Unknown { id })?;
+        let at = self.keys.iter().position(|k| k.id() == id).ok_or(KeyringError::Unknown { id })?;
         self.keys[..=at].rotate_right(1);
         Ok(())
     }
@@ -219,7 +259,7 @@ impl Keyring {
     /// # Errors
     /// [`KeyringError::Unknown`], [`KeyringError::InUse`].
     pub fn remove(&mut self, id: KeyId) -> Result<(), KeyringError> {
-        match self.keys.iter().position(|k| k.id == id) {
+        match self.keys.iter().position(|k| k.id() == id) {
             None => Err(KeyringError::Unknown { id }),
             Some(0) => Err(KeyringError::InUse { id }),
             Some(at) => {
@@ -240,6 +280,49 @@ impl Keyring {
         self.keys.iter().map(Key::id)
     }
 
+    /// The marks of the keys; the one in use first.
+    pub fn marks(&self) -> impl Iterator<Item = KeyMark> + '_ {
+        self.keys.iter().map(Key::mark)
+    }
+
+    /// The mark of the key in use.
+    #[must_use]
+    pub fn in_use(&self) -> Option<KeyMark> {
+        self.keys.first().map(Key::mark)
+    }
+
+    /// The same keys, with this one in use, if it is one of them: to answer somebody who may have no other.
+    #[must_use]
+    pub fn led_by(&self, mark: KeyMark) -> Self {
+        let mut ring = self.clone();
+        if let Some(at) = ring.keys.iter().position(|key| key.mark == mark) {
+            ring.keys[..=at].rotate_right(1);
+        }
+        ring
+    }
+
+    /// The keys themselves, for a record that travels sealed only: their number, then 32 bytes each, the one in use first.
+    #[must_use]
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let mut out = vec![self.keys.len() as u8];
+        self.keys.iter().for_each(|key| out.extend_from_slice(&key.secret));
+        out
+    }
+
+    /// Reads what [`Self::to_bytes`] wrote of 1 to [`KEYS_MAX`] keys that differ; `None` for anything else. Any bytes are
+    /// fine.
+    #[must_use]
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let (count, secrets) = bytes.split_first()?;
+        let (keys, rest) = secrets.as_chunks::<KEY_BYTES>();
+        if usize::from(*count) != keys.len() || !rest.is_empty() {
+            return None;
+        }
+        let mut ring = Self::none();
+        keys.iter().try_for_each(|secret| ring.install(Key::new(*secret))).ok()?;
+        (!ring.is_empty()).then_some(ring)
+    }
+
     /// The same ring for one purpose besides gossip: what is sealed for one cannot be opened as another.
     #[must_use]
     pub fn derive(&self, purpose: &[u8; PURPOSE_BYTES]) -> Self {
@@ -258,7 +341,7 @@ impl Keyring {
         // It can fail only for texts of more than 256 GiB; the receiver would refuse the empty rest.
         debug_assert!(sealed.is_ok(), "the cipher takes every length we send");
         let sealed = sealed.unwrap_or_default();
-        Some([key.id.0.to_be_bytes().as_slice(), &nonce, &sealed].concat())
+        Some([key.id().0.to_be_bytes().as_slice(), &nonce, &sealed].concat())
     }
 
     /// Opens what [`Self::seal`] made, with whichever key of the ring made it. Any bytes are fine.
@@ -266,6 +349,14 @@ impl Keyring {
     /// # Errors
     /// [`Unopened`]; nothing of the text is given out.
     pub fn open(&self, context: &[u8], sealed: &[u8]) -> Result<Vec<u8>, Unopened> {
+        self.open_by(context, sealed).map(|(text, _)| text)
+    }
+
+    /// [`Self::open`] that also says which key it was: whoever sealed it can open an answer under that one.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_by(&self, context: &[u8], sealed: &[u8]) -> Result<(Vec<u8>, KeyMark), Unopened> {
         if sealed.len() < SEAL_BYTES {
             return Err(Unopened::Truncated);
         }
@@ -274,9 +365,9 @@ impl Keyring {
         let id = KeyId(u16::from_be_bytes(*id));
         // Ids are short: two keys may share one, so every key of that name is tried.
         let mut error = Unopened::Key { id };
-        for key in self.keys.iter().filter(|key| key.id == id) {
+        for key in self.keys.iter().filter(|key| key.id() == id) {
             match key.cipher.decrypt(&XNonce::from(*nonce), Payload { msg: sealed, aad: context }) {
-                Ok(text) => return Ok(text),
+                Ok(text) => return Ok((text, key.mark)),
                 Err(_) => error = Unopened::Tag,
             }
         }
@@ -380,6 +471,32 @@ mod tests {
         assert_eq!(ring.keys()[0], new);
         ring.remove(old.id()).unwrap();
         assert_eq!(ring.use_key(old.id()), Err(KeyringError::Unknown { id: old.id() }));
+    }
+
+    #[test]
+    fn a_ring_travels_as_bytes_and_leads_with_the_key_it_is_told() {
+        let mut ring = Keyring::none();
+        (1..=3).for_each(|byte| ring.install(Key::new([byte; 32])).unwrap());
+        let bytes = ring.to_bytes();
+        assert_eq!((bytes.len(), bytes[0], bytes[1], bytes[33]), (97, 3, 1, 2));
+        assert_eq!(Keyring::from_bytes(&bytes), Some(ring.clone()));
+        let twice = [&[2][..], &[7; 64]].concat();
+        let many = [&[9][..], &(0..9 * 32).map(|at| (at / 32) as u8).collect::<Vec<_>>()].concat();
+        for bad in [&[][..], &[0], &bytes[..96], &[&bytes[..], &[0]].concat(), &twice, &many] {
+            assert_eq!(Keyring::from_bytes(bad), None, "{bad:?}");
+        }
+        let last = Key::new([3; 32]);
+        let led = ring.led_by(last.mark());
+        assert_eq!(
+            led.marks().map(KeyMark::id).collect::<Vec<_>>(),
+            [3, 1, 2].map(|b| Key::new([b; 32]).id())
+        );
+        assert_eq!(ring.led_by(Key::new([4; 32]).mark()), ring, "never by a key that is not in it");
+        assert_eq!(last.mark().id(), last.id());
+        assert_eq!(last.id().to_string().parse(), Ok(last.id()));
+        for bad in ["", "12", "12G4", "12AB", "12345", "+123"] {
+            assert!(bad.parse::<KeyId>().is_err(), "{bad}");
+        }
     }
 
     #[test]

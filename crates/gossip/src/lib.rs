@@ -21,6 +21,7 @@ mod core;
 mod event;
 mod join;
 mod keyring;
+mod keyring_file;
 mod members;
 mod merge;
 mod probe;
@@ -40,8 +41,10 @@ pub use config::{Config, ConfigError};
 pub use core::{Gossip, RecordError};
 pub use event::{DeadCause, Event, Identity, MemberView, RecordView, State, Transmit, Via};
 pub use keyring::{
-    KEY_BYTES, KEYS_MAX, Key, KeyId, Keyring, KeyringError, NONCE_BYTES, PURPOSE_BYTES, SEAL_BYTES, Unopened,
+    KEY_BYTES, KEYS_MAX, Key, KeyId, KeyMark, Keyring, KeyringError, NONCE_BYTES, PURPOSE_BYTES, SEAL_BYTES,
+    Unopened,
 };
+pub use keyring_file::KeyringFile;
 pub use stats::Stats;
 
 /// Largest datagram, header and tag included: under every common path MTU.

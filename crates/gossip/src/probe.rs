@@ -6,7 +6,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::core::{Gossip, Mode};
+use crate::KeyMark;
+use crate::core::{Answering, Gossip, Mode};
 use crate::event::{Event, State};
 use crate::members::Slot;
 use crate::timers::Timer;
@@ -34,10 +35,12 @@ pub(crate) struct Probe {
 }
 
 /// A ping on another member's behalf.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct Relay {
     asker: SocketAddr,
     asker_seq: u32,
+    /// The key it asked under, when that is not the one in use.
+    key: Option<KeyMark>,
 }
 
 impl Gossip {
@@ -123,7 +126,7 @@ impl Gossip {
         } else if let Some(relay) = self.relays.remove(&seq) {
             self.timers.cancel(Timer::RelayNack(seq));
             self.timers.cancel(Timer::RelayEnd(seq));
-            self.send_datagram(relay.asker, None, &Body::Ack { seq: relay.asker_seq });
+            self.answer_asker(&relay, &Body::Ack { seq: relay.asker_seq });
         } else {
             self.stats.answers_unexpected += 1;
         }
@@ -152,7 +155,8 @@ impl Gossip {
         let (id, addr) = target;
         let timeout = Duration::from_millis(u64::from(timeout_ms));
         self.stats.relays += 1;
-        self.relays.insert(own, Relay { asker: from, asker_seq: seq });
+        let key = self.answering.map(|answering| answering.key);
+        self.relays.insert(own, Relay { asker: from, asker_seq: seq, key });
         self.timers.set(Timer::RelayNack(own), now + timeout * NACK_AT_PERCENT / 100);
         self.timers.set(Timer::RelayEnd(own), now + timeout);
         let peer = self.members.find(id);
@@ -160,10 +164,17 @@ impl Gossip {
     }
 
     pub(crate) fn on_relay_nack(&mut self, seq: u32) {
-        if let Some(relay) = self.relays.get(&seq) {
-            let (asker, asker_seq) = (relay.asker, relay.asker_seq);
-            self.send_datagram(asker, None, &Body::Nack { seq: asker_seq });
+        if let Some(relay) = self.relays.get(&seq).copied() {
+            self.answer_asker(&relay, &Body::Nack { seq: relay.asker_seq });
         }
+    }
+
+    /// Answers whoever asked for a ping, under the key it asked under.
+    fn answer_asker(&mut self, relay: &Relay, body: &Body<'_>) {
+        let answering = relay.key.map(|key| Answering { key, from: relay.asker, at: None });
+        let before = std::mem::replace(&mut self.answering, answering);
+        self.send_datagram(relay.asker, None, body);
+        self.answering = before;
     }
 
     /// A sender that we hold for dead is told so, that it may refute. So is one that speaks in a life we hold for over:

@@ -24,7 +24,7 @@ use chacha20poly1305::aead::{Aead, Payload};
 use xxhash_rust::xxh3::{xxh3_64, xxh3_128_with_seed};
 
 use crate::event::Identity;
-use crate::keyring::{KeyId, Keyring};
+use crate::keyring::{Key, KeyId, KeyMark, Keyring};
 
 /// The wire version we speak.
 pub(crate) const WIRE_VERSION: u8 = 1;
@@ -57,6 +57,8 @@ pub(crate) struct Opened<'a> {
     pub(crate) payload: Cow<'a, [u8]>,
     /// It names another cluster: only a join or its refusal may pass.
     pub(crate) foreign: bool,
+    /// The key it was sealed with.
+    pub(crate) key: Option<KeyMark>,
 }
 
 /// Puts payloads into envelopes and takes them out.
@@ -78,10 +80,14 @@ impl Sealer {
         Self { cluster, keyring, prefix, counter: 0 }
     }
 
+    /// Seals with the key `under`; with the one in use when that is none, or not in the ring any more.
+    ///
     /// *Cost*: one copy of the payload; encryption when there is a key.
-    pub(crate) fn seal(&mut self, payload: &[u8]) -> Vec<u8> {
+    pub(crate) fn seal(&mut self, under: Option<KeyMark>, payload: &[u8]) -> Vec<u8> {
         let nonce = self.next_nonce();
-        let key = self.keyring.keys().first();
+        let keys = self.keyring.keys();
+        let wanted = keys.iter().find(|key| Some(key.mark()) == under);
+        let key = wanted.or(keys.first());
         let mut out = Vec::with_capacity(payload.len() + ENVELOPE_BYTES);
         out.extend_from_slice(&[WIRE_VERSION, u8::from(key.is_some())]);
         out.extend_from_slice(&self.cluster);
@@ -112,19 +118,19 @@ impl Sealer {
         let header = header.ok_or(OpenError::Truncated)?;
         let foreign = header[2..] != self.cluster;
         let opened = match header[1] {
-            0 if self.keyring.is_empty() => Ok(Cow::Borrowed(&bytes[HEADER_BYTES..])),
+            0 if self.keyring.is_empty() => Ok((Cow::Borrowed(&bytes[HEADER_BYTES..]), None)),
             0 => Err(OpenError::Unsealed),
-            1 => self.decrypt(bytes).map(Cow::Owned),
+            1 => self.decrypt(bytes).map(|(payload, key)| (Cow::Owned(payload), Some(key.mark()))),
             _ => Err(OpenError::Malformed),
         };
         match opened {
-            Ok(payload) => Ok(Opened { payload, foreign }),
+            Ok((payload, key)) => Ok(Opened { payload, foreign, key }),
             Err(_) if foreign => Err(OpenError::Cluster),
             Err(error) => Err(error),
         }
     }
 
-    fn decrypt(&self, bytes: &[u8]) -> Result<Vec<u8>, OpenError> {
+    fn decrypt(&self, bytes: &[u8]) -> Result<(Vec<u8>, &Key), OpenError> {
         if bytes.len() < ENVELOPE_BYTES {
             return Err(OpenError::Truncated);
         }
@@ -137,7 +143,7 @@ impl Sealer {
         for key in self.keyring.keys().iter().filter(|key| key.id() == id) {
             let sealed = Payload { msg: sealed, aad: header };
             match key.cipher().decrypt(&XNonce::from(nonce), sealed) {
-                Ok(payload) => return Ok(payload),
+                Ok(payload) => return Ok((payload, key)),
                 Err(_) => error = OpenError::Tag,
             }
         }
@@ -176,7 +182,7 @@ mod tests {
     #[test]
     fn what_is_sealed_opens_and_any_change_is_seen() {
         let mut ours = sealer("a", &[1], 7);
-        let sealed = ours.seal(b"hello");
+        let sealed = ours.seal(None, b"hello");
         assert_eq!(sealed.len(), 5 + ENVELOPE_BYTES);
         assert_eq!(&*ours.open(&sealed).unwrap().payload, b"hello");
         for at in 0..sealed.len() {
@@ -188,8 +194,20 @@ mod tests {
         let other = sealer("b", &[2], 7);
         assert_eq!(other.open(&sealed).unwrap_err(), OpenError::Key);
         assert_eq!(sealer("b", &[], 7).open(&sealed).unwrap_err(), OpenError::Key);
-        let plain = sealer("c", &[], 7).seal(b"hello");
+        let plain = sealer("c", &[], 7).seal(None, b"hello");
         assert_eq!(ours.open(&plain).unwrap_err(), OpenError::Unsealed);
+    }
+
+    #[test]
+    fn an_answer_goes_under_the_key_that_is_wanted_if_it_is_in_the_ring() {
+        let (mut ours, old) = (sealer("a", &[2, 1], 7), sealer("b", &[1], 7));
+        let new = ours.seal(None, b"hello");
+        assert_eq!(old.open(&new).unwrap_err(), OpenError::Key);
+        let answer = ours.seal(Some(Key::new([1; 32]).mark()), b"hello");
+        let opened = old.open(&answer).unwrap();
+        assert_eq!((&*opened.payload, opened.key), (b"hello".as_slice(), Some(Key::new([1; 32]).mark())));
+        let gone = ours.seal(Some(Key::new([3; 32]).mark()), b"hello");
+        assert_eq!(ours.open(&gone).unwrap().key, ours.keyring.in_use(), "never under another one");
     }
 
     #[test]

@@ -47,6 +47,9 @@ counters! {
     dropped_unsealed,
     /// Dropped: encrypted with a key we do not have.
     dropped_key,
+    /// Opened with a key of the ring that is not the one in use: its sender has not heard of a change of keys that we
+    /// have heard of, or the other way round.
+    opened_by_other_key,
     /// Dropped: the tag does not fit: wrong key or changed on the way.
     dropped_tag,
     /// Dropped: ends too early.

@@ -5,5 +5,6 @@ mod corpus;
 mod harness;
 mod hostile;
 mod identity;
+mod keys;
 mod spread;
 mod swim;

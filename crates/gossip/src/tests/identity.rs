@@ -211,7 +211,7 @@ fn keys_rotate_without_a_gap_install_use_remove() {
 }
 
 #[test]
-fn a_member_that_was_away_during_the_rotation_is_heard_by_nobody() {
+fn a_member_with_no_common_key_is_heard_by_nobody() {
     let mut pair = Cluster::joined(2, &Make { keyring: keyring(&[2]), ..Make::default() }, 36);
     let late = pair.add("n002", 1, 2, &Make::default());
     pair.join(late, 0);

@@ -174,7 +174,7 @@ fn forged_departure(id: &str, addr: std::net::SocketAddr) -> Vec<u8> {
     let mut payload = encode("n009", 1, &Body::Gossip);
     finish(&mut payload, &news);
     let identity = crate::Identity { id: "n009".into(), generation: 1, addr };
-    crate::seal::Sealer::new("shop", keyring(&[1]), &identity, 99).seal(&payload)
+    crate::seal::Sealer::new("shop", keyring(&[1]), &identity, 99).seal(None, &payload)
 }
 
 #[test]
