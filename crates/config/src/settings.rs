@@ -151,6 +151,10 @@ pub struct GossipSettings {
     pub seeds: Vec<String>,
     /// The keys that packets are sealed with; [`Keyring::none`] sends them in the clear.
     pub keyring: Keyring,
+    /// The file they come from; it is replaced when the cluster's keys change. None without one.
+    pub keyring_file: Option<PathBuf>,
+    /// Which version of the cluster's keyring the file holds; 0 when a person wrote it.
+    pub keyring_version: u64,
     /// The protocol's timers.
     pub config: ringway_gossip::Config,
 }

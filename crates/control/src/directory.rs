@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use ringway_topology::{NodeId, Phase, Weight};
 
 use crate::records::{
-    BINDING_KEY_PREFIX, BindingRecord, MEMBER_KEY_PREFIX, MemberRecord, NODE_KEY_PREFIX, NodeRecord,
-    ORDER_KEY_PREFIX, Order, OrderPhase, PAUSE_KEY, Pause, RecordProblem,
+    BINDING_KEY_PREFIX, BindingRecord, KEPT_KEY_PREFIX, KeptKeys, MEMBER_KEY_PREFIX, MemberRecord,
+    NODE_KEY_PREFIX, NodeRecord, ORDER_KEY_PREFIX, Order, OrderPhase, PAUSE_KEY, Pause, RecordProblem,
 };
 
 /// Everything the records say, in ascending order of id. Claims and the bootstrap record are kept elsewhere.
@@ -16,6 +16,7 @@ pub(crate) struct Directory {
     members: Shelf<String, MemberRecord>,
     bindings: Shelf<NodeId, BindingRecord>,
     orders: Shelf<NodeId, Order>,
+    kept_keys: Shelf<String, KeptKeys>,
     pause: Option<Pause>,
 }
 
@@ -28,6 +29,8 @@ pub(crate) enum Change {
     Nodes,
     /// What a member says of itself.
     Member,
+    /// Which keys a member has on disk.
+    Keys,
     /// What a node is bound to.
     Binding,
     /// An operator's word on a node.
@@ -57,6 +60,7 @@ impl Directory {
             members: Shelf::new(members_max),
             bindings: Shelf::new(nodes_max),
             orders: Shelf::new(nodes_max),
+            kept_keys: Shelf::new(members_max),
             pause: None,
         }
     }
@@ -76,6 +80,15 @@ impl Directory {
             }
             let changed = self.members.put(id.to_owned(), record)?;
             return Ok(if changed { Change::Member } else { Change::Nothing });
+        }
+        if let Some(id) = key.strip_prefix(KEPT_KEY_PREFIX) {
+            let kept = KeptKeys::decode(value)?;
+            // As above.
+            if NodeId::new(id).is_err() {
+                return Err(RecordProblem::WrongKey.into());
+            }
+            let changed = self.kept_keys.put(id.to_owned(), kept)?;
+            return Ok(if changed { Change::Keys } else { Change::Nothing });
         }
         if let Some(id) = key.strip_prefix(BINDING_KEY_PREFIX) {
             let record = BindingRecord::decode(value)?;
@@ -99,6 +112,11 @@ impl Directory {
     /// What a node told it is bound to.
     pub(crate) fn binding(&self, id: &NodeId) -> Option<&BindingRecord> {
         self.bindings.entries.get(id)
+    }
+
+    /// Which keys a member said that it has on disk.
+    pub(crate) fn kept_keys(&self, id: &str) -> Option<&KeptKeys> {
+        self.kept_keys.entries.get(id)
     }
 
     /// Every order, ascending by node.
@@ -145,7 +163,7 @@ impl Directory {
     /// Records that did not fit.
     pub(crate) fn turned_away(&self) -> u64 {
         let nodes = self.nodes.turned_away + self.bindings.turned_away + self.orders.turned_away;
-        nodes + self.members.turned_away
+        nodes + self.members.turned_away + self.kept_keys.turned_away
     }
 
     /// What a member says of itself in its life `generation`; nothing from any other life.

@@ -10,6 +10,8 @@
 //! who owns what, and [`desired`] what the owners are asked to bring about. [`ownership`] is the protocol itself: how
 //! owners agree on who owns what, and replicate its log.
 //!
+//! [`keys`] says what operators may ask of the cluster's keys, and when.
+//!
 //! The shell in `ringway-member` drives a plane with sockets and a clock; a simulator can drive the same plane
 //! with neither.
 
@@ -22,6 +24,7 @@ mod directory;
 #[path = "../../../tests/support/document.rs"]
 mod document;
 pub mod health;
+pub mod keys;
 mod own;
 mod owners;
 pub mod ownership;
@@ -30,10 +33,11 @@ pub mod readiness;
 pub mod records;
 pub mod view;
 
+pub use keys::{KeyHolder, KeyOrder, KeyRefusal, KeyringView, KeysOrdered};
 pub use plane::{ClaimHint, Command, Plane, PlaneError, PlaneOptions};
 pub use records::{
-    Binding, BindingRecord, BootstrapRecord, MemberKind, MemberRecord, NodeRecord, Nonce, Order, OrderPhase,
-    Pause, RecordProblem, START_KEY_PREFIX, StartRecord,
+    Binding, BindingRecord, BootstrapRecord, KeptKeys, MemberKind, MemberRecord, NodeRecord, Nonce, Order,
+    OrderPhase, Pause, RecordProblem, START_KEY_PREFIX, StartRecord,
 };
 pub use view::{
     ClusterView, FatalReason, HELD_BACK_SHOWN_MAX, HeldBack, MemberStatus, OwnershipView, PlaneEvent,

@@ -5,10 +5,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ringway_gossip::{DeadCause, State, Stats};
+use ringway_gossip::{DeadCause, KeyId, State, Stats};
 
 use ringway_topology::{ClusterUuid, Epoch, NodeId, Owner, Partition};
 
+use crate::keys::KeyringView;
 use crate::plane::names;
 use crate::records::{MemberKind, Order, Pause, RecordProblem, StartRecord};
 
@@ -79,6 +80,8 @@ pub struct ClusterView {
     pub plane: PlaneStats,
     /// Orders, and what is known of the claims.
     pub ownership: OwnershipView,
+    /// The keys, by name, and who has them on disk; `None` without a keyring.
+    pub keyring: Option<KeyringView>,
     /// When a peer last confirmed what this member knows, by a full exchange or by saying hello with the same sum;
     /// `None` before the first time and for a member alone. Expect a confirmation per anti-entropy interval on
     /// average; after several without one the map may be old.
@@ -398,6 +401,25 @@ pub enum PlaneEvent {
     Ordered(Order),
     /// An operator's word on moves.
     Paused(Pause),
+    /// This member seals and opens with these keys from now on.
+    KeyringChanged {
+        /// The version of the cluster's keyring.
+        version: u64,
+        /// Its keys. The first one seals.
+        keys: Vec<KeyId>,
+    },
+    /// The keys in use could not be put into the keyring file: a restart would come back with those that are there.
+    KeyringNotKept {
+        /// The version of the cluster's keyring that is in use.
+        version: u64,
+        /// What the system says.
+        error: String,
+    },
+    /// They are there now.
+    KeyringKept {
+        /// The version of the cluster's keyring that is in use.
+        version: u64,
+    },
     /// A member that was evicted is alive again, with the same store. It stays out until it is ordered back.
     EvictedReturned {
         /// Its name.

@@ -12,13 +12,14 @@ use proptest::prelude::*;
 use ringway_control::bootstrap::form;
 use ringway_control::ownership::{Claim, Position};
 use ringway_control::records::{
-    BOOTSTRAP_KEY, BOOTSTRAP_NODES_MAX, BY_TEXT_BYTES_MAX, Founder, PAUSE_KEY, claim, is_lasting,
+    BOOTSTRAP_KEY, BOOTSTRAP_NODES_MAX, BY_TEXT_BYTES_MAX, Founder, KEYRING_KEY, PAUSE_KEY, claim,
+    is_lasting, keyring,
 };
 use ringway_control::{
-    Binding, BindingRecord, BootstrapRecord, MemberKind, MemberRecord, NodeRecord, Nonce, Order, OrderPhase,
-    Pause, RecordProblem, StartRecord,
+    Binding, BindingRecord, BootstrapRecord, KeptKeys, MemberKind, MemberRecord, NodeRecord, Nonce, Order,
+    OrderPhase, Pause, RecordProblem, StartRecord,
 };
-use ringway_gossip::RECORD_VALUE_BYTES_MAX;
+use ringway_gossip::{KEYS_MAX, Key, KeyMark, Keyring, RECORD_VALUE_BYTES_MAX};
 use ringway_topology::settings::EPSILON_PPM_DEFAULT;
 use ringway_topology::{
     Algorithm, ClusterSettings, ClusterUuid, Epoch, NodeId, Owner, Ownership, Partition, PartitionCount,
@@ -79,6 +80,20 @@ prop_compose! {
 }
 
 prop_compose! {
+    fn any_keyring()(secrets in prop::collection::btree_set(any::<[u8; 32]>(), 1..=KEYS_MAX)) -> Keyring {
+        let mut keyring = Keyring::none();
+        secrets.into_iter().for_each(|secret| keyring.install(Key::new(secret)).unwrap());
+        keyring
+    }
+}
+
+prop_compose! {
+    fn kept_keys()(version: u64, marks in prop::collection::vec(any::<u64>(), 1..=KEYS_MAX)) -> KeptKeys {
+        KeptKeys { version, marks: marks.into_iter().map(KeyMark).collect() }
+    }
+}
+
+prop_compose! {
     fn any_claim()(
         partition in 0..1u32 << 20, epoch in 2u64.., behind in 1u64.., seq: u64,
         owners in prop::collection::btree_map(id(), any::<u128>(), 1..=REPLICAS_MAX),
@@ -98,16 +113,19 @@ fn read(kind: usize, bytes: &[u8]) -> Result<Vec<u8>, RecordProblem> {
         3 => Order::decode(bytes).map(|record| record.encode()),
         4 => Pause::decode(bytes).map(|record| record.encode()),
         5 => StartRecord::decode(bytes).map(|record| record.encode()),
+        6 => keyring::decode(bytes).map(|keyring| keyring::encode(&keyring)),
+        7 => KeptKeys::decode(bytes).map(|record| record.encode()),
         _ => claim::decode(Partition(7), Epoch(u64::MAX), bytes).map(|claim| claim::encode(&claim)),
     }
 }
 
-const KINDS: usize = 7;
+const KINDS: usize = 9;
 
 fn written() -> impl Strategy<Value = [Vec<u8>; KINDS]> {
     let formed = prop::option::of(any::<u128>().prop_map(ClusterUuid));
-    (binding(), formed, bootstrap(), order(), any::<bool>(), by(), start(), any_claim()).prop_map(
-        |(binding, formed, bootstrap, order, paused, by, start, claim)| {
+    let keys = (any_keyring(), kept_keys());
+    (binding(), formed, bootstrap(), order(), any::<bool>(), by(), start(), keys, any_claim()).prop_map(
+        |(binding, formed, bootstrap, order, paused, by, start, (keyring, kept), claim)| {
             [
                 binding.encode(),
                 BindingRecord { binding, formed }.encode(),
@@ -115,6 +133,8 @@ fn written() -> impl Strategy<Value = [Vec<u8>; KINDS]> {
                 order.encode(),
                 Pause { paused, by }.encode(),
                 start.encode(),
+                keyring::encode(&keyring),
+                kept.encode(),
                 claim::encode(&claim),
             ]
         },
@@ -125,7 +145,7 @@ proptest! {
     #[test]
     fn records_come_back_as_they_were(
         binding in binding(), formed: Option<u128>, bootstrap in bootstrap(), order in order(), paused: bool, by in by(),
-        start in start(), any_claim in any_claim(),
+        start in start(), keyring in any_keyring(), kept in kept_keys(), any_claim in any_claim(),
     ) {
         prop_assert_eq!(Binding::decode(&binding.encode()), Ok(binding.clone()));
         let record = BindingRecord { binding, formed: formed.map(ClusterUuid) };
@@ -138,6 +158,9 @@ proptest! {
         prop_assert_eq!(Pause::decode(&pause.encode()), Ok(pause));
         prop_assert!(start.encode().len() <= 105, "the documented size");
         prop_assert_eq!(StartRecord::decode(&start.encode()), Ok(start));
+        prop_assert!(keyring::encode(&keyring).len() <= 258 && kept.encode().len() <= 74, "the documented sizes");
+        prop_assert_eq!(keyring::decode(&keyring::encode(&keyring)), Ok(keyring));
+        prop_assert_eq!(KeptKeys::decode(&kept.encode()), Ok(kept));
         let key = claim::key(any_claim.partition);
         prop_assert_eq!(claim::partition_of(&key), Some(any_claim.partition));
         let value = claim::encode(&any_claim);
@@ -256,6 +279,9 @@ fn the_bytes_are_those_of_the_documentation() {
         generation: 7,
         nonce: Nonce(0x5a << 120),
     };
+    let mut keys = Keyring::none();
+    [0x22, 0x11].into_iter().for_each(|byte| keys.install(Key::new([byte; 32])).unwrap());
+    let kept = KeptKeys { version: 2, marks: keys.marks().collect() };
     let decided = Claim {
         partition: Partition(4_711),
         epoch: Epoch(9),
@@ -272,6 +298,8 @@ fn the_bytes_are_those_of_the_documentation() {
         (order.key(), order.encode()),
         (PAUSE_KEY.to_owned(), pause.encode()),
         (start.key(), start.encode()),
+        (KEYRING_KEY.to_owned(), keyring::encode(&keys)),
+        (KeptKeys::key("n1"), kept.encode()),
     ];
     let shown: Vec<(&str, String)> = records.iter().map(|(key, bytes)| (key.as_str(), hex(bytes))).collect();
     CONTROL.shows("records", &shown);
@@ -312,6 +340,11 @@ fn problems_name_the_field() {
     let without_itself = Binding { list: vec![node("n2")], ..binding.clone() };
     assert_eq!(Binding::decode(&without_itself.encode()), Err(RecordProblem::Field("list")));
     assert!(Binding::decode(&binding.canonical().encode()).is_ok());
+
+    let twice = [&[1, 2][..], &[7; 64]].concat();
+    for bad in [&[1, 0][..], &[1, 9], &twice] {
+        assert_eq!(keyring::decode(bad), Err(RecordProblem::Field("keys")), "none, too many, and one twice");
+    }
 
     let shouting = Pause { paused: true, by: "\u{1b}[31mroot".to_owned() };
     assert_eq!(Pause::decode(&shouting.encode()), Err(RecordProblem::Field("by")));

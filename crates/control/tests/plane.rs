@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test says what went wrong by panicking")]
 
 mod claimed;
+mod keys;
 mod namesakes;
 mod world;
 

@@ -309,20 +309,6 @@ impl Keyring {
         out
     }
 
-    /// Reads what [`Self::to_bytes`] wrote of 1 to [`KEYS_MAX`] keys that differ; `None` for anything else. Any bytes are
-    /// fine.
-    #[must_use]
-    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
-        let (count, secrets) = bytes.split_first()?;
-        let (keys, rest) = secrets.as_chunks::<KEY_BYTES>();
-        if usize::from(*count) != keys.len() || !rest.is_empty() {
-            return None;
-        }
-        let mut ring = Self::none();
-        keys.iter().try_for_each(|secret| ring.install(Key::new(*secret))).ok()?;
-        (!ring.is_empty()).then_some(ring)
-    }
-
     /// The same ring for one purpose besides gossip: what is sealed for one cannot be opened as another.
     #[must_use]
     pub fn derive(&self, purpose: &[u8; PURPOSE_BYTES]) -> Self {
@@ -479,12 +465,6 @@ mod tests {
         (1..=3).for_each(|byte| ring.install(Key::new([byte; 32])).unwrap());
         let bytes = ring.to_bytes();
         assert_eq!((bytes.len(), bytes[0], bytes[1], bytes[33]), (97, 3, 1, 2));
-        assert_eq!(Keyring::from_bytes(&bytes), Some(ring.clone()));
-        let twice = [&[2][..], &[7; 64]].concat();
-        let many = [&[9][..], &(0..9 * 32).map(|at| (at / 32) as u8).collect::<Vec<_>>()].concat();
-        for bad in [&[][..], &[0], &bytes[..96], &[&bytes[..], &[0]].concat(), &twice, &many] {
-            assert_eq!(Keyring::from_bytes(bad), None, "{bad:?}");
-        }
         let last = Key::new([3; 32]);
         let led = ring.led_by(last.mark());
         assert_eq!(

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use ringway_control::ownership::Wishes;
 use ringway_control::{ClaimHint, ClusterView, Command, Plane, PlaneEvent, Readiness};
-use ringway_gossip::{Transmit, Via};
+use ringway_gossip::{Keyring, Transmit, Via};
 use ringway_topology::{ClusterUuid, SnapshotCell};
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
@@ -21,8 +21,9 @@ use tokio::time::sleep;
 use crate::bind::{Bound, canonical, for_socket};
 use crate::clock::Clock;
 use crate::error::Fatal;
+use crate::keyring_file::KeyringKeeper;
 use crate::member::Goodbye;
-use crate::ownership::{ANNOUNCEMENTS_PER_TURN_MAX, Inbox};
+use crate::ownership::{ANNOUNCEMENTS_PER_TURN_MAX, Inbox, KeysRequest};
 use crate::record_file::Keeper;
 use crate::report;
 use crate::stats::Counters;
@@ -55,6 +56,15 @@ pub(crate) struct Outputs {
     pub(crate) wishes: watch::Sender<Arc<Wishes>>,
     pub(crate) formed: watch::Sender<Option<ClusterUuid>>,
     pub(crate) drained: watch::Sender<bool>,
+    pub(crate) keyring: watch::Sender<Keyring>,
+}
+
+/// What keeps the files of this member up to date.
+#[derive(Debug)]
+pub(crate) struct Keepers {
+    /// None for a member that keeps no records.
+    pub(crate) records: Option<Keeper>,
+    pub(crate) keyring: KeyringKeeper,
 }
 
 /// Drives one plane.
@@ -65,6 +75,7 @@ pub(crate) struct Driver {
     outputs: Outputs,
     inbox: Inbox,
     keeper: Option<Keeper>,
+    keyring_keeper: KeyringKeeper,
     counters: Arc<Counters>,
 
     requests: mpsc::Receiver<StreamRequest>,
@@ -96,7 +107,9 @@ enum Input {
     ClaimRoom,
     Hint(ClaimHint),
     Command(Command),
+    Keys(KeysRequest),
     Written(Result<io::Result<()>, JoinError>),
+    KeyringWritten(Result<io::Result<()>, JoinError>),
     Time,
 }
 
@@ -106,7 +119,7 @@ impl Driver {
         sockets: Bound,
         outputs: Outputs,
         inbox: Inbox,
-        keeper: Option<Keeper>,
+        keepers: Keepers,
         counters: Arc<Counters>,
         leave_linger: Duration,
     ) -> Self {
@@ -117,7 +130,8 @@ impl Driver {
             sockets,
             outputs,
             inbox,
-            keeper,
+            keeper: keepers.records,
+            keyring_keeper: keepers.keyring,
             counters,
             requests,
             incoming: Incoming::new(requests_in, memory.clone()),
@@ -188,7 +202,9 @@ impl Driver {
             Some(hint) = self.inbox.hints.recv() => Input::Hint(hint),
             Some(command) = self.inbox.commands.recv() => Input::Command(command),
             _ = self.inbox.claims.reserve(), if claims_wait => Input::ClaimRoom,
+            Some(request) = self.inbox.keys.recv() => Input::Keys(request),
             ended = written => Input::Written(ended),
+            ended = self.keyring_keeper.ended() => Input::KeyringWritten(ended),
             () = sleep(pause) => Input::Time,
         }
     }
@@ -197,7 +213,8 @@ impl Driver {
         let view = self.viewed_at + if self.view_stale { VIEW_GAP } else { VIEW_PERIOD };
         let accept = (self.accept_not_before > now).then_some(self.accept_not_before);
         let write = self.keeper.as_ref().and_then(Keeper::due);
-        let due = [self.plane.poll_timeout(), self.stop_at, accept, write].into_iter().flatten().min();
+        let keys = self.keyring_keeper.due();
+        let due = [self.plane.poll_timeout(), self.stop_at, accept, write, keys].into_iter().flatten().min();
         due.map_or(view, |due| due.min(view))
     }
 
@@ -227,6 +244,10 @@ impl Driver {
             }
             Input::Hint(hint) => self.plane.handle_command(now, Command::Hint(hint)),
             Input::Command(command) => self.plane.handle_command(now, command),
+            Input::Keys(KeysRequest { order, force, reply }) => {
+                // Whoever asked may have gone.
+                let _ = reply.send(self.plane.order_keys(now, &order, force));
+            }
             Input::Shutdown(Goodbye::Leave) => {
                 self.plane.handle_command(now, Command::Leave);
                 self.stop_at = Some(now + self.leave_linger);
@@ -235,6 +256,11 @@ impl Driver {
             Input::Written(ended) => {
                 if let Some(keeper) = &mut self.keeper {
                     keeper.end(now, ended, &self.counters);
+                }
+            }
+            Input::KeyringWritten(ended) => {
+                if let Some((file, kept)) = self.keyring_keeper.end(now, ended, &self.counters) {
+                    self.plane.handle_command(now, Command::KeyringKept { file, kept });
                 }
             }
         }
@@ -312,6 +338,7 @@ impl Driver {
             changed
         });
         self.tell_engine();
+        self.keep_keyring(now);
         let mut fatal = None;
         while let Some(event) = self.plane.poll_event() {
             report::log(&event);
@@ -342,6 +369,24 @@ impl Driver {
         }
         let drained = self.plane.is_drained();
         self.outputs.drained.send_if_modified(|told| std::mem::replace(told, drained) != drained);
+    }
+
+    /// New keys go to disk, and are handed on once they are in use.
+    fn keep_keyring(&mut self, now: Duration) {
+        if let Some(file) = self.plane.poll_keyring() {
+            self.keyring_keeper.want(file);
+        }
+        if self.keyring_keeper.due().is_some_and(|due| due <= now) {
+            self.keyring_keeper.start();
+        }
+        let keyring = self.plane.keyring();
+        self.outputs.keyring.send_if_modified(|told| {
+            let changed = told != keyring;
+            if changed {
+                *told = keyring.clone();
+            }
+            changed
+        });
     }
 
     fn note_change(&mut self) {

@@ -13,6 +13,7 @@
 //! | `streams` | framed exchanges over TCP, bounded in number, size and time |
 //! | `seeds` | resolves the seeds and joins them until this member belongs to the cluster |
 //! | `ownership` | what the ownership engine and the request path say and hear, in `claimed` ownership |
+//! | `keyring_file` | the keys this member starts with, replaced when the cluster's keys change |
 //! | `record_file` | the records that let a whole cluster restart with a node still down |
 //! | `report` | what the plane tells, as log lines |
 
@@ -20,6 +21,7 @@ mod bind;
 pub mod clock;
 mod driver;
 mod error;
+mod keyring_file;
 mod member;
 mod ownership;
 mod record_file;
@@ -34,8 +36,11 @@ pub use member::{Goodbye, Member, MemberOptions};
 pub use ownership::{ClaimFeed, MemberHandle};
 pub use record_file::RecordFileError;
 pub use ringway_control::{
-    Binding, ClaimHint, ClusterView, FatalReason, MemberKind, MemberStatus, NodeRecord, Nonce, Order,
-    OrderPhase, OwnershipView, Pause, PlaneEvent, PlaneStats, Readiness,
+    Binding, ClaimHint, ClusterView, FatalReason, KeyHolder, KeyOrder, KeyRefusal, KeyringView, KeysOrdered,
+    MemberKind, MemberStatus, NodeRecord, Nonce, Order, OrderPhase, OwnershipView, Pause, PlaneEvent,
+    PlaneStats, Readiness,
 };
-pub use ringway_gossip::{Key, Keyring, NONCE_BYTES, PURPOSE_BYTES, SEAL_BYTES, Unopened};
+pub use ringway_gossip::{
+    KEYS_MAX, Key, KeyId, KeyMark, Keyring, NONCE_BYTES, PURPOSE_BYTES, SEAL_BYTES, Unopened,
+};
 pub use stats::MemberStats;

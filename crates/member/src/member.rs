@@ -19,8 +19,9 @@ use tokio::task::{AbortHandle, JoinHandle};
 
 use crate::bind::{advertise_ip, bind};
 use crate::clock::Clock;
-use crate::driver::{Driver, Outputs};
+use crate::driver::{Driver, Keepers, Outputs};
 use crate::error::{Fatal, StartError};
+use crate::keyring_file::KeyringKeeper;
 use crate::ownership::{ClaimFeed, MemberHandle, link};
 use crate::record_file::{self, Keeper};
 use crate::seeds::{Jitter, keep_joining, resolve_once};
@@ -38,6 +39,11 @@ pub struct MemberOptions {
     pub gossip: Config,
     /// Keys of the gossip group.
     pub keyring: Keyring,
+    /// The file they come from, which is replaced when the cluster's keys change. Without one the member follows such
+    /// changes too, and nobody counts on its having the keys in its next life.
+    pub keyring_file: Option<PathBuf>,
+    /// Which version of the cluster's keyring the file holds ([`ringway_gossip::KeyringFile`]); 0 when a person wrote it.
+    pub keyring_version: u64,
     /// This member's name: a node's id, or any name of the same syntax.
     pub id: NodeId,
     /// Which life of it: greater than in every earlier one. A member that keeps nothing on disk takes
@@ -102,6 +108,8 @@ impl MemberOptions {
             settings,
             gossip: Config::default(),
             keyring: Keyring::none(),
+            keyring_file: None,
+            keyring_version: 0,
             id,
             generation,
             kind,
@@ -143,6 +151,7 @@ pub struct Member {
     wishes: watch::Receiver<Arc<Wishes>>,
     formed: watch::Receiver<Option<ClusterUuid>>,
     drained: watch::Receiver<bool>,
+    keyring: watch::Receiver<Keyring>,
     events: broadcast::Sender<PlaneEvent>,
     handle: MemberHandle,
     /// Until somebody takes it.
@@ -184,6 +193,7 @@ impl Member {
                 addr: advertised,
             },
             keyring: options.keyring,
+            keyring_on_disk: options.keyring_file.as_ref().map(|_| options.keyring_version),
             seed,
             kind: options.kind,
             local: options.local.map(|record| reachable_record(record, advertised.ip())),
@@ -210,6 +220,7 @@ impl Member {
         let (wishes_in, wishes) = watch::channel(Arc::default());
         let (formed_in, formed) = watch::channel(plane.formed());
         let (drained_in, drained) = watch::channel(false);
+        let (keyring_in, keyring) = watch::channel(plane.keyring().clone());
         let (handle, claims, inbox) = link(&counters);
         let events = inbox.events.clone();
         let (fatal_in, fatal) = watch::channel(None);
@@ -224,10 +235,13 @@ impl Member {
             wishes: wishes_in,
             formed: formed_in,
             drained: drained_in,
+            keyring: keyring_in,
             join_wanted: join_wanted_in,
         };
         let keeper = options.record_file.map(|path| Keeper::new(path, cluster.to_string()));
-        let driver = Driver::new(plane, sockets, outputs, inbox, keeper, Arc::clone(&counters), leave_linger);
+        let keepers = Keepers { records: keeper, keyring: KeyringKeeper::new(options.keyring_file) };
+        let driver =
+            Driver::new(plane, sockets, outputs, inbox, keepers, Arc::clone(&counters), leave_linger);
         let driver = tokio::spawn(driver.run(joins, shutdowns));
         let jitter = Jitter(seed);
         let seeds =
@@ -242,6 +256,7 @@ impl Member {
             wishes,
             formed,
             drained,
+            keyring,
             events,
             handle,
             claims: Mutex::new(Some(claims)),
@@ -315,6 +330,12 @@ impl Member {
     #[must_use]
     pub fn drained(&self) -> watch::Receiver<bool> {
         self.drained.clone()
+    }
+
+    /// The keys in use, newest only: those of the start, until the cluster's keys change.
+    #[must_use]
+    pub fn keyring(&self) -> watch::Receiver<Keyring> {
+        self.keyring.clone()
     }
 
     /// What happens from now on. A listener that falls far behind misses the oldest events, and is told how many.

@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | engine → member | [`MemberHandle::announce`] | the latest claim per partition waits: nothing is lost |
 //! | router → member | [`MemberHandle::hint`] | dropped and counted: a hint is worth little |
+//! | operator → member | [`MemberHandle::order_keys`] | waits for room, and for the answer |
 //! | operator → member | [`MemberHandle::order`], [`pause`](MemberHandle::pause), [`stopping`](MemberHandle::stopping) | waits for room |
 //! | member → engine | [`ClaimFeed`] | the latest claim per partition waits in the plane |
 
@@ -12,9 +13,11 @@ use std::collections::btree_map::Entry;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use ringway_control::ownership::Claim;
-use ringway_control::{ClaimHint, Command, Nonce, Order, Pause, PlaneEvent};
+use ringway_control::{
+    ClaimHint, Command, KeyOrder, KeyRefusal, KeysOrdered, Nonce, Order, Pause, PlaneEvent,
+};
 use ringway_topology::Partition;
-use tokio::sync::{Notify, broadcast, mpsc};
+use tokio::sync::{Notify, broadcast, mpsc, oneshot};
 
 use crate::stats::Counters;
 
@@ -35,7 +38,16 @@ pub struct MemberHandle {
     announced: Arc<Announced>,
     hints: mpsc::Sender<ClaimHint>,
     commands: mpsc::Sender<Command>,
+    keys: mpsc::Sender<KeysRequest>,
     counters: Arc<Counters>,
+}
+
+/// An order about the cluster's keys, and where its outcome goes.
+#[derive(Debug)]
+pub(crate) struct KeysRequest {
+    pub(crate) order: KeyOrder,
+    pub(crate) force: bool,
+    pub(crate) reply: oneshot::Sender<Result<KeysOrdered, KeyRefusal>>,
 }
 
 impl MemberHandle {
@@ -76,6 +88,18 @@ impl MemberHandle {
         self.command(Command::Started(nonce)).await;
     }
 
+    /// Orders something of the cluster's keys, from the keyring that is in use here now. `None` when the member has
+    /// stopped.
+    ///
+    /// # Errors
+    /// Why it is refused; nothing was said to anybody. With `force` it is done although members may be left behind, which
+    /// the outcome names: they must be given the keyring file of another member by hand.
+    pub async fn order_keys(&self, order: KeyOrder, force: bool) -> Option<Result<KeysOrdered, KeyRefusal>> {
+        let (reply, outcome) = oneshot::channel();
+        self.keys.send(KeysRequest { order, force, reply }).await.ok()?;
+        outcome.await.ok()
+    }
+
     async fn command(&self, command: Command) {
         // A member that has stopped needs no telling.
         let _ = self.commands.send(command).await;
@@ -105,6 +129,7 @@ pub(crate) struct Inbox {
     pub(crate) announced: Arc<Announced>,
     pub(crate) hints: mpsc::Receiver<ClaimHint>,
     pub(crate) commands: mpsc::Receiver<Command>,
+    pub(crate) keys: mpsc::Receiver<KeysRequest>,
     pub(crate) claims: mpsc::Sender<Arc<Claim>>,
     pub(crate) events: broadcast::Sender<PlaneEvent>,
 }
@@ -114,15 +139,17 @@ pub(crate) fn link(counters: &Arc<Counters>) -> (MemberHandle, ClaimFeed, Inbox)
     let announced = Arc::new(Announced::default());
     let (hints_in, hints) = mpsc::channel(HINTS_WAITING_MAX);
     let (commands_in, commands) = mpsc::channel(COMMANDS_WAITING_MAX);
+    let (keys_in, keys) = mpsc::channel(COMMANDS_WAITING_MAX);
     let (claims, claims_out) = mpsc::channel(CLAIMS_UNDER_WAY_MAX);
     let handle = MemberHandle {
         announced: Arc::clone(&announced),
         hints: hints_in,
         commands: commands_in,
+        keys: keys_in,
         counters: Arc::clone(counters),
     };
     let events = broadcast::Sender::new(EVENTS_BEHIND_MAX);
-    (handle, ClaimFeed(claims_out), Inbox { announced, hints, commands, claims, events })
+    (handle, ClaimFeed(claims_out), Inbox { announced, hints, commands, keys, claims, events })
 }
 
 /// Claims to be spread: the latest of every partition.

@@ -116,6 +116,22 @@ pub(crate) fn log(event: &PlaneEvent) {
             tracing::info!(node = %order.node, phase = %order.phase, weight, by, "a node was given an order");
         }
         PlaneEvent::Paused(pause) => tracing::info!(paused = pause.paused, by = pause.by, "moves"),
+        PlaneEvent::KeyringChanged { version, keys } => {
+            let keys = keys.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+            tracing::info!(version, keys, "the cluster's keyring changed; the first key seals");
+        }
+        PlaneEvent::KeyringNotKept { version, error } => {
+            tracing::error!(
+                version,
+                error,
+                "the cluster's keyring is in use and not in gossip.keyring_file: a restart would come back with the keys \
+                 that are there, and orders wait for this member; make the file and its directory writable for this \
+                 process, it is tried again"
+            );
+        }
+        PlaneEvent::KeyringKept { version } => {
+            tracing::info!(version, "the cluster's keyring is in gossip.keyring_file now");
+        }
         PlaneEvent::EvictedReturned { id } => {
             tracing::warn!(node = %id, "an evicted node is back; it stays out until it is ordered active");
         }

@@ -65,6 +65,10 @@ counters! {
     record_file_writes,
     /// Times it could not be written.
     record_file_errors,
+    /// Times a keyring of the cluster was put into the keyring file, or found there.
+    keyring_file_writes,
+    /// Times it could not be: a restart would come back with older keys.
+    keyring_file_errors,
     /// Claims from refusals dropped because too many were waiting.
     hints_dropped,
 }

@@ -187,6 +187,22 @@ fn plane_event(event: &PlaneEvent) -> Option<Words> {
             about("paused", &"", format!("no move begins, by {}", pause.by))
         }
         PlaneEvent::Paused(pause) => about("resumed", &"", format!("moves begin again, by {}", pause.by)),
+        PlaneEvent::KeyringChanged { version, keys } => {
+            let keys = keys.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+            let text =
+                format!("version {version} of the keyring is in use here: {keys}; the first key seals");
+            about("keyring_changed", &"", text)
+        }
+        PlaneEvent::KeyringNotKept { version, error } => {
+            let text = format!(
+                "version {version} of the keyring is in use and not in the keyring file: {error}; a restart would come back \
+                 with the keys that are there"
+            );
+            about("keyring_not_kept", &"", text)
+        }
+        PlaneEvent::KeyringKept { version } => {
+            about("keyring_kept", &"", format!("version {version} of the keyring is in the keyring file now"))
+        }
         PlaneEvent::EvictedReturned { id } => about(
             "evicted_returned",
             id,

@@ -164,6 +164,7 @@ fn member_plane(
         gossip: cluster.gossip.clone(),
         identity: Identity { id: id.into(), generation, addr: address_of(place) },
         keyring: Keyring::none(),
+        keyring_on_disk: None,
         seed,
         kind: MemberKind::Router,
         local: None,

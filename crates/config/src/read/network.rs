@@ -2,10 +2,10 @@
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use ringway_gossip::Keyring;
+use ringway_gossip::{Keyring, KeyringFile};
 use ringway_proxy::edge::{CertificateFiles, EdgeOptions, TlsOptions};
 
 use crate::problem::echo;
@@ -103,6 +103,8 @@ fn gossip(root: &Section<'_>) -> GossipSettings {
     let mut settings = GossipSettings {
         seeds: Vec::new(),
         keyring: Keyring::none(),
+        keyring_file: None,
+        keyring_version: 0,
         config: ringway_gossip::Config::default(),
     };
     let keys = [
@@ -126,8 +128,11 @@ fn gossip(root: &Section<'_>) -> GossipSettings {
     for item in section.field("seeds").map(|field| field.items(SEEDS_MAX)).unwrap_or_default() {
         settings.seeds.extend(seed(&item));
     }
-    if let Some(keyring) = section.field("keyring_file").and_then(|field| keyring(&field)) {
+    if let Some((path, file)) = section.field("keyring_file").and_then(|field| keyring(&field)) {
+        let KeyringFile { keyring, version } = file;
         settings.keyring = keyring;
+        settings.keyring_file = Some(path);
+        settings.keyring_version = version;
     }
     timers(&section, &mut settings.config);
     settings
@@ -191,11 +196,11 @@ fn timers(section: &Section<'_>, config: &mut ringway_gossip::Config) {
     }
 }
 
-/// The keys in a keyring file. Their text reaches no message.
-fn keyring(field: &Field<'_>) -> Option<Keyring> {
+/// A keyring file and what it holds. The text of the keys reaches no message.
+fn keyring(field: &Field<'_>) -> Option<(PathBuf, KeyringFile)> {
     let text = secret_file(field, field.text()?, "one 32-byte key per line, in hex or base64")?;
-    match Keyring::parse(&text) {
-        Ok(keyring) => Some(keyring),
+    match KeyringFile::parse(&text) {
+        Ok(file) => Some((PathBuf::from(field.text()?), file)),
         Err(error) => {
             field
                 .refuse(format!("the keyring `{}` cannot be used: {error}", echo(field.text()?)))

@@ -9,7 +9,7 @@ use ringway_gossip::Event;
 use super::Plane;
 use crate::directory::{Change, Refusal};
 use crate::records::claim::CLAIM_KEY_PREFIX;
-use crate::records::{BOOTSTRAP_KEY, RecordProblem, START_KEY_PREFIX, is_lasting};
+use crate::records::{BOOTSTRAP_KEY, KEYRING_KEY, RecordProblem, START_KEY_PREFIX, is_lasting};
 use crate::view::{FatalReason, PlaneEvent};
 
 impl Plane {
@@ -106,6 +106,9 @@ impl Plane {
         if key == BOOTSTRAP_KEY {
             return self.absorb_bootstrap(now, value);
         }
+        if key == KEYRING_KEY {
+            return self.absorb_keyring(version, value);
+        }
         if key.starts_with(START_KEY_PREFIX) {
             return self.absorb_start(key, value);
         }
@@ -116,6 +119,10 @@ impl Plane {
                 self.note_eligible();
             }
             Ok(Change::Member) => self.note_eligible(),
+            Ok(Change::Keys) => {
+                self.view_changed = true;
+                return;
+            }
             Ok(Change::Binding) => {
                 self.claimed.iter_mut().for_each(|claimed| claimed.formation.note());
             }

@@ -23,6 +23,7 @@
 //! | `settle` | whether this member may serve, and what it says of itself |
 //! | `publish` | maps and wishes |
 //! | `starts` | whether this member's data directory is the newest one of its store |
+//! | `keys` | the keys of the cluster: to disk first, then in use |
 //! | `claimed` | the forming of the cluster, claims and hints, what operators say |
 //!
 //! *Invariants.* While it is open whether another process has this member's id, a member that does not serve yet
@@ -33,6 +34,7 @@
 
 mod absorb;
 mod claimed;
+mod keys;
 mod options;
 mod publish;
 mod settle;
@@ -44,6 +46,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use claimed::Claimed;
+use keys::Keys;
 use options::check;
 use ringway_gossip::{Gossip, Identity, State, Transmit};
 use ringway_topology::{ClusterSettings, ClusterUuid, Map, NODES_MAX, NodeId, Ownership};
@@ -85,6 +88,7 @@ pub struct Plane {
     own: OwnRecords,
     owners: Owners,
     claimed: Option<Claimed>,
+    keys: Keys,
 
     gate: Gate,
     gate_stale: bool,
@@ -126,6 +130,7 @@ impl Plane {
     pub fn new(options: PlaneOptions, now: Duration) -> Result<Self, PlaneError> {
         check(&options)?;
         let claimed = (options.settings.ownership == Ownership::Claimed).then(|| Claimed::new(&options));
+        let keys = Keys::new(&options);
         let PlaneOptions { settings, gossip, identity, keyring, seed, .. } = options;
         let settings = Arc::new(settings);
         let terms = settings.terms().into_bytes();
@@ -138,6 +143,7 @@ impl Plane {
             own: OwnRecords::new(identity.generation),
             owners: Owners::new(&settings),
             claimed,
+            keys,
             gate_due: gate.due(),
             gate,
             gate_stale: true,
@@ -175,6 +181,7 @@ impl Plane {
             plane.say(now, record.key(), record.encode()).map_err(PlaneError::OwnRecord)?;
         }
         plane.say_member_record(now).map_err(PlaneError::OwnRecord)?;
+        plane.say_keys_of_the_start(now);
         plane.pump(now);
         Ok(plane)
     }
@@ -235,6 +242,7 @@ impl Plane {
             Command::Hint(hint) => self.take_hint(now, &hint),
             Command::Order(order) => self.decree(now, order.key(), order.encode()),
             Command::Pause(pause) => self.decree(now, PAUSE_KEY.to_owned(), pause.encode()),
+            Command::KeyringKept { file, kept } => self.keyring_kept(now, &file, kept),
             Command::Started(nonce) => self.tell_start(now, nonce),
             Command::Stopping => self.stop(now),
         }
@@ -374,6 +382,7 @@ impl Plane {
             stats: self.gossip.stats().clone(),
             plane: self.counters(),
             ownership: self.ownership_view(),
+            keyring: self.keyring_view(),
             confirmed_at: self.confirmed_at,
             taken_at: now,
         }

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ringway_gossip::{Config, Identity, Keyring};
+use ringway_gossip::{Config, Identity, Keyring, KeyringFile};
 use ringway_topology::settings::CONTRACT_VERSION;
 use ringway_topology::{ClusterSettings, ClusterUuid, Epoch, NODES_MAX, NodeId, Owner, Ownership, Partition};
 use thiserror::Error;
@@ -52,6 +52,10 @@ pub struct PlaneOptions {
     pub identity: Identity,
     /// Keys of the gossip group.
     pub keyring: Keyring,
+    /// Which version of the cluster's keyring they are by the file they come from
+    /// ([`KeyringFile`]); `None` when they come from no file, so that nobody may count on this member having them in its
+    /// next life.
+    pub keyring_on_disk: Option<u64>,
     /// Seed of all randomness.
     pub seed: u64,
     /// Whether this member can own partitions.
@@ -126,6 +130,14 @@ pub enum Command {
     Order(Order),
     /// Spread whether moves may begin.
     Pause(Pause),
+    /// A keyring from [`Plane::poll_keyring`](super::Plane::poll_keyring) is in this member's keyring file now, or could not
+    /// be put there, for the reason given. To be said again when a later try succeeds.
+    KeyringKept {
+        /// Which.
+        file: KeyringFile,
+        /// Whether it is on disk.
+        kept: Result<(), String>,
+    },
     /// Tell the start of this life, whose nonce is on disk: once this member is ready.
     Started(Nonce),
     /// This node is going to stop: tell the others not to count on it, and hand over what it leads.

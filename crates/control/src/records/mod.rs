@@ -12,9 +12,11 @@
 //! | `order/<id>` | [`Order`]: an operator's word on a node | the placement | yes |
 //! | `pause` | [`Pause`]: whether moves may begin | the owners | yes |
 //! | `start/<id>` | [`StartRecord`]: the latest start of a store | its node, for older copies of its directory | yes |
+//! | `keyring` | the keys of the cluster: see [`keyring`] | everybody who has a key | no |
+//! | `keyring/<id>` | [`KeptKeys`]: which keys a member has on disk | orders about the keys | no |
 //!
 //! A lasting record is kept by every member for its next life. Claims are not: owners keep their own, with what they
-//! promised, and say them again when they start.
+//! promised, and say them again when they start. Nor are the keys: the keyring file is what is left of them.
 //!
 //! All start with a format byte. A reader refuses a format it does not know, a value cut short, and anything
 //! after the last field: [`RecordProblem`] says which. Nothing here panics on any input.
@@ -22,6 +24,7 @@
 pub mod claim;
 mod codec;
 mod formation;
+pub mod keyring;
 mod orders;
 mod start;
 
@@ -34,6 +37,7 @@ use thiserror::Error;
 pub use formation::{
     BINDING_KEY_PREFIX, BOOTSTRAP_KEY, BOOTSTRAP_NODES_MAX, Binding, BindingRecord, BootstrapRecord, Founder,
 };
+pub use keyring::{KEPT_KEY_PREFIX, KEYRING_KEY, KeptKeys};
 pub use orders::{BY_TEXT_BYTES_MAX, ORDER_KEY_PREFIX, Order, OrderPhase, PAUSE_KEY, Pause};
 pub use start::{Nonce, START_KEY_PREFIX, StartRecord};
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use ringway_control::ownership::{Claim, Wishes};
 use ringway_control::plane::REPLACE_AFTER_DEFAULT;
 use ringway_control::{Command, MemberKind, NodeRecord, Plane, PlaneEvent, PlaneOptions};
-use ringway_gossip::{Config, Gossip, Identity, Keyring, Via};
+use ringway_gossip::{Config, Gossip, Identity, Keyring, KeyringFile, Via};
 use ringway_topology::settings::EPSILON_PPM_DEFAULT;
 use ringway_topology::{
     Algorithm, ClusterName, ClusterSettings, Map, NodeId, Ownership, PartitionCount, Phase, StoreId, Weight,
@@ -63,6 +63,7 @@ pub(crate) fn node(n: u8) -> PlaneOptions {
         gossip: Config::default(),
         identity: Identity { id: node_id(n).as_str().into(), generation: 1, addr: address(n) },
         keyring: Keyring::none(),
+        keyring_on_disk: None,
         seed: u64::from(n),
         kind: MemberKind::Node,
         local: Some(record(n)),
@@ -103,6 +104,9 @@ pub(crate) struct Member {
     /// Claims given to the engine, in order.
     pub(crate) claims: Vec<Arc<Claim>>,
     pub(crate) wishes: Vec<(Duration, Arc<Wishes>)>,
+    /// Its keyring file, once it wrote it.
+    pub(crate) keyring_file: Option<KeyringFile>,
+    pub(crate) disk_is_full: bool,
 }
 
 impl Member {
@@ -153,7 +157,15 @@ impl World {
         let plane = Plane::new(options, self.now).unwrap();
         self.members.insert(
             address,
-            Member { plane, maps: Vec::new(), events: Vec::new(), claims: Vec::new(), wishes: Vec::new() },
+            Member {
+                plane,
+                maps: Vec::new(),
+                events: Vec::new(),
+                claims: Vec::new(),
+                wishes: Vec::new(),
+                keyring_file: None,
+                disk_is_full: false,
+            },
         );
         self.collect(address);
         address
@@ -170,6 +182,13 @@ impl World {
     pub(crate) fn command(&mut self, at: SocketAddr, command: Command) {
         self.members.get_mut(&at).unwrap().plane.handle_command(self.now, command);
         self.collect(at);
+    }
+
+    /// What a call into a member gives, besides what follows from it.
+    pub(crate) fn with<T>(&mut self, at: SocketAddr, call: impl FnOnce(&mut Member, Duration) -> T) -> T {
+        let given = call(self.members.get_mut(&at).unwrap(), self.now);
+        self.collect(at);
+        given
     }
 
     pub(crate) fn join(&mut self, at: SocketAddr, seed: SocketAddr) {
@@ -283,6 +302,13 @@ impl World {
     fn collect(&mut self, at: SocketAddr) {
         let now = self.now;
         let member = self.members.get_mut(&at).unwrap();
+        while let Some(file) = member.plane.poll_keyring() {
+            let kept = if member.disk_is_full { Err("it is full".to_owned()) } else { Ok(()) };
+            if kept.is_ok() {
+                member.keyring_file = Some(file.clone());
+            }
+            member.plane.handle_command(now, Command::KeyringKept { file, kept });
+        }
         let mut sent = Vec::new();
         while let Some(transmit) = member.plane.poll_transmit() {
             sent.push(transmit);

@@ -9,11 +9,17 @@ use crate::{DeadCause, Event, Key, KeyId, Keyring};
 /// The record by which these tests spread a ring, as the program above does it by one of its own.
 const RING: &str = "ring";
 
+fn read(bytes: &[u8]) -> Keyring {
+    let mut ring = Keyring::none();
+    bytes[1..].as_chunks().0.iter().for_each(|secret| ring.install(Key::new(*secret)).unwrap());
+    ring
+}
+
 /// Every running member takes the ring that its record holds.
 fn follow(cluster: &mut Cluster) {
     let running: Vec<usize> = cluster.running().map(|(at, _)| at).collect();
     for at in running {
-        let wanted = cluster.value(at, RING).and_then(|bytes| Keyring::from_bytes(&bytes));
+        let wanted = cluster.value(at, RING).map(|bytes| read(&bytes));
         if let Some(wanted) = wanted.filter(|wanted| wanted != cluster.nodes[at].gossip.keyring()) {
             cluster.with(at, |gossip, _| gossip.set_keyring(wanted));
         }

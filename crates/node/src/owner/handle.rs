@@ -7,7 +7,7 @@ use std::time::Duration;
 use ringway_control::ownership::{
     Admission, Claim, Event, MoveProgress, Ownership, PartitionStatus, Wishes, WriteOutcome, WriteRequest,
 };
-use ringway_member::{Member, MemberHandle};
+use ringway_member::{Keyring, Member, MemberHandle};
 use ringway_topology::{Epoch, Partition};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::task::AbortHandle;
@@ -16,6 +16,7 @@ use super::engine::{Forced, Request};
 use super::mailbox::Mailbox;
 use super::permits::ReadTable;
 use super::stats::{Counters, OwnerStats};
+use crate::peer::seal::Sealer;
 use crate::replica::PartitionStats;
 
 /// Between two looks at what is still led, in a hand-over.
@@ -45,6 +46,7 @@ pub struct OwnerHandle {
     pub(crate) stats_of: Arc<dyn Fn(Partition) -> PartitionStats + Send + Sync>,
     pub(crate) peer_addr: SocketAddr,
     pub(crate) takes_part: Arc<watch::Sender<bool>>,
+    pub(crate) keys: Sealer,
 }
 
 impl std::fmt::Debug for OwnerHandle {
@@ -73,6 +75,12 @@ impl OwnerHandle {
     #[must_use]
     pub fn takes_part(&self) -> bool {
         *self.takes_part.borrow()
+    }
+
+    /// Seals and opens peer traffic with keys derived from these from now on. Copies under way end under the keys they
+    /// began with. A change from no keys to some, or back, takes a restart of every node.
+    pub fn set_keyring(&self, keyring: &Keyring) {
+        self.keys.set_keyring(keyring);
     }
 
     /// Takes in decided claims, heard from gossip or derived from the bootstrap record. Never blocks; old news is

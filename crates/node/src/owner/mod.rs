@@ -103,7 +103,8 @@ pub struct OwnerParts {
     pub cluster: ClusterName,
     /// This life of the node: larger than every earlier one's ([`crate::Identity::generation`]).
     pub generation: u64,
-    /// The keys of gossip; those of peer traffic are derived from them. Without a key nothing is sealed.
+    /// The keys of gossip at the start; those of peer traffic are derived from them. Without a key nothing is sealed.
+    /// When they change: [`OwnerHandle::set_keyring`].
     pub keyring: Keyring,
     /// Whether the owner only stands by until [`OwnerHandle::take_part`]: what its disk remembers may be older than
     /// what it promised, and nobody must be answered from that.
@@ -176,6 +177,7 @@ impl OwnerThreads {
         let events = broadcast::Sender::new(EVENTS_BEHIND_MAX);
         let reads = Arc::new(ReadTable::new(snapshot.load().settings().partitions));
         let sealer = Sealer::new(parts.cluster, me.clone(), &parts.keyring);
+        let keys = sealer.clone();
         let stats_of = {
             let store = Arc::clone(&store);
             Arc::new(move |partition| store.partition_stats(partition))
@@ -191,6 +193,7 @@ impl OwnerThreads {
             stats_of,
             peer_addr,
             takes_part: Arc::new(part_in),
+            keys,
         };
 
         let runtime = peers.handle().clone();

@@ -226,7 +226,7 @@ impl<S: ReplicaStore> Pull<S> {
         let source = &self.tag.source;
         let addr = address(&self.snapshot, source).map_err(|error| error.to_string())?;
         let ask = Ask::new(self.partition, self.tag.clone()).map_err(|error| error.to_string())?;
-        let request = self.sealer.request(Purpose::Export, source, &ask.encode());
+        let request = self.sealer.request(Purpose::Export, source, 0, &ask.encode());
         let request = request.map_err(|error| error.to_string())?;
         let mut connection = Connection::open(addr).await.map_err(|error| error.to_string())?;
         let answer = connection.post(EXPORT_PATH, Full::from(request), ANSWER_TIMEOUT).await;
@@ -234,7 +234,7 @@ impl<S: ReplicaStore> Pull<S> {
         if answer.status() != StatusCode::OK {
             return Err(refusal(addr, answer, ANSWER_TIMEOUT).await.to_string());
         }
-        let seal = self.sealer.stream(source, &self.sealer.me, &ask);
+        let seal = self.sealer.stream(source, &self.sealer.me, &ask, None);
         Ok((connection, answer.into_body(), seal))
     }
 

@@ -10,10 +10,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::StatusCode;
 use ringway_control::ownership::wire::{BATCH_BYTES_MAX, BATCH_MESSAGES_MAX, put_message};
 use ringway_control::ownership::{Entry, Message};
+use ringway_member::KEYS_MAX;
 use ringway_topology::{Owner, SnapshotCell};
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use super::client::{Connection, PeerError, address};
 use super::seal::{Purpose, Sealer};
@@ -27,6 +30,9 @@ pub(crate) const OUTBOX_BYTES_MAX: usize = 64 << 20;
 /// First pause after a failure; doubles up to [`BACKOFF_MAX`].
 const BACKOFF_MIN: Duration = Duration::from_millis(10);
 const BACKOFF_MAX: Duration = Duration::from_secs(1);
+/// How long a peer that could not open what was said is spoken to under another key of the ring. It hears of the keys it
+/// lacks by gossip, within seconds.
+const OTHER_KEY_TIME: Duration = Duration::from_secs(5);
 
 /// What is to be said to one peer. It stays here until it is released, so that batches to all peers go at one time.
 #[derive(Debug, Default)]
@@ -164,6 +170,9 @@ struct State {
     messages: usize,
     backoff: Duration,
     failing: bool,
+    /// How many keys further than the one in use the peer is spoken to under, and until when.
+    turn: usize,
+    turned_until: Instant,
 }
 
 /// What comes next.
@@ -181,8 +190,15 @@ enum Next {
 impl Link {
     /// Runs until the outbox is closed.
     pub(crate) async fn run(self) {
-        let mut state =
-            State { way: Way::None, batches: 0, messages: 0, backoff: BACKOFF_MIN, failing: false };
+        let mut state = State {
+            way: Way::None,
+            batches: 0,
+            messages: 0,
+            backoff: BACKOFF_MIN,
+            failing: false,
+            turn: 0,
+            turned_until: Instant::now(),
+        };
         loop {
             let next = self.next(&mut state).await;
             let closes = matches!(next, Next::Close);
@@ -220,8 +236,11 @@ impl Link {
         state.batches += 1;
         state.messages += batch.len();
         let addr = address(&self.snapshot, &self.to)?;
-        let frame =
-            frame(&self.sealer, &self.to, &batch).map_err(|why| PeerError::Unreachable { addr, why })?;
+        if state.turn > 0 && state.turned_until <= Instant::now() {
+            state.turn = 0;
+        }
+        let frame = frame(&self.sealer, &self.to, state.turn, &batch);
+        let frame = frame.map_err(|why| PeerError::Unreachable { addr, why })?;
         drop(batch);
         self.counters.sent_bytes.add(frame.len());
         let mut stream = match std::mem::take(&mut state.way) {
@@ -251,6 +270,11 @@ impl Link {
     fn fail(&self, state: &mut State, error: &PeerError) {
         state.way = Way::None;
         state.batches = 0;
+        // It may have been away while the keys changed, and has another one of ours.
+        if let PeerError::Refused { status: StatusCode::UNAUTHORIZED, .. } = error {
+            state.turn = (state.turn + 1) % KEYS_MAX;
+            state.turned_until = Instant::now() + OTHER_KEY_TIME;
+        }
         self.counters.unsent(unsent(error), std::mem::take(&mut state.messages));
         if !std::mem::replace(&mut state.failing, true) {
             tracing::warn!(peer = %self.to, %error, "messages do not reach the peer");
@@ -259,10 +283,10 @@ impl Link {
 }
 
 /// A batch, sealed, behind its length.
-fn frame(sealer: &Sealer, to: &Owner, batch: &[Message]) -> Result<Bytes, String> {
+fn frame(sealer: &Sealer, to: &Owner, turn: usize, batch: &[Message]) -> Result<Bytes, String> {
     let mut text = Vec::new();
     batch.iter().for_each(|message| put_message(&mut text, message));
-    let sealed = sealer.request(Purpose::Messages, to, &text).map_err(|error| error.to_string())?;
+    let sealed = sealer.request(Purpose::Messages, to, turn, &text).map_err(|error| error.to_string())?;
     let length = u32::try_from(sealed.len()).map_err(|error| error.to_string())?;
     Ok([&length.to_be_bytes(), sealed.as_slice()].concat().into())
 }
@@ -294,7 +318,7 @@ mod tests {
         let owner =
             |text: &str, store: u128| Owner { node: text.parse().unwrap(), store: StoreId(store << 112) };
         let sealer = Sealer::new("shop".parse().unwrap(), owner("n1", 0x3f9c), &Keyring::none());
-        let frame = frame(&sealer, &owner("n4", 0x09aa), &[]).unwrap();
+        let frame = frame(&sealer, &owner("n4", 0x09aa), 0, &[]).unwrap();
         NODE_CONTRACT.shows("stream", &[("stream", hex(&frame))]);
     }
 

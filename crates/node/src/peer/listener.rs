@@ -27,7 +27,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit, mpsc, onesho
 
 use super::export::send;
 use super::refusal::PeerRefusal;
-use super::seal::{Ask, Purpose, Sealer};
+use super::seal::{Ask, Opened, Purpose, Sealer};
 use super::stream::{Batches, STREAM_LIFE};
 use super::{EXPORT_PATH, MESSAGES_PATH};
 use crate::owner::engine::Request as EngineRequest;
@@ -210,9 +210,9 @@ impl<S: ReplicaStore> Listener<S> {
             Purpose::Export => {
                 let (bytes, permit) = self.body(body).await?;
                 self.counters.received_bytes.add(bytes.len());
-                let (to, text) = self.sealer.open(purpose, &bytes)?;
+                let asked = self.sealer.open(purpose, &bytes)?;
                 drop((bytes, permit));
-                self.export(to, &text).await
+                self.export(&asked).await
             }
         }
     }
@@ -224,7 +224,7 @@ impl<S: ReplicaStore> Listener<S> {
             let permit = self.room(length)?;
             let sealed = batches.take(length).await?;
             self.counters.received_bytes.add(length);
-            let (from, text) = self.sealer.open(Purpose::Messages, &sealed)?;
+            let Opened { from, text, .. } = self.sealer.open(Purpose::Messages, &sealed)?;
             drop(sealed);
             self.take_messages(from, &text).await?;
             drop(permit);
@@ -265,13 +265,13 @@ impl<S: ReplicaStore> Listener<S> {
     }
 
     /// Streams a partition to a joiner.
-    async fn export(&self, to: Owner, text: &[u8]) -> Result<Response<PeerBody>, PeerRefusal> {
-        let ask = Ask::decode(text)?;
+    async fn export(&self, asked: &Opened) -> Result<Response<PeerBody>, PeerRefusal> {
+        let ask = Ask::decode(&asked.text)?;
         self.check_export(&ask).await?;
         let permit = Arc::clone(&self.exports).try_acquire_owned().map_err(|_| PeerRefusal::Busy)?;
         let export = self.store.export(ask.partition).await;
         let export = export.map_err(|error| PeerRefusal::Store(error.to_string()))?;
-        let seal = self.sealer.stream(&self.sealer.me, &to, &ask);
+        let seal = self.sealer.stream(&self.sealer.me, &asked.from, &ask, asked.key);
         let body = send(&self.threads.copies, export, seal, Arc::clone(&self.counters), permit);
         let mut response = Response::new(boxed(body));
         let octets = HeaderValue::from_static("application/octet-stream");

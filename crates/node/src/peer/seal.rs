@@ -9,9 +9,11 @@
 //! it answers, the request's 16 random bytes, and the frame's number: frames cannot be changed, reordered, left out,
 //! doubled, or taken from another stream, and a stream that was cut short has no end frame.
 
+use std::sync::{Arc, PoisonError, RwLock};
+
 use ringway_control::ownership::CopyTag;
 use ringway_control::ownership::wire::{Head, put_export, read_export};
-use ringway_member::{Keyring, NONCE_BYTES, PURPOSE_BYTES, SEAL_BYTES};
+use ringway_member::{KeyMark, Keyring, NONCE_BYTES, PURPOSE_BYTES, SEAL_BYTES};
 use ringway_topology::{ClusterName, Owner, Partition};
 
 use super::refusal::PeerRefusal;
@@ -45,21 +47,41 @@ impl Purpose {
 /// What the frames of a stream are.
 const FRAME_LABEL: &[u8] = b"frame";
 
-/// Seals what this owner says and opens what it is told.
+/// Seals what this owner says and opens what it is told. Clones share the keys.
 #[derive(Debug, Clone)]
 pub(crate) struct Sealer {
     pub(crate) cluster: ClusterName,
     pub(crate) me: Owner,
-    /// Derived; empty when nothing is sealed.
-    keys: Keyring,
+    /// Derived; empty when nothing is sealed. They change with the cluster's keyring.
+    keys: Arc<RwLock<Arc<Keyring>>>,
+}
+
+/// What was opened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Opened {
+    pub(crate) from: Owner,
+    pub(crate) text: Vec<u8>,
+    /// What it was sealed with: an answer goes under the same key, as its sender may have no other.
+    pub(crate) key: Option<KeyMark>,
 }
 
 impl Sealer {
     pub(crate) fn new(cluster: ClusterName, me: Owner, keyring: &Keyring) -> Self {
-        Self { cluster, me, keys: keyring.derive(KEY_PURPOSE) }
+        let keys = Arc::new(RwLock::new(Arc::new(keyring.derive(KEY_PURPOSE))));
+        Self { cluster, me, keys }
     }
 
-    /// A request's body.
+    /// From now on with keys derived from these. Copies under way go on with the keys they began with.
+    pub(crate) fn set_keyring(&self, keyring: &Keyring) {
+        let keys = Arc::new(keyring.derive(KEY_PURPOSE));
+        *self.keys.write().unwrap_or_else(PoisonError::into_inner) = keys;
+    }
+
+    fn keys(&self) -> Arc<Keyring> {
+        Arc::clone(&self.keys.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// A request's body, under the key in use; `turn` keys further in the ring when the receiver had not that one.
     ///
     /// *Errors*: the operating system gave no random bytes.
     ///
@@ -68,24 +90,27 @@ impl Sealer {
         &self,
         purpose: Purpose,
         to: &Owner,
+        turn: usize,
         text: &[u8],
     ) -> Result<Vec<u8>, getrandom::Error> {
         let head = self.head(to);
+        let keys = self.keys();
         let mut out = Vec::with_capacity(head.len() + 1 + text.len() + SEAL_BYTES);
         out.extend_from_slice(&head);
-        if self.keys.is_empty() {
+        let Some(turned) = keys.marks().nth(turn % keys.marks().count().max(1)) else {
             out.push(0);
             out.extend_from_slice(text);
             return Ok(out);
-        }
+        };
         out.push(1);
         let context = [purpose.label(), &out].concat();
-        out.extend(self.keys.seal(random()?, &context, text).unwrap_or_default());
+        let sealed = keys.led_by(turned).seal(random()?, &context, text);
+        out.extend(sealed.unwrap_or_default());
         Ok(out)
     }
 
     /// Opens a request's body: who says what. Any bytes are fine.
-    pub(crate) fn open(&self, purpose: Purpose, bytes: &[u8]) -> Result<(Owner, Vec<u8>), PeerRefusal> {
+    pub(crate) fn open(&self, purpose: Purpose, bytes: &[u8]) -> Result<Opened, PeerRefusal> {
         let (Head { cluster, from, to }, rest) = Head::read(bytes)?;
         if cluster != self.cluster {
             return Err(PeerRefusal::Cluster { theirs: cluster, ours: self.cluster.clone() });
@@ -94,26 +119,30 @@ impl Sealer {
             return Err(PeerRefusal::Receiver { to, me: self.me.clone() });
         }
         let (mode, text) = rest.split_first().ok_or_else(|| PeerRefusal::Malformed("it is empty".into()))?;
-        match (mode, self.keys.is_empty()) {
-            (0, true) => Ok((from, text.to_vec())),
+        let keys = self.keys();
+        match (mode, keys.is_empty()) {
+            (0, true) => Ok(Opened { from, text: text.to_vec(), key: None }),
             (0, false) => Err(PeerRefusal::Unsealed),
             (1, true) => Err(PeerRefusal::NoKeyring),
             (1, false) => {
                 let clear = &bytes[..bytes.len() - text.len()];
                 let context = [purpose.label(), clear].concat();
-                self.keys.open(&context, text).map(|text| (from, text)).map_err(PeerRefusal::Seal)
+                let (text, key) = keys.open_by(&context, text).map_err(PeerRefusal::Seal)?;
+                Ok(Opened { from, text, key: Some(key) })
             }
             _ => Err(PeerRefusal::Malformed("it is neither plain nor sealed".into())),
         }
     }
 
-    /// The frames of the answer to `ask`, said by `from` to `to`.
-    pub(crate) fn stream(&self, from: &Owner, to: &Owner, ask: &Ask) -> FrameSeal {
+    /// The frames of the answer to `ask`, said by `from` to `to`, under the key that `ask` came under.
+    pub(crate) fn stream(&self, from: &Owner, to: &Owner, ask: &Ask, key: Option<KeyMark>) -> FrameSeal {
         let head = Head { cluster: self.cluster.clone(), from: from.clone(), to: to.clone() };
         let mut context = FRAME_LABEL.to_vec();
         head.put(&mut context);
         context.extend_from_slice(&ask.random);
-        FrameSeal { keys: self.keys.clone(), context, number: 0 }
+        let keys = self.keys();
+        let keys = key.map_or_else(|| Keyring::clone(&keys), |key| keys.led_by(key));
+        FrameSeal { keys, context, number: 0 }
     }
 
     fn head(&self, to: &Owner) -> Vec<u8> {
@@ -217,8 +246,9 @@ mod tests {
         let (a, b) = (owner("a", 1), owner("b", 2));
         let ours = sealer("shop", a.clone(), Some(1));
         let theirs = sealer("shop", b.clone(), Some(1));
-        let said = ours.request(Purpose::Messages, &b, b"hello").unwrap();
-        assert_eq!(theirs.open(Purpose::Messages, &said), Ok((a.clone(), b"hello".to_vec())));
+        let said = ours.request(Purpose::Messages, &b, 0, b"hello").unwrap();
+        let opened = theirs.open(Purpose::Messages, &said).unwrap();
+        assert_eq!((&opened.from, opened.text.as_slice()), (&a, b"hello".as_slice()));
         assert_eq!(
             theirs.open(Purpose::Export, &said),
             Err(PeerRefusal::Seal(Unopened::Tag)),
@@ -232,7 +262,7 @@ mod tests {
         assert_eq!(label(owner("b", 3), "shop", Some(1)), "wrong_receiver", "another disk");
         assert_eq!(label(b.clone(), "shop", Some(2)), "seal_broken");
         assert_eq!(label(b.clone(), "shop", None), "no_keyring");
-        let plain = sealer("shop", a, None).request(Purpose::Messages, &b, b"hello").unwrap();
+        let plain = sealer("shop", a, None).request(Purpose::Messages, &b, 0, b"hello").unwrap();
         assert_eq!(theirs.open(Purpose::Messages, &plain), Err(PeerRefusal::Unsealed));
         assert!(sealer("shop", b, None).open(Purpose::Messages, &plain).is_ok());
 
@@ -251,20 +281,50 @@ mod tests {
         let tag = CopyTag { epoch: Epoch(1), source: a.clone(), import: 1 };
         let ask = Ask::new(Partition(7), tag.clone()).unwrap();
         assert_eq!(Ask::decode(&ask.encode()), Ok(ask.clone()));
-        let mut out = sealer.stream(&a, &b, &ask);
+        let mut out = sealer.stream(&a, &b, &ask, None);
         let frames: Vec<Vec<u8>> = [b"one".as_slice(), b"two"].map(|text| out.seal(text).unwrap()).to_vec();
         let bare = |at: usize| &frames[at][4..];
 
-        let mut right = sealer.stream(&a, &b, &ask);
+        let mut right = sealer.stream(&a, &b, &ask, None);
         assert_eq!(right.open(bare(0)), Ok(b"one".to_vec()));
         assert_eq!(right.open(bare(1)), Ok(b"two".to_vec()));
-        assert_eq!(sealer.stream(&a, &b, &ask).open(bare(1)), Err(Unopened::Tag), "one is missing");
-        let mut doubled = sealer.stream(&a, &b, &ask);
+        assert_eq!(sealer.stream(&a, &b, &ask, None).open(bare(1)), Err(Unopened::Tag), "one is missing");
+        let mut doubled = sealer.stream(&a, &b, &ask, None);
         assert!(doubled.open(bare(0)).is_ok());
         assert_eq!(doubled.open(bare(0)), Err(Unopened::Tag));
         let other = Ask::new(Partition(7), tag).unwrap();
-        assert_eq!(sealer.stream(&a, &b, &other).open(bare(0)), Err(Unopened::Tag), "another request");
-        assert_eq!(sealer.stream(&b, &a, &ask).open(bare(0)), Err(Unopened::Tag), "another direction");
+        assert_eq!(sealer.stream(&a, &b, &other, None).open(bare(0)), Err(Unopened::Tag), "another request");
+        assert_eq!(sealer.stream(&b, &a, &ask, None).open(bare(0)), Err(Unopened::Tag), "another direction");
+    }
+
+    #[test]
+    fn a_peer_that_has_not_heard_of_the_key_in_use_is_spoken_to_and_answered_under_its_own() {
+        let (a, b) = (owner("a", 1), owner("b", 2));
+        let (ours, theirs) = (sealer("shop", a.clone(), Some(1)), sealer("shop", b.clone(), Some(1)));
+        let shared = ours.clone();
+        let mut rotated = Keyring::none();
+        [2, 1].into_iter().for_each(|key| rotated.install(Key::new([key; 32])).unwrap());
+        shared.set_keyring(&rotated);
+        let said = |turn| ours.request(Purpose::Messages, &b, turn, b"hello").unwrap();
+        let refused = theirs.open(Purpose::Messages, &said(0)).unwrap_err();
+        assert_eq!((refused.label(), refused.status().as_u16()), ("seal_broken", 401));
+        assert!(theirs.open(Purpose::Messages, &said(1)).is_ok());
+        assert!(theirs.open(Purpose::Messages, &said(2)).is_err(), "around, and to the key in use again");
+
+        let tag = CopyTag { epoch: Epoch(1), source: a.clone(), import: 1 };
+        let ask = Ask::new(Partition(7), tag).unwrap();
+        let request = theirs.request(Purpose::Export, &a, 0, &ask.encode()).unwrap();
+        let asked = ours.open(Purpose::Export, &request).unwrap();
+        let frame = ours.stream(&a, &b, &ask, asked.key).seal(b"one").unwrap();
+        assert_eq!(theirs.stream(&a, &b, &ask, None).open(&frame[4..]), Ok(b"one".to_vec()));
+        let fresh = ours.stream(&a, &b, &ask, None).seal(b"one").unwrap();
+        assert!(theirs.stream(&a, &b, &ask, None).open(&fresh[4..]).is_err());
+        // Once the old key is gone, nothing of it opens, and nothing is said under it.
+        let mut new = Keyring::none();
+        new.install(Key::new([2; 32])).unwrap();
+        shared.set_keyring(&new);
+        assert_eq!(ours.open(Purpose::Export, &request).unwrap_err().label(), "seal_broken");
+        assert!((0..3).all(|turn| theirs.open(Purpose::Messages, &said(turn)).is_err()));
     }
 
     /// The keyring of the examples in docs/NODE_CONTRACT.md, and who speaks there: `n1` to `n4`.
@@ -283,15 +343,15 @@ mod tests {
         let mine = Sealer::new("shop".parse().unwrap(), n1.clone(), &ring);
         let theirs = Sealer::new("shop".parse().unwrap(), n4.clone(), &ring);
         let derived = Keyring::parse(NODE_CONTRACT.value("sealing", "derived key")).unwrap();
-        assert_eq!(mine.keys, derived, "the key is derived as documented");
+        assert_eq!(*mine.keys(), derived, "the key is derived as documented");
 
         let text = NODE_CONTRACT.bytes("sealing", "text");
         let clear = [mine.head(&n4).as_slice(), &[1]].concat();
         let context = [Purpose::Messages.label(), &clear].concat();
-        let sealed = mine.keys.seal(nonce("sealing"), &context, &text).unwrap();
+        let sealed = mine.keys().seal(nonce("sealing"), &context, &text).unwrap();
         let body = [clear, sealed].concat();
         let derivation = [KEY_PURPOSE.as_slice(), b"subkey 1"].concat();
-        let ids: Vec<String> = mine.keys.ids().map(|id| id.to_string()).collect();
+        let ids: Vec<String> = mine.keys().ids().map(|id| id.to_string()).collect();
         NODE_CONTRACT.shows(
             "sealing",
             &[
@@ -305,7 +365,8 @@ mod tests {
                 ("body", hex(&body)),
             ],
         );
-        assert_eq!(theirs.open(Purpose::Messages, &body), Ok((n1, text)), "and it opens");
+        let opened = theirs.open(Purpose::Messages, &body).unwrap();
+        assert_eq!((opened.from, opened.text), (n1, text), "and it opens");
     }
 
     #[test]
@@ -317,10 +378,10 @@ mod tests {
         assert_eq!((ask.partition, &ask.tag), (Partition(4_711), &tag));
         NODE_CONTRACT.shows("export", &[("text", hex(&ask.encode()))]);
 
-        let mut frames = sealer.stream(&n1, &n4, &ask);
+        let mut frames = sealer.stream(&n1, &n4, &ask, None);
         let text = NODE_CONTRACT.bytes("frames", "start");
         let context = frames.next_context();
-        let sealed = sealer.keys.seal(nonce("sealed frame"), &context, &text).unwrap();
+        let sealed = sealer.keys().seal(nonce("sealed frame"), &context, &text).unwrap();
         let frame = [(sealed.len() as u32).to_be_bytes().as_slice(), &sealed].concat();
         NODE_CONTRACT.shows(
             "sealed frame",
@@ -330,6 +391,6 @@ mod tests {
                 ("frame", hex(&frame)),
             ],
         );
-        assert_eq!(sealer.stream(&n1, &n4, &ask).open(&frame[4..]), Ok(text), "and it opens");
+        assert_eq!(sealer.stream(&n1, &n4, &ask, None).open(&frame[4..]), Ok(text), "and it opens");
     }
 }

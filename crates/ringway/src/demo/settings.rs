@@ -137,6 +137,8 @@ fn gossip(seeds: &[String]) -> GossipSettings {
     GossipSettings {
         seeds: seeds.to_vec(),
         keyring: Keyring::none(),
+        keyring_file: None,
+        keyring_version: 0,
         config: ringway_gossip::Config::default(),
     }
 }

@@ -60,6 +60,25 @@ const HINTS_LAPSED: Family = Family {
     label: None,
 };
 
+const KEYRING_VERSION: Family = Family {
+    name: "keyring_version",
+    help: "Version of the cluster's keyring in use here; 0 without one, and while it is the one of the file as written by hand.",
+    kind: Kind::Gauge,
+    label: None,
+};
+const KEYRING_KEYS: Family = Family {
+    name: "keyring_keys",
+    help: "Keys in the keyring in use here; 0 without one.",
+    kind: Kind::Gauge,
+    label: None,
+};
+const KEYRING_UNCONFIRMED: Family = Family {
+    name: "keyring_members_unconfirmed",
+    help: "Members that are alive or may come back and have not said that they have this keyring on disk.",
+    kind: Kind::Gauge,
+    label: None,
+};
+
 /// Adds the control plane's families to a process's metrics.
 ///
 /// # Errors
@@ -74,6 +93,14 @@ pub(crate) fn observe(metrics: &Metrics, member: &Member) -> Result<(), Register
         let PlaneStats { claims_out_of_range, claim_conflicts, hints_refused, hints_lapsed, .. } = view.plane;
         let held_back = view.ownership.partitions_held_back as u64;
         let values = [held_back, claims_out_of_range, claim_conflicts, hints_refused, hints_lapsed];
+        values.into_iter().map(single).collect()
+    })?;
+    let views = member.views();
+    metrics.observe(vec![KEYRING_VERSION, KEYRING_KEYS, KEYRING_UNCONFIRMED], move || {
+        let view = Arc::clone(&views.borrow());
+        let values = view.keyring.as_ref().map_or([0; 3], |keyring| {
+            [keyring.version, keyring.marks.len() as u64, keyring.unconfirmed(false).count() as u64]
+        });
         values.into_iter().map(single).collect()
     })?;
     let (views, stats) = (member.views(), member.stats_reader());

@@ -177,6 +177,8 @@ fn membership(config: KvConfig, me: &Owner, data: &Node, identity: &Identity) ->
     let mut options = MemberOptions::node(cluster, record, identity.generation());
     options.gossip = gossip.config;
     options.keyring = gossip.keyring;
+    options.keyring_file = gossip.keyring_file;
+    options.keyring_version = gossip.keyring_version;
     options.seeds = gossip.seeds;
     options.bootstrap = node.bootstrap;
     options.gossip_listen = listen.gossip;

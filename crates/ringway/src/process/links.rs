@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use ringway_control::ClaimHint;
-use ringway_member::{Member, MemberHandle, Readiness};
+use ringway_member::{Keyring, Member, MemberHandle, Readiness};
 use ringway_node::owner::Tie;
 use ringway_node::{Identity, OwnerHandle};
 use ringway_proxy::ClaimHints;
@@ -30,7 +30,9 @@ pub(super) fn connect(
     let formed = tokio::spawn(keep_cluster(member.formed(), Arc::clone(&identity), failing.clone()));
     let mut tasks = vec![pass_hints(member, hints), formed];
     if let Some(owner) = owner.cloned() {
+        let keyring = member.keyring();
         let (readiness, member) = (member.readiness(), member.handle());
+        tasks.push(tokio::spawn(pass_keys(keyring, owner.clone())));
         tasks.push(tokio::spawn(take_part(readiness, member, owner, identity, failing)));
     }
     Links { tasks, failed, _owner: owner.and_then(|owner| owner.connect(member)) }
@@ -46,6 +48,13 @@ pub(super) fn pass_hints(member: &Member, hints: ClaimHints) -> JoinHandle<()> {
             member.hint(ClaimHint { partition: claim.partition, epoch: claim.epoch, owners });
         }
     })
+}
+
+/// Seals and opens what nodes say to each other with keys of the keyring that is in use.
+async fn pass_keys(mut keyring: watch::Receiver<Keyring>, owner: OwnerHandle) {
+    while keyring.changed().await.is_ok() {
+        owner.set_keyring(&keyring.borrow_and_update());
+    }
 }
 
 /// Writes the cluster's uuid into the identity once it is known.

@@ -40,6 +40,8 @@ pub(crate) async fn start(config: ProxyConfig, demo: Option<DemoHandle>) -> anyh
     let mut options = MemberOptions::router(cluster, id.clone(), wall_generation());
     options.gossip = gossip.config;
     options.keyring = gossip.keyring;
+    options.keyring_file = gossip.keyring_file;
+    options.keyring_version = gossip.keyring_version;
     options.seeds = gossip.seeds;
     options.gossip_listen = listen.gossip;
     options.advertise = advertise;
