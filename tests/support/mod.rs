@@ -5,6 +5,7 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
@@ -485,9 +486,22 @@ impl Cluster {
             .then(|| format!("{led} partitions are led, and there are {} maps", digests.len()))
     }
 
+    /// [`Self::claimed`] with a keyring file for each member, `<name>.keyring`, that holds this key.
+    pub fn sealed(count: usize, key: &str) -> Self {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let members = (1..=count).map(|n| format!("n{n}")).chain(["proxy".to_owned()]);
+        members.for_each(|name| keyring_file(dir.path(), &name, key));
+        let cluster = Self::start_at(dir, Mode::Claimed(3), count);
+        cluster.settled("the cluster has formed");
+        cluster
+    }
+
     /// Starts a cluster of either kind.
     pub fn start_in(mode: Mode, count: usize) -> Self {
-        let dir = tempfile::tempdir().expect("temporary directory");
+        Self::start_at(tempfile::tempdir().expect("temporary directory"), mode, count)
+    }
+
+    fn start_at(dir: tempfile::TempDir, mode: Mode, count: usize) -> Self {
         let gossip: Vec<u16> = (0..count).map(|_| free_port()).collect();
         let ids: Vec<String> = (1..=count).map(|n| format!("n{n}")).collect();
         let bootstrap = format!("[{}]", ids.join(", "));
@@ -509,6 +523,11 @@ impl Cluster {
         self.gossip.push(port);
         self.nodes.push(node);
         self.nodes.last().expect("just pushed")
+    }
+
+    /// Starts one more node that may never be ready.
+    pub fn try_to_join(&self, id: &str) -> Process {
+        start_node(self.mode, self.dir.path(), id, free_port(), "[]", &self.gossip).2
     }
 
     /// Starts a node again after it was killed or stopped.
@@ -563,9 +582,19 @@ pub fn cluster_yaml(name: &str) -> String {
     )
 }
 
-fn seeds(gossip: &[u16]) -> String {
+/// A keyring file for the member of that name: what is started by it is sealed.
+pub fn keyring_file(dir: &Path, name: &str, key: &str) {
+    let file = dir.join(format!("{name}.keyring"));
+    fs::write(&file, format!("{key}\n")).expect("keyring file");
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).expect("permissions");
+}
+
+/// The `gossip:` block of a member's file; with its keyring file, if it has one.
+fn gossip_yaml(dir: &Path, name: &str, gossip: &[u16]) -> String {
     let list: Vec<_> = gossip.iter().map(|port| format!("\"127.0.0.1:{port}\"")).collect();
-    format!("gossip: {{ seeds: [{}] }}\n", list.join(", "))
+    let file = dir.join(format!("{name}.keyring"));
+    let keyring = if file.exists() { format!(", keyring_file: {}", file.display()) } else { String::new() };
+    format!("gossip: {{ seeds: [{}]{keyring} }}\n", list.join(", "))
 }
 
 fn start_node(mode: Mode, dir: &Path, id: &str, gossip: u16, bootstrap: &str, seed_ports: &[u16]) -> Started {
@@ -577,7 +606,7 @@ fn start_node(mode: Mode, dir: &Path, id: &str, gossip: u16, bootstrap: &str, se
         mode.cluster_yaml("test"),
         data_dir.display(),
         mode.peer_yaml(),
-        seeds(seed_ports),
+        gossip_yaml(dir, id, seed_ports),
     );
     fs::write(&file, yaml).expect("node file");
     (id.to_owned(), data_dir, run_file(dir, "kv", id, &file))
@@ -589,7 +618,7 @@ fn start_proxy(mode: Mode, dir: &Path, name: &str, gossip: &[u16], more: &str) -
         "{}listen: {{ data: \"127.0.0.1:0\", admin: \"127.0.0.1:0\", gossip: \"127.0.0.1:0\" }}\n{}\
          routes:\n  - {{ match: {{ path: \"/kv/{{key}}\" }}, key: {{ path: key }}, reads: primary }}\n{more}",
         mode.cluster_yaml("test"),
-        seeds(gossip),
+        gossip_yaml(dir, name, gossip),
     );
     fs::write(&file, yaml).expect("proxy file");
     let mut process = run_file(dir, "proxy", name, &file);

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::commands::keys::KeysArgs;
 use crate::commands::load::LoadArgs;
 use crate::log::LogFormat;
 
@@ -61,6 +62,9 @@ pub(crate) enum Command {
     Pause(AdminArgs),
     /// Let moves begin again.
     Resume(AdminArgs),
+    /// Show the keys of the keyring that members seal with, or rotate them: install, use, remove.
+    #[command(args_conflicts_with_subcommands = true)]
+    Keys(KeysArgs),
 }
 
 /// Arguments of `demo`.

@@ -67,6 +67,7 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
         }
         Command::Force(args) => commands::runtime()?.block_on(commands::force::run(&args)),
         Command::Pause(args) => commands::runtime()?.block_on(commands::orders::pause(true, &args)),
+        Command::Keys(args) => commands::runtime()?.block_on(commands::keys::run(&args)),
         Command::Resume(args) => commands::runtime()?.block_on(commands::orders::pause(false, &args)),
     }
 }

@@ -10,6 +10,7 @@ mod desired;
 mod dump;
 mod explain;
 mod force;
+mod keys;
 mod orders;
 mod page;
 mod pages;
@@ -19,6 +20,9 @@ mod views;
 pub(crate) use desired::Desired;
 pub(crate) use explain::percent_encode;
 pub(crate) use force::{ForceRequest, ForceView, ForcedRow, RefusedRow};
+#[cfg(test)]
+pub(crate) use keys::KeyMemberView;
+pub(crate) use keys::{InstallRequest, KeyRequest, KeyVerb, KeyView, KeysOrderView, KeysView};
 pub(crate) use orders::{OrderView, PauseView};
 pub(crate) use page::{DemoVerb, OrderVerb};
 pub(crate) use pages::OPERATOR_HEADER;

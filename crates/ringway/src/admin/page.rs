@@ -2,6 +2,8 @@
 
 use hyper::Method;
 
+use super::keys::KeyVerb;
+
 /// What a path names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Page<'p> {
@@ -37,6 +39,12 @@ pub(super) enum Page<'p> {
     ForceOne(&'p str),
     /// `/v1/pause` and `/v1/resume`
     Pause(bool),
+    /// `/v1/keys`
+    Keys,
+    /// `/v1/keys/install`
+    InstallKey,
+    /// `/v1/keys/{id}/{use,remove}`
+    Key(&'p str, KeyVerb),
     /// `/v1/demo/nodes/{id}/{stop,start}`
     Demo(&'p str, DemoVerb),
 }
@@ -106,6 +114,10 @@ impl<'p> Page<'p> {
             ["v1", "partitions", partition, "force"] => Self::ForceOne(partition),
             ["v1", "pause"] => Self::Pause(true),
             ["v1", "resume"] => Self::Pause(false),
+            ["v1", "keys"] => Self::Keys,
+            ["v1", "keys", "install"] => Self::InstallKey,
+            ["v1", "keys", id, "use"] => Self::Key(id, KeyVerb::Use),
+            ["v1", "keys", id, "remove"] => Self::Key(id, KeyVerb::Remove),
             ["v1", "demo", "nodes", id, "stop"] => Self::Demo(id, DemoVerb::Stop),
             ["v1", "demo", "nodes", id, "start"] => Self::Demo(id, DemoVerb::Start),
             _ => return None,
@@ -131,6 +143,8 @@ impl<'p> Page<'p> {
                 | Self::Force
                 | Self::ForceOne(_)
                 | Self::Pause(_)
+                | Self::InstallKey
+                | Self::Key(..)
                 | Self::Demo(..)
         )
     }
@@ -145,7 +159,9 @@ mod tests {
         assert_eq!(Page::of("/v1/members/n2/drain"), Some(Page::Order("n2", OrderVerb::Drain)));
         assert_eq!(Page::of("/v1/plans/0a1b/commit"), Some(Page::Commit("0a1b")));
         assert_eq!(Page::of("/v1/partitions/7"), Some(Page::Partition("7")));
-        for none in ["", "/", "/v1", "/v1/map/", "/v1/members/n2", "/v1/members/n2/forget", "v1/map"] {
+        for none in
+            ["", "/", "/v1", "/v1/map/", "/v1/members/n2", "/v1/members/n2/forget", "v1/map", "/v1/keys/a1b2"]
+        {
             assert_eq!(Page::of(none), None, "{none}");
         }
         for path in [
@@ -153,6 +169,9 @@ mod tests {
             "/v1/partitions/7/force",
             "/v1/pause",
             "/v1/resume",
+            "/v1/keys/install",
+            "/v1/keys/a1b2/use",
+            "/v1/keys/a1b2/remove",
             "/v1/members/a/evict",
             "/v1/plans/x/commit",
         ] {

@@ -20,7 +20,7 @@ use super::answer::{Answer, Refusal, json, json_or_refusal, problem, stream, tag
 use super::explain::{self, Query};
 use super::page::Page;
 use super::views::PartitionContext;
-use super::{AdminSources, BODY_BYTES_MAX, Told, desired, force, orders, plans, views};
+use super::{AdminSources, BODY_BYTES_MAX, Told, desired, force, keys, orders, plans, views};
 use crate::process::NodeSources;
 
 /// Header without which nothing is changed, unless the body is JSON: a web page that somebody visits cannot make a
@@ -55,6 +55,7 @@ async fn show(told: &Told, page: &Page<'_>, request: Request<Incoming>) -> Answe
         Page::Partition(number) => json_or_refusal(partition(sources, &map, number).await),
         Page::Events => events(sources, request.uri().query()),
         Page::Dump => dump(sources).await,
+        Page::Keys => json_or_refusal(keys::show(sources)),
         Page::Plans => match body_of(request).await {
             Ok(body) => json_or_refusal(plans::preview(sources, &map, &body).await),
             Err(refusal) => refusal.into_answer(),
@@ -66,7 +67,7 @@ async fn show(told: &Told, page: &Page<'_>, request: Request<Incoming>) -> Answe
 /// What operators change; each is said in the log with who asked for it.
 async fn change(told: &Told, page: &Page<'_>, from: SocketAddr, request: Request<Incoming>) -> Answer {
     let sources = &told.sources;
-    // Only a force has something to say in it, but an unread body would end the connection.
+    // Few have something to say in it, but an unread body would end the connection.
     let body = match body_of(request).await {
         Ok(body) => body,
         Err(refusal) => return refusal.into_answer(),
@@ -85,6 +86,8 @@ async fn change(told: &Told, page: &Page<'_>, from: SocketAddr, request: Request
             Err(refusal) => refusal.into_answer(),
         },
         Page::Pause(paused) => json_or_refusal(orders::pause(sources, &map, *paused, &by).await),
+        Page::InstallKey => json_or_refusal(keys::install(sources, &body, &by).await),
+        Page::Key(id, verb) => json_or_refusal(keys::order(sources, id, *verb, &body, &by).await),
         Page::Demo(id, verb) => json_or_refusal(orders::demo(sources, id, *verb, &by).await),
         _ => problem(StatusCode::NOT_FOUND, "not_found", "no such page".to_owned()),
     }

@@ -4,6 +4,7 @@ pub(crate) mod check;
 pub(crate) mod demo;
 pub(crate) mod explain;
 pub(crate) mod force;
+pub(crate) mod keys;
 pub(crate) mod kv;
 pub(crate) mod load;
 pub(crate) mod members;
