@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use bytes::{Buf, Bytes};
 use http::{Method, Request, StatusCode};
 use http_body_util::Full;
+use ringway_member::{Key, Keyring};
 use ringway_node::ownership::CopyTag;
 use ringway_node::ownership::wire::{Head, put_export};
 use ringway_node::replica::ExportFrame;
@@ -69,6 +70,42 @@ async fn who_has_no_key_or_means_somebody_else_is_refused_with_a_reason() {
     let place = &cluster.places[0];
     place.until_metric("ringway_peer_refused_total{reason=\"unsealed\"} 1").await;
     place.until_metric("ringway_peer_refused_total{reason=\"wrong_receiver\"} 1").await;
+}
+
+/// A keyring of keys by their numbers; the one the cluster starts with is 7.
+fn ring(keys: &[u8]) -> Keyring {
+    let mut ring = Keyring::none();
+    keys.iter().for_each(|key| ring.install(Key::new([*key; 32])).unwrap());
+    ring
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn owners_that_have_not_heard_of_a_new_key_are_spoken_to_under_the_one_they_have() {
+    let cluster = Cluster::start(3, 3).await;
+    let written = async |value: &str| {
+        let answer = cluster.request(0, Method::PUT, "a", value).await;
+        assert!(answer.status.is_success(), "{value}: {answer:?}");
+    };
+    written("before").await;
+    let set = |at: usize, keys: &[u8]| cluster.places[at].owner_handle().set_keyring(&ring(keys));
+    set(0, &[9, 7]);
+    for turn in 0..5 {
+        written(&format!("while only the first one knows: {turn}")).await;
+    }
+    let refused = |at: usize| {
+        let metrics = cluster.places[at].metrics.encode().unwrap();
+        !metrics.contains("ringway_peer_refused_total{reason=\"seal_broken\"} 0")
+    };
+    assert!(refused(1) && refused(2) && !refused(0), "it tried the new key first");
+    (1..3).for_each(|at| set(at, &[9, 7]));
+    written("when all know").await;
+    (0..3).for_each(|at| set(at, &[9]));
+    written("without the old key").await;
+    let answer = cluster.request(0, Method::GET, "a", "").await;
+    assert_eq!(answer.body, "without the old key");
+    // Whoever has only the old key is heard by nobody.
+    let stale = sealed(&cluster, b"messages", head("shop", &cluster.places[0].owner), b"");
+    assert_eq!(say(&cluster, &[stale]).await.reason(), "seal_broken");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
