@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use ringway_config::{Config, ImportSettings, KvConfig, Loaded, NodeSettings, ProxyConfig, load, load_str};
 use ringway_control::ownership::Timing;
-use ringway_gossip::Config as GossipConfig;
+use ringway_gossip::{Config as GossipConfig, KeyringFile};
 use ringway_kv::{Durability, KvOptions};
 use ringway_proxy::edge::EdgeOptions;
 use ringway_proxy::{KeyPart, RoutingOptions};
@@ -230,6 +230,18 @@ fn the_keys_of_a_keyring_file_are_used() {
          listen: {{ peer: '0.0.0.0:8082', gossip: '0.0.0.0:7946' }}\ngossip: {{ keyring_file: {} }}\n",
         keyring.display()
     );
-    let Config::Kv(config) = load_str("keyring.yaml", &text).unwrap().config else { panic!("it has a node") };
-    assert_eq!(config.gossip.keyring.ids().count(), 2);
+    let loaded = || {
+        let Config::Kv(config) = load_str("keyring.yaml", &text).unwrap().config else {
+            panic!("it has a node")
+        };
+        config.gossip
+    };
+    let by_hand = loaded();
+    assert_eq!((by_hand.keyring.ids().count(), by_hand.keyring_version), (2, 0));
+    assert_eq!(by_hand.keyring_file, Some(keyring.clone()));
+    // As a member writes it when the cluster's keys change.
+    let written = KeyringFile { keyring: by_hand.keyring, version: 5 };
+    fs::write(&keyring, written.text()).unwrap();
+    let again = loaded();
+    assert_eq!(KeyringFile { keyring: again.keyring, version: again.keyring_version }, written);
 }

@@ -1,7 +1,7 @@
 //! The keyring file: the keys this member starts with, replaced when the cluster's keys change.
 //!
 //! Written whole to a temporary file beside it that nobody else may read, synced, and renamed over it: a crash leaves the
-//! old or the new one. A link stays a link. Several members of one machine may share a file; whoever finds a later version
+//! old or the new one, and perhaps the temporary one, which the next write of this member removes. A link stays a link. Several members of one machine may share a file; whoever finds a later version
 //! there leaves it. A file that cannot be written is as good as written when it holds the keys already, put there by
 //! whoever may.
 
@@ -29,25 +29,23 @@ pub(crate) type Written = (KeyringFile, Result<(), String>);
 ///
 /// # Errors
 /// What the system says; the old file stands, and holds other keys.
-fn keep(path: &Path, wanted: &KeyringFile) -> io::Result<()> {
+fn keep(path: &Path, member: &str, wanted: &KeyringFile) -> io::Result<()> {
     // The target of a link is replaced, not the link.
     let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     let there = fs::read_to_string(&path).ok().and_then(|text| KeyringFile::parse(&text).ok());
     if there.as_ref().is_some_and(|there| there == wanted || there.version > wanted.version) {
         return Ok(());
     }
-    match replace(&path, wanted.text().as_bytes()) {
+    match replace(&path, member, wanted.text().as_bytes()) {
         Err(_) if there.is_some_and(|there| there.keyring == wanted.keyring) => Ok(()),
         outcome => outcome,
     }
 }
 
-fn replace(path: &Path, text: &[u8]) -> io::Result<()> {
-    let mut random = [0; 8];
-    getrandom::fill(&mut random).map_err(io::Error::other)?;
-    // Nobody shares it, and nobody has prepared it with other permissions.
+fn replace(path: &Path, member: &str, text: &[u8]) -> io::Result<()> {
+    // Members that share the file do not share this one.
     let mut beside = path.as_os_str().to_owned();
-    beside.push(format!(".{:016x}.tmp", u64::from_be_bytes(random)));
+    beside.push(format!(".{member}.tmp"));
     let beside = PathBuf::from(beside);
     let replaced = create(&beside, text).and_then(|()| fs::rename(&beside, path));
     if replaced.is_err() {
@@ -60,7 +58,12 @@ fn replace(path: &Path, text: &[u8]) -> io::Result<()> {
     File::open(directory.unwrap_or(Path::new(".")))?.sync_all()
 }
 
+/// A new file: one that was left behind, or prepared with other permissions, is gone.
 fn create(path: &Path, text: &[u8]) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
     let mut file = OpenOptions::new().write(true).create_new(true).mode(MODE).open(path)?;
     file.write_all(text)?;
     file.sync_all()
@@ -70,6 +73,8 @@ fn create(path: &Path, text: &[u8]) -> io::Result<()> {
 #[derive(Debug)]
 pub(crate) struct KeyringKeeper {
     path: Option<PathBuf>,
+    /// This member's name.
+    member: String,
     wanted: Option<KeyringFile>,
     not_before: Duration,
     /// At most one write at a time, and what it writes.
@@ -78,8 +83,9 @@ pub(crate) struct KeyringKeeper {
 }
 
 impl KeyringKeeper {
-    pub(crate) fn new(path: Option<PathBuf>) -> Self {
-        Self { path, wanted: None, not_before: Duration::ZERO, writes: JoinSet::new(), writing: None }
+    pub(crate) fn new(path: Option<PathBuf>, member: String) -> Self {
+        let writes = JoinSet::new();
+        Self { path, member, wanted: None, not_before: Duration::ZERO, writes, writing: None }
     }
 
     /// This is the keyring now.
@@ -97,8 +103,9 @@ impl KeyringKeeper {
     pub(crate) fn start(&mut self) {
         let Some(file) = self.wanted.take() else { return };
         self.writing = Some(file.clone());
+        let member = self.member.clone();
         match self.path.clone() {
-            Some(path) => self.writes.spawn_blocking(move || keep(&path, &file)),
+            Some(path) => self.writes.spawn_blocking(move || keep(&path, &member, &file)),
             None => self.writes.spawn(async { Err(io::Error::other("this member has no keyring file")) }),
         };
     }
@@ -167,8 +174,10 @@ mod tests {
         let path = dir.path().join("keyring");
         fs::write(&path, format!("{} # mine\n", "01".repeat(32))).unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+        // A crash in the middle of a write left this.
+        fs::write(dir.path().join("keyring.n1.tmp"), "half a k").unwrap();
         for wanted in [file(1, &[1, 2]), file(2, &[2, 1]), file(3, &[2])] {
-            keep(&path, &wanted).unwrap();
+            keep(&path, "n1", &wanted).unwrap();
             assert_eq!(read(&path), wanted);
             assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
             assert_eq!(names(dir.path()), ["keyring"], "nothing stays behind");
@@ -180,16 +189,16 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (path, link) = (dir.path().join("target"), dir.path().join("keyring"));
         symlink("target", &link).unwrap();
-        keep(&link, &file(2, &[2])).unwrap();
+        keep(&link, "n1", &file(2, &[2])).unwrap();
         // The link led nowhere, so it was replaced; from now on it leads to a file.
         fs::rename(&link, &path).unwrap();
         symlink("target", &link).unwrap();
-        keep(&link, &file(3, &[3])).unwrap();
+        keep(&link, "n1", &file(3, &[3])).unwrap();
         assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
         assert_eq!(read(&path), file(3, &[3]));
-        keep(&link, &file(2, &[2])).unwrap();
+        keep(&link, "n1", &file(2, &[2])).unwrap();
         assert_eq!(read(&path), file(3, &[3]), "another member of this machine knows better");
-        keep(&link, &file(3, &[4])).unwrap();
+        keep(&link, "n1", &file(3, &[4])).unwrap();
         assert_eq!(read(&path), file(3, &[4]), "of two of one version the one that is told counts");
     }
 
@@ -197,11 +206,11 @@ mod tests {
     fn a_file_that_cannot_be_written_is_told_unless_it_holds_the_keys() {
         let dir = tempfile::tempdir().unwrap();
         let missing = dir.path().join("gone/keyring");
-        assert_eq!(keep(&missing, &file(1, &[1])).unwrap_err().kind(), io::ErrorKind::NotFound);
+        assert_eq!(keep(&missing, "n1", &file(1, &[1])).unwrap_err().kind(), io::ErrorKind::NotFound);
         // Another file system may be full or read-only; here a directory stands where the file should be.
         let taken = dir.path().join("taken");
         fs::create_dir_all(taken.join("x")).unwrap();
-        assert!(keep(&taken, &file(1, &[1])).is_err());
+        assert!(keep(&taken, "n1", &file(1, &[1])).is_err());
         assert_eq!(names(dir.path()), ["taken"], "no key stays behind");
     }
 
@@ -209,7 +218,8 @@ mod tests {
     async fn the_latest_keyring_is_written_and_a_failure_tried_again() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("later/keyring");
-        let (mut keeper, counters) = (KeyringKeeper::new(Some(path.clone())), Counters::default());
+        let (mut keeper, counters) =
+            (KeyringKeeper::new(Some(path.clone()), "n1".to_owned()), Counters::default());
         let now = Duration::from_secs(100);
         assert_eq!(keeper.due(), None);
         keeper.want(file(1, &[1]));
@@ -228,7 +238,7 @@ mod tests {
         let stats = counters.snapshot();
         assert_eq!((stats.keyring_file_writes, stats.keyring_file_errors), (1, 1));
 
-        let mut nowhere = KeyringKeeper::new(None);
+        let mut nowhere = KeyringKeeper::new(None, "n1".to_owned());
         nowhere.want(file(1, &[1]));
         nowhere.start();
         let ended = nowhere.ended().await;

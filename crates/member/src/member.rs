@@ -239,7 +239,8 @@ impl Member {
             join_wanted: join_wanted_in,
         };
         let keeper = options.record_file.map(|path| Keeper::new(path, cluster.to_string()));
-        let keepers = Keepers { records: keeper, keyring: KeyringKeeper::new(options.keyring_file) };
+        let keyring_keeper = KeyringKeeper::new(options.keyring_file, options.id.to_string());
+        let keepers = Keepers { records: keeper, keyring: keyring_keeper };
         let driver =
             Driver::new(plane, sockets, outputs, inbox, keepers, Arc::clone(&counters), leave_linger);
         let driver = tokio::spawn(driver.run(joins, shutdowns));
