@@ -1,6 +1,8 @@
 //! Membership on virtual time: every scenario at a size that a test can afford, and worlds in which a guard is missing.
 //! `cargo xtask long gossip` measures the promised figures at full size.
 
+use std::time::Duration;
+
 use ringway_sim::gossip::checkers::Rule;
 use ringway_sim::gossip::member::Ringway;
 use ringway_sim::gossip::meters::{Metric, quantile};
@@ -39,6 +41,25 @@ fn a_seed_is_a_history() {
         assert_eq!(one, same, "{name}");
         assert_ne!(one.digest, other.digest, "{name}");
     }
+}
+
+#[test]
+fn a_key_that_goes_too_early_locks_somebody_out_and_who_never_hears_of_one_is_found() {
+    let rotation = Scenario::named("key-rotation").expect("it is in the table");
+    let violation = |scenario: &Scenario| {
+        run::<Ringway>(scenario, &Options::new(1, NODES)).violation.expect("the checker fires")
+    };
+    // Removed before the two that are away are back: nobody hears them any more.
+    let mut hasty = rotation.clone();
+    let (_, remove) = hasty.timeline.pop().expect("the last act");
+    hasty.timeline.insert(4, (Duration::from_secs(20), remove));
+    let locked_out = violation(&hasty);
+    assert_eq!(locked_out.rule, Rule::FalseDeath, "{locked_out}");
+    // Cut off for good.
+    let mut endless = rotation;
+    endless.timeline.truncate(4);
+    let unaware = violation(&endless);
+    assert_eq!(unaware.rule, Rule::Keys, "{unaware}");
 }
 
 #[test]

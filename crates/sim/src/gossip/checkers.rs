@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
+use ringway_gossip::KeyId;
+
 use super::member::{Evidence, Note, Place};
 
 /// What was violated.
@@ -19,6 +21,8 @@ pub enum Rule {
     Overflow,
     /// Somebody's evidence of another went back.
     Backwards,
+    /// After the last change of keys, somebody has not these.
+    Keys,
 }
 
 /// A rule that was violated, when, and how.
@@ -180,6 +184,13 @@ impl Checkers {
         }
     }
 
+    /// The bound for agreement has passed: the keys a member has, and those that were given last. *Rule*: [`Rule::Keys`].
+    pub fn keys(&mut self, at: Duration, place: Place, has: &[KeyId], given: &[KeyId]) {
+        if has != given {
+            self.violated(Rule::Keys, at, format!("n{place} has the keys {has:?}, and {given:?} were given"));
+        }
+    }
+
     /// An observer's process ended, and its memory with it.
     pub fn forgets(&mut self, observer: Place) {
         self.evidence.retain(|(by, _), _| *by != observer);
@@ -261,6 +272,18 @@ mod tests {
         assert_eq!(fired(&checkers), None);
         checkers.bounded(S(1), 0, "inbox", 9, 8);
         assert_eq!(fired(&checkers), Some(Rule::Overflow));
+    }
+
+    #[test]
+    fn keys_are_those_that_were_given_in_their_order() {
+        let [old, new] = [KeyId(1), KeyId(2)];
+        for has in [vec![], vec![old], vec![new, old]] {
+            let mut checkers = all_well();
+            checkers.keys(S(1), 0, &[old, new], &[old, new]);
+            assert_eq!(fired(&checkers), None);
+            checkers.keys(S(1), 0, &has, &[old, new]);
+            assert_eq!(fired(&checkers), Some(Rule::Keys));
+        }
     }
 
     #[test]

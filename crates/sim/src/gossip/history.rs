@@ -27,6 +27,8 @@ pub enum What {
     Cut(usize),
     /// Every link is whole again.
     Mended,
+    /// A member gave everybody that version of the keys.
+    Keys(Place, u64),
 }
 
 /// The digest of a run: of every message delivered, byte for byte, and of everything else that happened, with its time.
@@ -69,6 +71,7 @@ impl History {
             What::Paused(place, until) => [u64::from(place), 10, until.as_nanos() as u64],
             What::Cut(members) => [members as u64, 11, 0],
             What::Mended => [0, 12, 0],
+            What::Keys(place, version) => [u64::from(place), 14, version],
         };
         [a, b, c].into_iter().for_each(|word| self.mix(word));
         if self.last.len() == LAST_MAX {
@@ -114,6 +117,7 @@ impl fmt::Display for What {
             Self::Paused(place, until) => write!(f, "n{place} is paused until {until:?}"),
             Self::Cut(members) => write!(f, "{members} members are cut off"),
             Self::Mended => write!(f, "every link is whole"),
+            Self::Keys(place, version) => write!(f, "n{place} gives everybody version {version} of the keys"),
         }
     }
 }

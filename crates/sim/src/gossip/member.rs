@@ -3,8 +3,9 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use ringway_control::records::{self, KEYRING_KEY};
 use ringway_gossip::wire::{self, Body, News, RecordEntry, Update};
-use ringway_gossip::{Config, DeadCause, Event, Gossip, Identity, Key, Keyring, State};
+use ringway_gossip::{Config, DeadCause, Event, Gossip, Identity, Key, KeyId, Keyring, State};
 
 /// Somebody in the group: an index into the world's processes. It is also the address, which stays.
 pub type Place = u32;
@@ -148,6 +149,14 @@ pub trait Protocol: Sized {
     /// Sets a record and spreads it.
     fn set_record(&mut self, now: Duration, key: u32, version: u64, bytes: usize, out: &mut Out);
 
+    /// Gives everybody these keys, by their numbers; nothing where there are none.
+    fn set_keys(&mut self, _now: Duration, _version: u64, _keys: &[u8], _out: &mut Out) {}
+
+    /// The keys it has, as names; the one that seals first.
+    fn keys(&self) -> Vec<KeyId> {
+        Vec::new()
+    }
+
     /// A message came.
     fn handle(&mut self, now: Duration, packet: &Packet, out: &mut Out);
 
@@ -179,6 +188,21 @@ pub struct Ringway {
     gossip: Gossip,
     place: Place,
     keyring: Keyring,
+}
+
+/// The key that sealed groups begin with.
+pub const FIRST_KEY: u8 = 7;
+
+/// The keyring of these keys by their numbers.
+#[must_use]
+pub fn keyring_of(keys: &[u8]) -> Keyring {
+    let mut keyring = Keyring::none();
+    for key in keys {
+        // The only failures are a key twice and a full ring.
+        let installed = keyring.install(Key::new([*key; 32]));
+        debug_assert!(installed.is_ok(), "{installed:?}");
+    }
+    keyring
 }
 
 const CLUSTER: &str = "sim";
@@ -235,6 +259,13 @@ impl Ringway {
             }
         }
         while let Some(event) = self.gossip.poll_event() {
+            // As the program above does it, but at once: there is no file to write.
+            if let Event::Record { key, value, .. } = &event
+                && **key == *KEYRING_KEY
+                && let Ok(keyring) = records::keyring::decode(value)
+            {
+                self.gossip.set_keyring(keyring);
+            }
             if let Event::Dead { id, cause: DeadCause::Expired } = &event {
                 out.notes.extend(place_of_name(id).map(Note::Expired));
             }
@@ -273,11 +304,7 @@ impl Protocol for Ringway {
         let config = Config { expiry_gate: birth.settings.expiry_gate, ..Config::default() };
         let identity =
             Identity { id: name(birth.place).into(), generation: birth.life, addr: addr(birth.place) };
-        let mut keyring = Keyring::none();
-        if birth.settings.sealed {
-            // The only failure is a full ring.
-            let _ = keyring.install(Key::new([7; 32]));
-        }
+        let keyring = if birth.settings.sealed { keyring_of(&[FIRST_KEY]) } else { Keyring::none() };
         let gossip =
             Gossip::new(config, CLUSTER, Vec::new(), identity, keyring.clone(), birth.seed, birth.now);
         Self { gossip, place: birth.place, keyring }
@@ -330,6 +357,18 @@ impl Protocol for Ringway {
         let set = self.gossip.set_record(now, &key_name(key), version, value(key, version, bytes));
         debug_assert!(set.is_ok(), "{set:?}");
         self.drain(out);
+    }
+
+    fn set_keys(&mut self, now: Duration, version: u64, keys: &[u8], out: &mut Out) {
+        let keyring = keyring_of(keys);
+        let set = self.gossip.set_record(now, KEYRING_KEY, version, records::keyring::encode(&keyring));
+        debug_assert!(set.is_ok(), "{set:?}");
+        self.gossip.set_keyring(keyring);
+        self.drain(out);
+    }
+
+    fn keys(&self) -> Vec<KeyId> {
+        self.gossip.keyring().ids().collect()
     }
 
     fn handle(&mut self, now: Duration, packet: &Packet, out: &mut Out) {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::checkers::{Rule, Violation};
 use super::history::What;
-use super::member::{Place, Protocol, Settings};
+use super::member::{Place, Protocol, Settings, keyring_of};
 use super::meters::{Metric, Samples, quantile};
 use super::scenario::{Act, Scenario, Who};
 use super::world::{Setup, World};
@@ -85,6 +85,7 @@ pub fn run<P: Protocol>(scenario: &Scenario, options: &Options) -> Outcome {
         cut: Vec::new(),
         next_place: founders as Place,
         next_key: records as u32,
+        keys: None,
         told_within: scenario.told_within,
         world,
     };
@@ -115,6 +116,8 @@ struct Stage<P: Protocol> {
     cut: Vec<Place>,
     next_place: Place,
     next_key: u32,
+    /// The keys that were given last, and which change that was.
+    keys: Option<(u64, &'static [u8])>,
     told_within: Duration,
 }
 
@@ -186,6 +189,7 @@ impl<P: Protocol> Stage<P> {
                 }
             }
             Act::Record(bytes) => self.set_record(bytes),
+            Act::Keys(keys) => self.set_keys(keys),
             Act::Weather(weather) => self.world.links.weather = weather,
             Act::Idle(begins) => self.idle(begins),
         }
@@ -264,6 +268,26 @@ impl<P: Protocol> Stage<P> {
         self.world.set_record(place, key, 1, bytes);
     }
 
+    fn set_keys(&mut self, keys: &'static [u8]) {
+        let version = self.keys.map_or(1, |(version, _)| version + 1);
+        self.keys = Some((version, keys));
+        // By one who is well, and not the ones that something happened to last.
+        let same = std::mem::take(&mut self.same);
+        if let Some(place) = self.choose(Who::Some(1)).first().copied() {
+            self.world.set_keys(place, version, keys);
+        }
+        self.same = same;
+    }
+
+    fn check_keys(&mut self) {
+        let Some((_, keys)) = self.keys else { return };
+        let given: Vec<_> = keyring_of(keys).ids().collect();
+        for place in self.world.up().collect::<Vec<_>>() {
+            let has = self.world.member(place).map(P::keys).unwrap_or_default();
+            self.world.checkers.keys(self.world.now, place, &has, &given);
+        }
+    }
+
     fn idle(&mut self, begins: bool) {
         let (now, sent) = (self.world.now, self.world.sent_bytes_of_all());
         if begins {
@@ -275,8 +299,9 @@ impl<P: Protocol> Stage<P> {
     }
 
     fn finish(mut self, end: Duration) -> Outcome {
+        self.world.run_until(end.max(self.world.now));
+        self.check_keys();
         let world = &mut self.world;
-        world.run_until(end.max(world.now));
         world.check_bounds();
         let (wrong, states) = (world.views.wrong(), world.states());
         world.checkers.agreement(world.now, wrong, states);

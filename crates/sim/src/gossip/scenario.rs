@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::links::{FAIR, Weather};
+use super::member::FIRST_KEY;
 
 /// Whom something happens to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,6 +51,9 @@ pub enum Act {
     Leave(Who),
     /// Somebody sets a record of so many bytes.
     Record(usize),
+    /// Somebody gives everybody these keys, by their numbers; the first one seals. In sealed groups, which begin with the
+    /// key [`FIRST_KEY`](super::member::FIRST_KEY).
+    Keys(&'static [u8]),
     /// The weather changes.
     Weather(Weather),
     /// Nothing goes on from here (`true`), or until here.
@@ -134,6 +138,7 @@ pub fn table() -> Vec<Scenario> {
     table.extend(slow_members());
     table.extend(bad_networks());
     table.extend(comings_and_goings());
+    table.push(key_rotation());
     table
 }
 
@@ -248,6 +253,20 @@ fn comings_and_goings() -> Vec<Scenario> {
         quiet(idle),
         quiet(sealed),
     ]
+}
+
+/// Install, use and remove of a key. Two members hear of the first two only when they are over: one that is cut off
+/// meanwhile, and one whose process is down and starts again with the old key.
+fn key_rotation() -> Scenario {
+    let about = "the key is rotated; one member is cut off meanwhile, and one restarts with the old key";
+    let scenario = Scenario::new("key-rotation", about)
+        .at(S(0), Act::Cut { who: Who::Some(1), one_way: false })
+        .at(S(0), Act::Restart { who: Who::Some(1), down: S(40), disk: true })
+        .at(S(5), Act::Keys(&[FIRST_KEY, 8]))
+        .at(S(10), Act::Keys(&[8, FIRST_KEY]))
+        .at(S(45), Act::Mend)
+        .at(S(75), Act::Keys(&[8]));
+    Scenario { sealed: true, ..scenario }
 }
 
 #[cfg(test)]

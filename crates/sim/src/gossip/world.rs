@@ -269,6 +269,13 @@ impl<P: Protocol> World<P> {
         self.call(place, |core, now, out| core.set_record(now, key, version, bytes, out));
     }
 
+    /// A member gives everybody these keys, by their numbers.
+    pub fn set_keys(&mut self, place: Place, version: u64, keys: &[u8]) {
+        self.history.happened(self.now, What::Keys(place, version));
+        self.records = self.records.max(1);
+        self.call(place, |core, now, out| core.set_keys(now, version, keys, out));
+    }
+
     /// A member says goodbye.
     pub fn leave(&mut self, place: Place) {
         self.call(place, P::leave);
