@@ -97,6 +97,8 @@ async fn owners_that_have_not_heard_of_a_new_key_are_spoken_to_under_the_one_the
         !metrics.contains("ringway_peer_refused_total{reason=\"seal_broken\"} 0")
     };
     assert!(refused(1) && refused(2) && !refused(0), "it tried the new key first");
+    let epoch = cluster.claim(cluster.partition_of("a")).epoch;
+    assert_eq!(epoch, Epoch(1), "nobody had to take over: the first one reached them all the time");
     (1..3).for_each(|at| set(at, &[9, 7]));
     written("when all know").await;
     (0..3).for_each(|at| set(at, &[9]));
