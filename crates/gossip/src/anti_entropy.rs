@@ -87,6 +87,19 @@ impl Gossip {
         }
     }
 
+    /// Somebody else may have passed the verdict that our bad health keeps us from: one live member is asked, once in a
+    /// probe period at most.
+    pub(crate) fn ask_for_verdicts(&mut self, now: Duration) {
+        if now < self.verdicts_not_before {
+            return;
+        }
+        self.verdicts_not_before = now + self.config.probe_interval;
+        if let Some(slot) = self.members.sample(1, None, &mut self.rng).first().copied() {
+            self.stats.hellos += 1;
+            self.send_to(slot, &Body::Hello { root: self.sums.root() });
+        }
+    }
+
     /// Who knows nobody that lives holds on to the first voice: a seed that was restarted is pinged by those who knew
     /// it, while it has nobody to join.
     pub(crate) fn greet_if_alone(&mut self, from: SocketAddr, said: &Body<'_>) {

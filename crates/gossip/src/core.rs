@@ -12,7 +12,7 @@ use crate::broadcast::{Broadcasts, packets_per_news, packets_per_stream};
 use crate::join::{Joins, Standing};
 use crate::members::{Members, SELF, Slot};
 use crate::merge::{Heard, Source};
-use crate::probe::{Probe, Relay};
+use crate::probe::{Doubted, Probe, Relay};
 use crate::records::{Merged, Records};
 use crate::rng::Rng;
 use crate::seal::{ENVELOPE_BYTES, OpenError, Sealer};
@@ -119,6 +119,10 @@ pub struct Gossip {
     pub(crate) sums: Sums,
     pub(crate) broadcasts: Broadcasts,
     pub(crate) probe: Option<Probe>,
+    /// Nobody is asked for verdicts before this.
+    pub(crate) verdicts_not_before: Duration,
+    /// Whom others doubt, to be looked at out of turn.
+    pub(crate) doubted: Doubted,
     pub(crate) relays: BTreeMap<u32, Relay>,
     pub(crate) joins: Joins,
     pub(crate) standing: Standing,
@@ -179,6 +183,8 @@ impl Gossip {
             sums,
             broadcasts: Broadcasts::default(),
             probe: None,
+            verdicts_not_before: Duration::ZERO,
+            doubted: Doubted::default(),
             relays: BTreeMap::new(),
             joins: Joins::new(),
             standing: Standing::default(),

@@ -17,7 +17,7 @@ use crate::wire::{Body, LIFE_MAX, RecordEntry, Update};
 /// News are collected for so long before the first packet goes out.
 const NEWS_DELAY: Duration = Duration::from_millis(10);
 
-/// About so many members, of all that hear of a doubt, look for themselves at once instead of in their turn.
+/// About so many members, of all that hear of a doubt, look for themselves out of turn.
 const WITNESSES: usize = 8;
 
 /// How evidence reached us.
@@ -70,6 +70,9 @@ impl Gossip {
             self.stats.members_address_conflicts += u64::from(addr != update.addr);
             if evidence.state == State::Suspect {
                 self.confirm(now, slot, update.by);
+            }
+            if doubted {
+                self.hear_verdict(now, slot);
             }
             Heard::Known
         } else {
@@ -135,7 +138,7 @@ impl Gossip {
                 self.members.suspect(slot, suspicion);
                 self.stats.suspicions += 1;
                 if told && self.rng.below(members) < WITNESSES {
-                    self.members.probe_next(slot);
+                    self.look_at(slot);
                 }
                 if before != State::Suspect {
                     self.emit(Event::Suspect { id });
@@ -177,6 +180,17 @@ impl Gossip {
         }
     }
 
+    /// Somebody's verdict against a member that we doubt as well. It is not taken over, as it may be old; but when our own
+    /// doubt has lasted long enough, and only our bad health keeps us from the same verdict, it keeps us no longer.
+    fn hear_verdict(&mut self, now: Duration, slot: Slot) {
+        let Some(suspicion) = self.members.suspicion_mut(slot) else { return };
+        suspicion.judge();
+        let over = suspicion.deadline() <= now && !suspicion.is_told();
+        if over {
+            self.timers.set(Timer::Suspicion(slot), now);
+        }
+    }
+
     /// Our own probe found nobody: the first doubt, or one more.
     pub(crate) fn accuse(&mut self, now: Duration, slot: Slot) {
         let me = self.id.clone();
@@ -198,11 +212,13 @@ impl Gossip {
     pub(crate) fn on_suspicion_expired(&mut self, now: Duration, slot: Slot) {
         let Some(member) = self.members.at(slot) else { return };
         let Some(suspicion) = member.suspicion else { return };
-        let gate_end = suspicion.gate_end();
-        if self.config.expiry_gate && now < gate_end && self.seems_slow_or_deaf(now) {
+        let (gate_end, judged) = (suspicion.gate_end(), suspicion.is_judged());
+        let gated = self.is_deaf_or_woke(now) || self.health > 0 && !judged;
+        if self.config.expiry_gate && now < gate_end && gated {
             self.stats.expiries_gated += 1;
             let again = (now + self.config.probe_interval).min(gate_end);
             self.timers.set(Timer::Suspicion(slot), again);
+            self.ask_for_verdicts(now);
             return;
         }
         // It may have refuted long ago, and its word was lost on the way here. It has a last one.
@@ -219,10 +235,10 @@ impl Gossip {
         self.believe(now, slot, evidence, &update_with(&id, evidence, addr, &me), true);
     }
 
-    fn seems_slow_or_deaf(&self, now: Duration) -> bool {
+    fn is_deaf_or_woke(&self, now: Duration) -> bool {
         let deaf = now.saturating_sub(self.last_heard) > self.config.probe_interval;
         let woke = self.paused_at.is_some_and(|at| now < at + self.config.probe_interval);
-        self.health > 0 || deaf || woke
+        deaf || woke
     }
 
     /// A dead or gone member is listed no longer. Its records stay.

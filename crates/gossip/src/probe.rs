@@ -2,6 +2,7 @@
 //!
 //! *Source*: SWIM, section 3.1 (ping, ping-req); Lifeguard, section IV-A (local health, nack).
 
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,6 +11,7 @@ use crate::KeyMark;
 use crate::core::{Answering, Gossip, Mode};
 use crate::event::{Event, State};
 use crate::members::Slot;
+use crate::suspicion::Suspicion;
 use crate::timers::Timer;
 use crate::wire::Body;
 
@@ -20,6 +22,10 @@ const NACK_AT_PERCENT: u32 = 80;
 
 /// Most suspects warned in one period.
 const WARNINGS_MAX: usize = 16;
+/// Most members that wait to be looked at out of turn: by the time of a later one, others have.
+const DOUBTED_MAX: usize = 16;
+/// Most members passed over in one turn.
+const PASSED_OVER_MAX: usize = 16;
 
 /// The probe under way.
 #[derive(Debug)]
@@ -32,6 +38,21 @@ pub(crate) struct Probe {
     asked: u32,
     /// Of these, relays that said they are fine and the target silent.
     nacks: u32,
+}
+
+/// Members to look at out of turn, the first doubted first.
+#[derive(Debug, Default)]
+pub(crate) struct Doubted {
+    queue: VecDeque<Slot>,
+    /// The last turn was one of theirs.
+    had_turn: bool,
+}
+
+#[cfg(test)]
+impl Doubted {
+    pub(crate) fn len(&self) -> usize {
+        self.queue.len()
+    }
 }
 
 /// A ping on another member's behalf.
@@ -70,13 +91,44 @@ impl Gossip {
     }
 
     fn begin_probe(&mut self, now: Duration) {
-        let Some(slot) = self.members.next_probe(&mut self.rng) else { return };
+        let Some(slot) = self.next_to_probe() else { return };
         let Some(id) = self.members.at(slot).map(|member| Arc::<str>::from(member.id)) else { return };
         let seq = self.rng.next_u32();
         self.stats.probes += 1;
         self.send_to(slot, &Body::Ping { seq, target: &id });
         self.probe = Some(Probe { slot, id, seq, answered: false, asked: 0, nacks: 0 });
         self.timers.set(Timer::ProbeTimeout, now + self.config.probe_timeout * self.stretch());
+    }
+
+    /// Every other turn at most is a doubted member's: when many are doubted, the others still have theirs.
+    pub(crate) fn next_to_probe(&mut self) -> Option<Slot> {
+        if !std::mem::take(&mut self.doubted.had_turn) {
+            let me = self.id.clone();
+            while let Some(slot) = self.doubted.queue.pop_front() {
+                let suspicion = self.members.at(slot).and_then(|member| member.suspicion);
+                if suspicion.is_some_and(|suspicion| suspicion.wants(&me)) {
+                    self.doubted.had_turn = true;
+                    return Some(slot);
+                }
+            }
+        }
+        // Whom enough accuse has its time to answer them; one more accuser tells nobody anything, and costs a turn.
+        for _ in 0..PASSED_OVER_MAX {
+            let slot = self.members.next_probe(&mut self.rng)?;
+            let suspicion = self.members.at(slot).and_then(|member| member.suspicion);
+            if !suspicion.is_some_and(Suspicion::is_settled) {
+                return Some(slot);
+            }
+        }
+        self.members.next_probe(&mut self.rng)
+    }
+
+    /// Looks at a member that others doubt as soon as may be.
+    pub(crate) fn look_at(&mut self, slot: Slot) {
+        let queue = &mut self.doubted.queue;
+        if queue.len() < DOUBTED_MAX && !queue.contains(&slot) {
+            queue.push_back(slot);
+        }
     }
 
     /// Whom we alone doubt may never have heard of it: what we said was lost while we could not be heard. It hears it

@@ -20,6 +20,8 @@ pub(crate) struct Suspicion {
     accusers: Vec<Arc<str>>,
     /// The suspect was told before the verdict.
     told: bool,
+    /// Somebody else has passed the verdict.
+    judged: bool,
 }
 
 impl Suspicion {
@@ -30,16 +32,26 @@ impl Suspicion {
         let others = members.saturating_sub(2) as u32;
         let wanted = if others < config.suspicion_confirmations { 0 } else { config.suspicion_confirmations };
         let longest = longest(config, members);
-        Self { started: now, shortest, longest, wanted, accusers: vec![by], told: false }
+        Self { started: now, shortest, longest, wanted, accusers: vec![by], told: false, judged: false }
     }
 
     /// Another accuser. `true` when it counts: independent, and still wanted.
     pub(crate) fn confirm(&mut self, by: &Arc<str>) -> bool {
-        let counts = self.accusers.len() <= 2 * self.wanted as usize && !self.accusers.contains(by);
+        let counts = self.wants(by);
         if counts {
             self.accusers.push(by.clone());
         }
         counts
+    }
+
+    /// Whether this accuser would count.
+    pub(crate) fn wants(&self, by: &str) -> bool {
+        self.accusers.len() <= 2 * self.wanted as usize && !self.accusers.iter().any(|it| **it == *by)
+    }
+
+    /// As many accuse as count.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.wanted > 0 && self.accusers.len() > 2 * self.wanted as usize
     }
 
     /// This member alone doubts, and others could have confirmed it: the fault may be its own.
@@ -65,6 +77,20 @@ impl Suspicion {
     /// Whether the suspect is to be told now, before the verdict: once.
     pub(crate) fn tell(&mut self) -> bool {
         !std::mem::replace(&mut self.told, true)
+    }
+
+    /// Somebody else has passed the verdict: from the deadline on that outweighs our own bad health.
+    pub(crate) fn judge(&mut self) {
+        self.judged = true;
+    }
+
+    pub(crate) fn is_judged(&self) -> bool {
+        self.judged
+    }
+
+    /// Whether the suspect was told already.
+    pub(crate) fn is_told(&self) -> bool {
+        self.told
     }
 
     /// The gate may put the end off until here, not longer.

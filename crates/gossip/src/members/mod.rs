@@ -385,18 +385,6 @@ impl Members {
         Some(slot)
     }
 
-    /// Puts a live member next in turn, also when it had its turn in this round.
-    pub(crate) fn probe_next(&mut self, slot: Slot) {
-        if slot == SELF || !self.at(slot).is_some_and(|member| member.is_live()) {
-            return;
-        }
-        let place = self.place(slot);
-        if place < self.cursor {
-            self.cursor -= 1;
-        }
-        self.swap_live(place, self.cursor);
-    }
-
     /// Up to `count` different live members other than `but`, at random.
     pub(crate) fn sample(&self, count: usize, but: Option<Slot>, rng: &mut Rng) -> Vec<Slot> {
         let mut out = Vec::with_capacity(count);

@@ -1,7 +1,11 @@
 //! SWIM and Lifeguard, by section of the papers.
 
 use super::harness::*;
-use crate::{Config, DeadCause, Event, State};
+use crate::merge::Source;
+use crate::probe::Doubted;
+use crate::timers::Timer;
+use crate::wire::Update;
+use crate::{Config, DeadCause, Event, Gossip, State};
 
 #[test]
 fn swim_3_1_a_ping_is_acked_and_nobody_is_suspected() {
@@ -262,4 +266,109 @@ fn a_doubt_that_nobody_heard_of_is_told_again_until_it_is_refuted() {
     six.run(S(60));
     assert!((0..6).all(|at| !six.has_event(at, |e| matches!(e, Event::Dead { .. }))), "nobody was dead");
     six.check_agreement();
+}
+
+/// News that somebody doubts `id`, or holds it for dead.
+fn said<'a>(id: &'a str, state: State, by: &'a str, host: usize) -> Update<'a> {
+    Update { id, generation: 1, incarnation: 0, state, addr: addr(host), by }
+}
+
+#[test]
+fn doubted_members_have_every_other_turn_and_only_while_accusers_are_wanted() {
+    let mut twenty = Cluster::joined(20, &Make::default(), 8);
+    let names: Vec<String> = (1..=6).map(name).collect();
+    twenty.with(0, |gossip, now| {
+        for (host, id) in names.iter().enumerate() {
+            gossip.hear(now, &said(id, State::Suspect, "n019", host + 1), Source::News);
+            let slot = gossip.members.find(id).unwrap();
+            gossip.look_at(slot);
+            gossip.look_at(slot);
+        }
+        // Four more agree about the first, and the second we doubt ourselves.
+        for by in ["n015", "n016", "n017", "n018"] {
+            gossip.hear(now, &said(&names[0], State::Suspect, by, 1), Source::News);
+        }
+        gossip.hear(now, &said(&names[1], State::Suspect, "n000", 2), Source::News);
+        let wanted: Vec<_> = names[2..].iter().map(|id| gossip.members.find(id).unwrap()).collect();
+        let turns: Vec<_> = (0..8).map(|_| gossip.next_to_probe().unwrap()).collect();
+        assert_eq!(turns.iter().copied().step_by(2).collect::<Vec<_>>(), wanted);
+        gossip.doubted = Doubted::default();
+        gossip.members.live().to_vec().into_iter().for_each(|slot| gossip.look_at(slot));
+        assert_eq!(gossip.doubted.len(), 16, "bounded");
+    });
+}
+
+#[test]
+fn whom_enough_accuse_has_no_turn_unless_there_are_too_few_to_accuse() {
+    let mut twenty = Cluster::joined(20, &Make::default(), 10);
+    twenty.with(0, |gossip, now| {
+        for (id, host, accusers) in [("n001", 1, 4), ("n002", 2, 5)] {
+            for by in (10..10 + accusers).map(name) {
+                gossip.hear(now, &said(id, State::Suspect, &by, host), Source::News);
+            }
+        }
+        gossip.doubted = Doubted::default();
+        let slot = |gossip: &Gossip, id: &str| gossip.members.find(id).unwrap();
+        // Two rounds at least.
+        let turns: Vec<_> = (0..40).map(|_| gossip.next_to_probe().unwrap()).collect();
+        assert!(turns.contains(&slot(gossip, "n001")) && turns.contains(&slot(gossip, "n003")));
+        assert!(!turns.contains(&slot(gossip, "n002")), "five agree");
+    });
+    let mut three = Cluster::joined(3, &Make::default(), 10);
+    three.with(0, |gossip, now| {
+        gossip.hear(now, &said("n001", State::Suspect, "n002", 1), Source::News);
+        gossip.doubted = Doubted::default();
+        let slot = gossip.members.find("n001").unwrap();
+        assert!((0..4).any(|_| gossip.next_to_probe() == Some(slot)));
+    });
+}
+
+#[test]
+fn whom_bad_health_keeps_from_a_verdict_asks_and_joins_in_that_of_others() {
+    let mut ten = Cluster::joined(10, &Make::default(), 9);
+    ten.with(0, |gossip, now| {
+        for by in ["n001", "n002", "n003", "n004", "n005"] {
+            gossip.hear(now, &said("n009", State::Suspect, by, 9), Source::News);
+        }
+        let slot = gossip.members.find("n009").unwrap();
+        let state = |gossip: &Gossip| gossip.member("n009").unwrap().state;
+        let verdict = said("n009", State::Dead, "n001", 9);
+        // Not before our own doubt is old enough.
+        gossip.hear(now, &verdict, Source::Exchange { spread: true });
+        assert!(gossip.timers.deadline(Timer::Suspicion(slot)) > Some(now));
+
+        let (expires, hellos) = (now + S(2), gossip.stats().hellos);
+        gossip.health = 3;
+        // Nothing is heard: the verdict of somebody else does not help who cannot hear the accused.
+        gossip.last_heard = now;
+        gossip.on_suspicion_expired(expires, slot);
+        assert_eq!((gossip.stats().expiries_gated, gossip.stats().hellos), (1, hellos + 1));
+        gossip.last_heard = expires;
+        gossip.on_suspicion_expired(expires, slot);
+        assert_eq!(
+            (state(gossip), gossip.stats().warnings),
+            (State::Suspect, 1),
+            "the accused has the last word"
+        );
+        gossip.on_suspicion_expired(expires + MS(500), slot);
+        assert_eq!((state(gossip), gossip.stats().expiries), (State::Dead, 1));
+    });
+    // Without anybody's verdict it waits, asks once a period, and goes on when it hears of one.
+    ten.with(1, |gossip, now| {
+        for by in ["n002", "n003", "n004", "n005", "n006"] {
+            gossip.hear(now, &said("n009", State::Suspect, by, 9), Source::News);
+        }
+        let slot = gossip.members.find("n009").unwrap();
+        let (expires, hellos) = (now + S(2), gossip.stats().hellos);
+        gossip.health = 3;
+        gossip.last_heard = expires;
+        for _ in 0..3 {
+            gossip.on_suspicion_expired(expires, slot);
+        }
+        assert_eq!((gossip.stats().expiries_gated, gossip.stats().hellos), (3, hellos + 1));
+        assert!(gossip.timers.deadline(Timer::Suspicion(slot)) > Some(expires));
+        let verdict = said("n009", State::Dead, "n002", 9);
+        gossip.hear(expires, &verdict, Source::Exchange { spread: true });
+        assert_eq!(gossip.timers.deadline(Timer::Suspicion(slot)), Some(expires));
+    });
 }
