@@ -6,7 +6,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 
 use crate::run::{self, check, root};
-use crate::sim::{self, GOSSIP_SEEDS};
+use crate::sim::{self, GOSSIP_SEEDS, SCENARIO_SEEDS};
 use crate::test::Tally;
 use crate::tools::{self, CARGO_DENY, CARGO_FUZZ};
 
@@ -38,6 +38,7 @@ pub(crate) fn run(args: &[&str]) -> Result<()> {
         "schedules" => sim::seeds("explore", SCHEDULES),
         "seeds" => sim::seeds("cluster", CLUSTERS),
         "mixture" => sim::seeds("mixture", MIXTURES),
+        "scenarios" => sim::scenarios(),
         "digests" => sim::digests(),
         "gossip" => sim::gossip("128,1024"),
         "gossip-10000" => sim::gossip("10000"),
@@ -67,6 +68,7 @@ fn unknown(problem: &str) -> Result<()> {
          schedules    {SCHEDULES} random schedules of one partition; goes on where it was stopped\n  \
          seeds        {CLUSTERS} simulated whole clusters; goes on where it was stopped\n  \
          mixture      {MIXTURES} of five to nine nodes with three copies; goes on where it was stopped\n  \
+         scenarios    every scenario of `ringway sim --list` that has a size, {SCENARIO_SEEDS} seeds each\n  \
          digests      what a dozen simulated runs come to in the release build, beside what is written down\n  \
          gossip       every figure of membership over {GOSSIP_SEEDS} seeds at 128 and 1,024 members; goes on where it was stopped\n  \
          gossip-10000 the same at 10,000 members\n  \

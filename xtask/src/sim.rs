@@ -9,6 +9,8 @@ use crate::tools;
 
 /// Seeds of each scenario in `long gossip`.
 pub(crate) const GOSSIP_SEEDS: u64 = 20;
+/// Seeds of each scenario in `long scenarios`.
+pub(crate) const SCENARIO_SEEDS: u64 = 50;
 /// Seeds of the mixture that continuous integration runs.
 pub(crate) const SWEEP_SEEDS: u64 = 256;
 
@@ -34,6 +36,11 @@ pub(crate) fn seeds(command: &str, count: u64) -> Result<()> {
 /// Every rule of the ownership protocol taken out once.
 pub(crate) fn mutants() -> Result<()> {
     simulate(&["--release", "--features", "mutants"], &["mutants"])
+}
+
+/// Every scenario that is written down.
+pub(crate) fn scenarios() -> Result<()> {
+    simulate(&["--release"], &["scenarios", "--seeds", &format!("0..{SCENARIO_SEEDS}"), "--all"])
 }
 
 /// What runs come to in the release build; the tests say the same of the development build.

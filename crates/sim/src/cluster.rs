@@ -3,6 +3,12 @@
 //! Nodes join, drain, stop, crash and come back, are paused and cut off and change their weight, while clients read and
 //! write. Then everything is mended, and within [`CONVERGENCE_MAX`] every member must have one map, every partition one
 //! owner set that serves, nothing may move still, and all that was acknowledged must be there.
+//!
+//! [`run`] and [`mixture`] draw all of that from the seed. [`scenario`] has those where what goes wrong is written down, and
+//! [`stage`] plays them.
+
+pub mod scenario;
+pub mod stage;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -21,6 +27,7 @@ use crate::node::NodeOptions;
 use crate::plane::{ClusterOptions, Member};
 use crate::rng::Rng;
 use crate::router::Patience;
+use crate::story::Story;
 use crate::world::{World, WorldOptions};
 
 const fn ms(ms: u64) -> Duration {
@@ -43,33 +50,44 @@ const NODES_MIN: usize = 3;
 /// Runs one small cluster: three to seven nodes, two or three copies.
 #[must_use]
 pub fn run(options: ExploreOptions) -> Outcome {
-    live(options, Span { founders: 3, replicas: &[2, 3, 3, 3] })
+    live(options, Span::SMALL).0
 }
 
 /// Runs one cluster of the mixture that the promises are measured by: five to nine nodes, three copies.
 #[must_use]
 pub fn mixture(options: ExploreOptions) -> Outcome {
-    live(options, Span { founders: 5, replicas: &[3] })
+    live(options, Span::MIXTURE).0
 }
 
 /// How large clusters are.
 #[derive(Debug, Clone, Copy)]
-struct Span {
+pub(crate) struct Span {
     /// Fewest nodes that form one; up to two more do, and up to two more may join.
-    founders: usize,
+    pub(crate) founders: usize,
     /// Copies, drawn from these.
-    replicas: &'static [usize],
+    pub(crate) replicas: &'static [usize],
+    /// Exactly so many nodes, whatever is drawn: all of them form the cluster but up to two.
+    pub(crate) nodes: Option<usize>,
 }
 
-fn live(options: ExploreOptions, span: Span) -> Outcome {
+impl Span {
+    /// That of [`run`].
+    pub(crate) const SMALL: Self = Self { founders: 3, replicas: &[2, 3, 3, 3], nodes: None };
+    /// That of [`mixture`].
+    pub(crate) const MIXTURE: Self = Self { founders: 5, replicas: &[3], nodes: None };
+}
+
+/// Runs one cluster; what became of it, and what it went through.
+pub(crate) fn live(options: ExploreOptions, span: Span) -> (Outcome, Story) {
+    let safety_only = options.safety_only;
     let mut cluster = Cluster::new(options, span);
     cluster.form();
     cluster.trouble();
-    if cluster.world.checkers.violation().is_none() && !options.safety_only {
+    if cluster.world.checkers.violation().is_none() && !safety_only {
         cluster.mend();
         cluster.converge();
     }
-    crate::explorer::outcome(cluster.world)
+    (crate::explorer::outcome(cluster.world), cluster.story)
 }
 
 /// What can happen to a cluster.
@@ -106,6 +124,25 @@ impl Change {
         Self::NewWeather,
         Self::CrashRouter,
     ];
+
+    /// What it is, in a line that begins with a name.
+    fn words(self) -> &'static str {
+        match self {
+            Self::Crash => "crashes, unless it is down",
+            Self::LoseDisk => "crashes and loses its disk, if the promises survive that",
+            Self::Pause => "is paused",
+            Self::Cut => "and others are cut off from the rest",
+            Self::CutOneWay => "and others are not heard by the rest any more",
+            Self::Mend => "and all others reach each other again",
+            Self::Join => "hears of a newcomer, if there is one",
+            Self::Drain => "is told to leave, if enough others stay",
+            Self::Reweigh => "gets another weight",
+            Self::HoldMoves => "and all others are told to hold moves, or to let them begin again",
+            Self::Stop => "is told to stop",
+            Self::NewWeather => "and all others get other weather",
+            Self::CrashRouter => "and all others lose a router",
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -114,6 +151,8 @@ enum Chore {
     Start(Place),
     StartRouter(Place),
     Resume(Place),
+    /// A slow node is slow no more.
+    SpeedUp(Place),
     Mend,
     /// Look whether a node that stops leads anything still, and stop it at the latest then.
     Stopped(Place, Duration),
@@ -135,13 +174,19 @@ struct Cluster {
     next_joiner: Place,
     moves_held: bool,
     lost_a_disk: bool,
+    /// Everything is at rest so long after the last fault.
+    converges_within: Duration,
+    story: Story,
 }
 
 impl Cluster {
     fn new(options: ExploreOptions, span: Span) -> Self {
         let mut rng = Rng::new(options.seed.wrapping_mul(0x517c_c1b7).wrapping_add(options.seed));
         let founders = span.founders + rng.below(3);
-        let nodes = founders + rng.below(3);
+        let late = rng.below(3);
+        let nodes = span.nodes.unwrap_or(founders + late);
+        let founders =
+            if span.nodes.is_some() { nodes.saturating_sub(late).max(span.founders) } else { founders };
         let mut weights = [0; 13];
         for weight in &mut weights {
             *weight = [0, 1, 2][rng.below(3)];
@@ -161,6 +206,8 @@ impl Cluster {
             next_joiner: founders,
             moves_held: false,
             lost_a_disk: false,
+            converges_within: CONVERGENCE_MAX,
+            story: Story::default(),
         }
     }
 
@@ -189,12 +236,24 @@ impl Cluster {
         while self.world.checkers.violation().is_none() {
             let chore = self.chores.first_key_value().map(|((at, _), _)| *at);
             let due = chore.unwrap_or(end).min(end);
-            self.world.run_until(due);
+            self.pass_until(due);
             if due == end {
                 break;
             }
             if let Some((_, chore)) = self.chores.pop_first() {
                 self.do_chore(chore);
+            }
+        }
+    }
+
+    /// Lets time go on, and looks at everybody now and then.
+    fn pass_until(&mut self, end: Duration) {
+        loop {
+            let next = (self.world.now + LOOK_GAP).min(end);
+            self.world.run_until(next);
+            self.world.look();
+            if next >= end || self.world.checkers.violation().is_some() {
+                break;
             }
         }
     }
@@ -215,6 +274,7 @@ impl Cluster {
             Chore::Start(place) => self.start(place),
             Chore::StartRouter(place) => self.world.start_router(place),
             Chore::Resume(place) => self.world.resume(place),
+            Chore::SpeedUp(place) => self.world.speed_up(place),
             Chore::Mend => self.world.network.mend(),
             Chore::Stopped(place, latest) => self.stopped(place, latest),
             Chore::Drained => {
@@ -234,6 +294,7 @@ impl Cluster {
     fn bring(&mut self, change: Change) {
         let place = self.rng.below(self.next_joiner);
         let down = self.rng.time(Duration::ZERO, Duration::from_secs(20));
+        self.story.tell(self.world.now, format!("n{place} {}", change.words()));
         match change {
             Change::Crash => self.crash(place, down),
             Change::LoseDisk => self.lose_disk(place, down),
@@ -424,12 +485,15 @@ impl Cluster {
 
     fn mend(&mut self) {
         self.world.trace(|_| "---- everything is mended".to_owned());
+        self.story.tell(self.world.now, "everything is mended");
         self.chores.clear();
         self.world.network.mend();
+        self.world.deaf.clear();
         self.world.network.weather = Weather::fair(ms(5));
         self.world.options.import_failure_ppm = 0;
         for place in 0..self.next_joiner {
             self.world.resume(place);
+            self.world.speed_up(place);
             // A stop that was begun ends like any other: with a new life.
             if self.stopping.remove(&place) && self.world.nodes[place].engine.is_some() {
                 self.world.crash(place, Some(usize::MAX));
@@ -445,10 +509,11 @@ impl Cluster {
     }
 
     fn converge(&mut self) {
-        let end = self.world.now + CONVERGENCE_MAX;
+        let end = self.world.now + self.converges_within;
         self.wait_for(end, Self::unrest);
+        self.story.tell(self.world.now, "everything is at rest");
         self.world.stop_workload();
-        let end = self.world.now + CONVERGENCE_MAX;
+        let end = self.world.now + self.converges_within;
         self.wait_for(end, |cluster| cluster.world.waiting().map(|(_, what)| what));
     }
 
@@ -460,7 +525,7 @@ impl Cluster {
             if self.world.now >= end {
                 self.world.checkers.violated(self.world.now, Rule::Convergence, what);
             }
-            self.world.run_until(self.world.now + LOOK_GAP);
+            self.pass_until(self.world.now + LOOK_GAP);
         }
     }
 
@@ -542,6 +607,7 @@ fn world_options(
             replace_after: Duration::from_secs([15, 40][rng.below(2)]),
             gossip: Config::default(),
         }),
+        inbox_max: usize::MAX,
         trace: options.trace,
         digest: options.digest,
     }

@@ -18,6 +18,8 @@ use crate::network::{Place, Weather};
 use crate::node::{Input, NodeOptions};
 use crate::rng::Rng;
 use crate::router::Patience;
+use crate::story::Story;
+use crate::trace::Trace;
 use crate::world::{Tally, World, WorldOptions};
 
 const fn ms(ms: u64) -> Duration {
@@ -34,14 +36,14 @@ const STOP_MAX: Duration = ms(400);
 const LOSS_GAP: Duration = ms(600);
 
 /// What to run.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct ExploreOptions {
     /// Which schedule.
     pub seed: u64,
     /// A rule to break; needs the feature `mutants`.
     pub mutant: Option<Mutant>,
-    /// Whether to tell what happens, on stderr.
-    pub trace: bool,
+    /// To whom to tell what happens.
+    pub trace: Trace,
     /// Whether to make a digest of everything that happens, which takes a while.
     pub digest: bool,
     /// Whether to end with the trouble, and not ask whether everything comes to rest behind it.
@@ -64,13 +66,19 @@ pub struct Outcome {
 /// Runs one schedule.
 #[must_use]
 pub fn explore(options: ExploreOptions) -> Outcome {
+    told(options).0
+}
+
+/// Runs one schedule; what became of it, and what it went through.
+pub(crate) fn told(options: ExploreOptions) -> (Outcome, Story) {
+    let safety_only = options.safety_only;
     let mut explorer = Explorer::new(options);
     explorer.trouble();
-    if explorer.world.checkers.violation().is_none() && !options.safety_only {
+    if explorer.world.checkers.violation().is_none() && !safety_only {
         explorer.mend();
         explorer.converge();
     }
-    outcome(explorer.world)
+    (outcome(explorer.world), explorer.story)
 }
 
 /// Looks at the histories and closes the books.
@@ -115,6 +123,24 @@ impl Trouble {
         Self::Stop,
         Self::FillDisk,
     ];
+
+    /// What it is, in a line that begins with a name.
+    fn words(self) -> &'static str {
+        match self {
+            Self::Crash => "crashes, unless it is down",
+            Self::LoseDisk => "crashes and loses its disk, if the promises survive that",
+            Self::PowerCut => "and all others lose power",
+            Self::Pause => "is paused",
+            Self::Cut => "and others are cut off from the rest",
+            Self::CutOneWay => "and others are not heard by the rest any more",
+            Self::Mend => "and all others reach each other again",
+            Self::NewWeather => "and all others get other weather",
+            Self::Wish => "and all others hear of other wishes",
+            Self::HoldMoves => "and all others are told to hold moves, or to let them begin again",
+            Self::Stop => "is told to stop",
+            Self::FillDisk => "has a full disk",
+        }
+    }
 }
 
 /// How much of each there is in this schedule.
@@ -151,6 +177,7 @@ struct Explorer {
     stopping: BTreeSet<Place>,
     /// No other disk is lost before that.
     lost_until: Duration,
+    story: Story,
 }
 
 impl Explorer {
@@ -168,6 +195,7 @@ impl Explorer {
             moves_held: false,
             stopping: BTreeSet::new(),
             lost_until: Duration::ZERO,
+            story: Story::default(),
         };
         for place in 0..explorer.world.nodes.len() {
             explorer.world.start(place);
@@ -241,6 +269,7 @@ impl Explorer {
     fn bring(&mut self, trouble: Trouble) {
         let place = self.rng.below(self.world.nodes.len());
         let down = self.rng.time(Duration::ZERO, self.climate.down_max);
+        self.story.tell(self.world.now, format!("n{place} {}", trouble.words()));
         match trouble {
             Trouble::Crash => self.crash(place, false, down),
             Trouble::LoseDisk => {
@@ -403,6 +432,7 @@ impl Explorer {
     /// Ends every fault.
     fn mend(&mut self) {
         self.world.trace(|_| "---- everything is mended".to_owned());
+        self.story.tell(self.world.now, "everything is mended");
         self.chores.clear();
         self.stopping.clear();
         self.moves_held = false;
@@ -429,6 +459,7 @@ impl Explorer {
     fn converge(&mut self) {
         let end = self.world.now + CONVERGENCE_MAX;
         self.wait_for(end, Self::unrest);
+        self.story.tell(self.world.now, "everything is at rest");
         self.world.stop_workload();
         let end = self.world.now + CONVERGENCE_MAX;
         self.wait_for(end, |explorer| explorer.world.waiting());
@@ -518,6 +549,7 @@ fn world_options(rng: &mut Rng, climate: &Climate, options: ExploreOptions) -> W
         import_failure_ppm: [0, 200_000][rng.below(2)],
         timer_late_max: ms([0, 3][rng.below(2)]),
         cluster: None,
+        inbox_max: usize::MAX,
         trace: options.trace,
         digest: options.digest,
     }

@@ -1,8 +1,8 @@
 //! Runs schedules of the simulator from the command line.
 //!
-//! `explore` runs random schedules of one partition, `cluster` and `mixture` whole clusters, `mutants` the guard checks;
-//! `gossip` and `targets` run scenarios of membership; `digests` shows that a seed is one history in every build. A
-//! violation is printed with the command that shows its schedule, and the exit code is 1.
+//! `explore` runs random schedules of one partition, `cluster` and `mixture` whole clusters, `scenarios` what is written
+//! down, `mutants` the guard checks; `gossip` and `targets` run scenarios of membership; `digests` shows that a seed is one
+//! history in every build. A violation is printed with the command that shows its schedule, and the exit code is 1.
 #![expect(clippy::print_stdout, reason = "a command line tool talks on stdout")]
 
 mod gossip_command;
@@ -15,13 +15,16 @@ use std::time::{Duration, Instant};
 use ringway_control::ownership::Mutant;
 use ringway_sim::digests::{digests, written_down};
 use ringway_sim::explorer::{ExploreOptions, Outcome, explore};
+use ringway_sim::play::{play, scenarios};
 use ringway_sim::sweep::{Swept, sweep};
+use ringway_sim::trace::Trace;
 use ringway_sim::{cluster, mutants};
 
 const USAGE: &str = "\
 ringway-sim explore --seeds FROM..TO    random schedules of one partition
 ringway-sim cluster --seeds FROM..TO    whole clusters of three to seven nodes, with their control planes
 ringway-sim mixture --seeds FROM..TO    of five to nine nodes, with three copies
+ringway-sim scenarios --seeds FROM..TO  every scenario of `ringway sim --list` that has a size, one after the other
 ringway-sim digests                     what a dozen runs come to, in every build alike
 ringway-sim mutants                     every rule taken out once: who notices
   --mutant NAME    break a rule; needs --features mutants
@@ -50,7 +53,7 @@ struct Arguments {
 impl Arguments {
     fn of(&self, seed: u64) -> ExploreOptions {
         let Self { mutant, trace, safety_only, .. } = *self;
-        ExploreOptions { seed, mutant, trace, safety_only, digest: false }
+        ExploreOptions { seed, mutant, trace: Trace::aloud(trace), safety_only, digest: false }
     }
 }
 
@@ -89,6 +92,7 @@ fn of_ownership() -> ExitCode {
         "cluster" => run(&arguments, |seed| cluster::run(arguments.of(seed))),
         "mixture" => run(&arguments, |seed| cluster::mixture(arguments.of(seed))),
         "mutants" => all_mutants(&arguments),
+        "scenarios" => all_scenarios(&arguments),
         "digests" => as_written_down(),
         other => {
             eprintln!("there is no command `{other}`\n{USAGE}");
@@ -216,6 +220,29 @@ fn as_written_down() -> bool {
     let same = found == written_down();
     println!("{}", if same { "as written down" } else { "NOT as written down in crates/sim/digests.txt" });
     same
+}
+
+/// Plays every scenario with every seed, at its own size; whether all were clean.
+fn all_scenarios(arguments: &Arguments) -> bool {
+    let mut all = true;
+    for scenario in scenarios().into_iter().filter(|scenario| scenario.nodes.is_some()) {
+        let mut violations = 0;
+        for seed in arguments.seeds.clone() {
+            let report = play(&scenario, seed, scenario.nodes, arguments.trace);
+            if let Some(broken) = &report.broken {
+                violations += 1;
+                println!("{}: {} at {:?}: {}", scenario.name, broken.rule, broken.at, broken.what);
+                println!("see it: {}", report.replay());
+            }
+        }
+        let seeds = arguments.seeds.end - arguments.seeds.start;
+        println!("{:<26}{seeds:>6} seeds, {violations} violations", scenario.name);
+        all &= violations == 0;
+        if !(all || arguments.all) {
+            break;
+        }
+    }
+    all
 }
 
 /// Runs the guard checks; whether every rule taken out was noticed, and nothing with all of them in.

@@ -14,7 +14,7 @@ use crate::clock::Clock;
 use crate::disk::Disk;
 use crate::network::Place;
 use crate::plane::{Kept, Member, Packet};
-use crate::router::Ask;
+use crate::router::{Answer, Ask};
 use crate::store::{Aside, Cell};
 
 /// What can happen to a process.
@@ -60,11 +60,28 @@ pub enum Input {
 }
 
 impl Input {
+    /// Whether it comes over the network.
+    #[must_use]
+    pub fn comes_from_afar(&self) -> bool {
+        matches!(self, Self::Message(_) | Self::Packet { .. } | Self::Ask(_))
+    }
+
     /// Whether it belongs to one life of a process, and means nothing to the next.
     #[must_use]
     pub fn ends_with_life(&self) -> bool {
         matches!(self, Self::Written(_) | Self::Timer | Self::Copy { .. } | Self::SlowRead { .. })
     }
+}
+
+/// What a node that cannot send holds back.
+#[derive(Debug, Clone)]
+pub enum Outgoing {
+    /// To another node's engine.
+    Message(Place, Envelope),
+    /// To another member's plane.
+    Packet(Place, Packet),
+    /// To a router.
+    Answer(Box<Ask>, Answer),
 }
 
 /// How processes are started.
@@ -101,8 +118,12 @@ pub struct Node {
     pub gone: bool,
     /// It handles nothing: SIGSTOP.
     pub paused: bool,
+    /// It neither receives nor sends, and its timers go on.
+    pub slow: bool,
     /// What arrives meanwhile.
     pub backlog: VecDeque<Input>,
+    /// What it wants to send while it is slow.
+    pub outbox: VecDeque<Outgoing>,
     /// Copies being pulled.
     pub pulls: BTreeSet<(Partition, CopyTag)>,
     /// Writes taken in and not answered.
@@ -139,7 +160,9 @@ impl Node {
             kept: Kept::default(),
             gone: false,
             paused: false,
+            slow: false,
             backlog: VecDeque::new(),
+            outbox: VecDeque::new(),
             pulls: BTreeSet::new(),
             unanswered: BTreeMap::new(),
             tokens: 0,
@@ -183,7 +206,9 @@ impl Node {
         self.engine = None;
         self.member = None;
         self.paused = false;
+        self.slow = false;
         self.backlog.clear();
+        self.outbox.clear();
         self.pulls.clear();
         self.unanswered.clear();
         self.permits.clear();
@@ -199,6 +224,27 @@ impl Node {
         self.owner.store = store_id(self.place, self.disks_lost);
         self.disk = Disk::new(self.owner.store);
         self.kept = Kept::default();
+    }
+
+    /// Whether this has to wait: a paused process handles nothing, a slow one nothing that comes from afar.
+    #[must_use]
+    pub fn keeps(&self, input: &Input) -> bool {
+        self.paused || self.slow && input.comes_from_afar()
+    }
+
+    /// Keeps it for later; whether there was room. A timer is looked at again in any case.
+    pub fn set_aside(&mut self, input: Input, max: usize) -> bool {
+        let full = input.comes_from_afar() && self.backlog.len() >= max;
+        if !full && !matches!(input, Input::Timer) {
+            self.backlog.push_back(input);
+        }
+        !full
+    }
+
+    /// What came from afar and waits.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.backlog.iter().filter(|input| input.comes_from_afar()).count()
     }
 
     /// Whether the process runs and handles what comes.

@@ -15,6 +15,7 @@ use crate::network::{Place, Weather};
 use crate::node::{NodeOptions, place_of};
 use crate::router::{Patience, Wanted};
 use crate::store::{Action, Key};
+use crate::trace::Trace;
 use crate::world::{World, WorldOptions};
 
 /// The only partition.
@@ -85,7 +86,8 @@ impl Script {
             import_failure_ppm: 0,
             timer_late_max: Duration::ZERO,
             cluster: None,
-            trace: std::env::var_os("RINGWAY_SIM_TRACE").is_some(),
+            inbox_max: usize::MAX,
+            trace: Trace::aloud(std::env::var_os("RINGWAY_SIM_TRACE").is_some()),
             digest: false,
         };
         change(&mut options);

@@ -1,5 +1,6 @@
 //! Many seeds at once, one per core.
 
+use std::any::Any;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -81,12 +82,18 @@ impl Swept {
 /// A run whose failed assertions are violations like any other.
 pub fn guarded(seed: u64, run: &impl Fn(u64) -> Outcome) -> Outcome {
     catch_unwind(AssertUnwindSafe(|| run(seed))).unwrap_or_else(|panic| {
-        let said = panic.downcast_ref::<String>().cloned();
-        let said = said.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
-        let what = said.unwrap_or_else(|| "a panic without words".to_owned());
+        let what = said(panic.as_ref());
         let violation = Violation { rule: Rule::Assertion, at: Duration::ZERO, what };
         Outcome { violation: Some(violation), tally: Tally::default(), lasted: Duration::ZERO, digest: None }
     })
+}
+
+/// What a failed assertion said.
+#[must_use]
+pub fn said(panic: &(dyn Any + Send)) -> String {
+    let said = panic.downcast_ref::<String>().cloned();
+    let said = said.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
+    said.unwrap_or_else(|| "a panic without words".to_owned())
 }
 
 #[cfg(test)]

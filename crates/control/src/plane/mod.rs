@@ -340,6 +340,13 @@ impl Plane {
         &self.map
     }
 
+    /// A hash of all living members and all records that this member knows. Members that know the same have one map,
+    /// but for hints that gossip has not confirmed yet.
+    #[must_use]
+    pub fn state_hash(&self) -> u64 {
+        self.gossip.state_hash()
+    }
+
     /// The records that outlive this process: what a restarted member hands back as [`PlaneOptions::restored`], so
     /// that the placement survives a restart of everybody even while a node is still down.
     pub fn lasting_records(&self) -> Vec<(String, u64, Vec<u8>)> {

@@ -25,6 +25,26 @@ pub enum Rule {
     Keys,
 }
 
+impl Rule {
+    /// All of them.
+    pub const ALL: [Self; 5] =
+        [Self::FalseDeath, Self::Untold, Self::Disagreement, Self::Overflow, Self::Backwards];
+
+    /// What violates it, in a few words.
+    #[must_use]
+    pub fn about(self) -> &'static str {
+        match self {
+            Self::FalseDeath => "a member that nothing is wrong with is declared dead",
+            Self::Untold => "somebody well still believes in a crashed member when the bound has passed",
+            Self::Disagreement => {
+                "after the last fault not everybody holds exactly the living for alive within the bound"
+            }
+            Self::Overflow => "a queue passed its maximum, or a bound inside a member was hit",
+            Self::Backwards => "somebody's evidence of another went back",
+        }
+    }
+}
+
 /// A rule that was violated, when, and how.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Violation {
@@ -53,14 +73,26 @@ struct Condition {
     /// Reasons why it may be called dead: down, slow, paused, cut off.
     troubles: u32,
     well_since: Duration,
+    /// When the last trouble began.
+    unwell_since: Duration,
     /// It is cut off, or was until then: what it says of others is no wonder.
     cut_off_until: Duration,
+}
+
+impl Condition {
+    /// Whether it came back just now and may tell what was said of the other one in good time: so late, as it was stuck
+    /// itself from before the last of that had gone round.
+    fn tells_late(&self, at: Duration, subject: Self, grace: Duration) -> bool {
+        self.troubles == 0 && at < self.well_since + grace && subject.well_since + grace > self.unwell_since
+    }
 }
 
 /// Everything seen in one run.
 #[derive(Debug)]
 pub struct Checkers {
     conditions: Vec<Condition>,
+    /// How much later than usual everybody knows that somebody is well again.
+    news_late: Duration,
     evidence: BTreeMap<(Place, Place), Evidence>,
     first: Option<Violation>,
     counts: BTreeMap<Rule, u64>,
@@ -71,13 +103,19 @@ impl Checkers {
     #[must_use]
     pub fn new(places: usize) -> Self {
         let zero = Duration::ZERO;
-        let unborn = Condition { troubles: 1, well_since: zero, cut_off_until: zero };
+        let unborn = Condition { troubles: 1, well_since: zero, unwell_since: zero, cut_off_until: zero };
         Self {
             conditions: vec![unborn; places],
+            news_late: Duration::ZERO,
             evidence: BTreeMap::new(),
             first: None,
             counts: BTreeMap::new(),
         }
+    }
+
+    /// News that somebody is well again take so much longer than on a good day.
+    pub fn expect_late_news(&mut self, by: Duration) {
+        self.news_late = by;
     }
 
     /// The first violation.
@@ -93,8 +131,12 @@ impl Checkers {
     }
 
     /// One more reason why it may be called dead.
-    pub fn trouble(&mut self, place: Place) {
-        self.conditions[place as usize].troubles += 1;
+    pub fn trouble(&mut self, at: Duration, place: Place) {
+        let condition = &mut self.conditions[place as usize];
+        if condition.troubles == 0 {
+            condition.unwell_since = at;
+        }
+        condition.troubles += 1;
     }
 
     /// One reason less.
@@ -105,8 +147,8 @@ impl Checkers {
     }
 
     /// It is cut off from the others: one more trouble, and no judge of others either.
-    pub fn cut_off(&mut self, place: Place) {
-        self.trouble(place);
+    pub fn cut_off(&mut self, at: Duration, place: Place) {
+        self.trouble(at, place);
         self.conditions[place as usize].cut_off_until = Duration::MAX;
     }
 
@@ -131,7 +173,12 @@ impl Checkers {
         };
         let condition = self.conditions[subject as usize];
         let judges = at >= self.conditions[observer as usize].cut_off_until;
-        if judges && condition.troubles == 0 && at >= condition.well_since + grace {
+        let grace = grace + self.news_late;
+        let new = |checkers: &Self| {
+            let heard = matches!(note, Note::Dead(_));
+            !(heard && checkers.conditions.iter().any(|other| other.tells_late(at, condition, grace)))
+        };
+        if judges && condition.troubles == 0 && at >= condition.well_since + grace && new(self) {
             let since = condition.well_since.as_secs_f64();
             let what = format!("n{observer} says that n{subject} is dead, which is well since {since:.3} s");
             self.violated(Rule::FalseDeath, at, what);
@@ -227,12 +274,12 @@ mod tests {
     #[test]
     fn a_false_death_is_one_of_somebody_well_for_a_while() {
         let mut checkers = all_well();
-        checkers.trouble(1);
+        checkers.trouble(S(99), 1);
         checkers.said(S(100), 0, Note::Dead(1));
         checkers.recovered(S(101), 1);
         checkers.said(S(103), 0, Note::Dead(1));
         checkers.said(S(200), 0, Note::Suspect(2));
-        checkers.cut_off(2);
+        checkers.cut_off(S(200), 2);
         checkers.said(S(200), 2, Note::Dead(0));
         checkers.reconnected(S(200), 2);
         assert_eq!(fired(&checkers), None);
@@ -242,12 +289,47 @@ mod tests {
     }
 
     #[test]
+    fn an_old_verdict_may_be_heard_late_from_who_was_stuck_and_no_new_one_passed() {
+        let still_stuck = || {
+            let mut checkers = all_well();
+            checkers.trouble(S(100), 1);
+            checkers.trouble(S(104), 0);
+            checkers.recovered(S(110), 1);
+            checkers
+        };
+        let stuck = || {
+            let mut checkers = still_stuck();
+            checkers.recovered(S(120), 0);
+            checkers
+        };
+        let said = |at, observer, note| {
+            let mut checkers = stuck();
+            checkers.said(S(at), observer, note);
+            fired(&checkers)
+        };
+        assert_eq!(said(121, 0, Note::Dead(1)), None, "as it was told while it was stuck");
+        assert_eq!(said(121, 2, Note::Dead(1)), None, "as it hears from that one");
+        let mut early = still_stuck();
+        early.said(S(119), 2, Note::Dead(1));
+        assert_eq!(fired(&early), Some(Rule::FalseDeath), "nobody is back who could have told it");
+        assert_eq!(said(126, 0, Note::Dead(1)), Some(Rule::FalseDeath), "it has had the time to hear better");
+        let mut slow = stuck();
+        slow.expect_late_news(S(7));
+        slow.said(S(126), 0, Note::Dead(1));
+        slow.said(S(118), 2, Note::Expired(1));
+        assert_eq!(fired(&slow), None, "where news take longer");
+        assert_eq!(said(118, 2, Note::Expired(1)), Some(Rule::FalseDeath), "where they do not");
+        assert_eq!(said(121, 0, Note::Expired(1)), Some(Rule::FalseDeath), "its own verdict");
+        assert_eq!(said(121, 0, Note::Dead(2)), Some(Rule::FalseDeath), "nothing was wrong with that one");
+    }
+
+    #[test]
     fn who_is_well_must_have_been_told() {
         let mut checkers = all_well();
         checkers.told(S(30), 0, 1, 4, Some(evidence(4, 9, State::Dead)));
         checkers.told(S(30), 0, 1, 4, Some(evidence(5, 0, State::Alive)));
         checkers.told(S(30), 0, 1, 4, None);
-        checkers.trouble(2);
+        checkers.trouble(S(29), 2);
         checkers.told(S(30), 2, 1, 4, Some(evidence(4, 9, State::Suspect)));
         assert_eq!(fired(&checkers), None);
         checkers.told(S(30), 0, 1, 4, Some(evidence(4, 9, State::Suspect)));

@@ -1,14 +1,18 @@
 //! What happened, as one number, and the last of it in words.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::fmt;
 use std::time::Duration;
 
 use super::member::{Note, Packet, Place};
 use crate::digest::Digest;
+use crate::story::Story;
+use crate::trace::Trace;
 
 /// Lines kept for whoever reads of a violation.
 const LAST_MAX: usize = 40;
+/// First verdicts that the story tells of; the figures have all.
+const VERDICTS_TOLD_MAX: usize = 16;
 
 /// Something that happened and is worth a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,13 +40,24 @@ pub enum What {
 pub struct History {
     digest: Digest,
     events: u64,
+    messages: u64,
+    words: u64,
     last: VecDeque<(Duration, What)>,
+    /// To whom it is told as well.
+    pub trace: Trace,
+    /// What it comes to, for a person. No part of the digest.
+    pub story: Story,
+    /// Who was called dead, or doubted for good, in this life.
+    verdicts: BTreeSet<Place>,
+    verdicts_told: usize,
 }
 
 impl History {
     /// A message reached a process.
     pub fn delivered(&mut self, at: Duration, packet: &Packet) {
         self.events += 1;
+        self.messages += 1;
+        self.trace.step();
         self.mix(at.as_nanos() as u64);
         self.mix(u64::from(packet.from) << 32 | u64::from(packet.to));
         self.mix((packet.via as u64) << 32 | packet.bytes.len() as u64);
@@ -78,6 +93,29 @@ impl History {
             self.last.pop_front();
         }
         self.last.push_back((at, what));
+        self.words += u64::from(matches!(what, What::Said(..)));
+        self.trace.step();
+        self.trace.tell(|| line(at, &what));
+        self.tell_verdict(at, what);
+    }
+
+    /// The first who calls somebody dead is worth a line; that all others follow is a figure.
+    fn tell_verdict(&mut self, at: Duration, what: What) {
+        match what {
+            What::Started(place, _) => {
+                self.verdicts.remove(&place);
+            }
+            What::Said(observer, Note::Dead(subject)) if self.verdicts.insert(subject) => {
+                self.verdicts_told += 1;
+                if self.verdicts_told <= VERDICTS_TOLD_MAX {
+                    self.story
+                        .tell(at, format!("n{subject} is called dead for the first time, by n{observer}"));
+                } else if self.verdicts_told == VERDICTS_TOLD_MAX + 1 {
+                    self.story.tell(at, "others are called dead from here on, too many to tell");
+                }
+            }
+            _ => {}
+        }
     }
 
     fn mix(&mut self, word: u64) {
@@ -96,11 +134,27 @@ impl History {
         self.events
     }
 
+    /// How many messages reached a process.
+    #[must_use]
+    pub fn messages(&self) -> u64 {
+        self.messages
+    }
+
+    /// How often a member said something of what it believes.
+    #[must_use]
+    pub fn words(&self) -> u64 {
+        self.words
+    }
+
     /// The last that happened, a line each.
     #[must_use]
     pub fn last(&self) -> Vec<String> {
-        self.last.iter().map(|(at, what)| format!("{:>12.6} s  {what}", at.as_secs_f64())).collect()
+        self.last.iter().map(|(at, what)| line(*at, what)).collect()
     }
+}
+
+fn line(at: Duration, what: &What) -> String {
+    format!("{:>12.6} s  {what}", at.as_secs_f64())
 }
 
 fn pair(a: Place, b: u32) -> u64 {

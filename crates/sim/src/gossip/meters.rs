@@ -206,6 +206,12 @@ impl Meters {
         self.settling = Some(at);
     }
 
+    /// Whether something went wrong or was mended, and not everybody agrees yet.
+    #[must_use]
+    pub fn is_settling(&self) -> bool {
+        self.settling.is_some()
+    }
+
     /// Nothing goes on from here; so many bytes were sent so far, by all.
     pub fn idle_begins(&mut self, at: Duration, sent: u64) {
         self.idle = Some((at, sent));

@@ -8,9 +8,12 @@ use super::checkers::{Rule, Violation};
 use super::history::What;
 use super::member::{Place, Protocol, Settings, keyring_of};
 use super::meters::{Metric, Samples, quantile};
+use super::mixture;
 use super::scenario::{Act, Scenario, Who};
 use super::world::{Setup, World};
 use crate::rng::Rng;
+use crate::story::Story;
+use crate::trace::Trace;
 
 /// Before anything happens: every member has probed, and exchanged its state once.
 const WARM_UP: Duration = Duration::from_secs(12);
@@ -26,13 +29,15 @@ pub struct Options {
     pub nodes: usize,
     /// The expiry gate is on; off only to show what it is for.
     pub expiry_gate: bool,
+    /// To whom to tell what happens.
+    pub trace: Trace,
 }
 
 impl Options {
     /// A seed and a number of members.
     #[must_use]
     pub fn new(seed: u64, nodes: usize) -> Self {
-        Self { seed, nodes, expiry_gate: true }
+        Self { seed, nodes, expiry_gate: true, trace: Trace::Off }
     }
 }
 
@@ -49,6 +54,12 @@ pub struct Outcome {
     pub violation: Option<Violation>,
     /// The last that happened.
     pub last: Vec<String>,
+    /// What it comes to, for a person.
+    pub story: Story,
+    /// How much virtual time passed.
+    pub lasted: Duration,
+    /// How often what happened.
+    pub counts: BTreeMap<&'static str, u64>,
 }
 
 /// Runs a scenario.
@@ -69,7 +80,10 @@ pub fn run<P: Protocol>(scenario: &Scenario, options: &Options) -> Outcome {
         settings,
     };
     let mut world: World<P> = World::new(setup);
+    world.history.trace = options.trace.clone();
+    world.checkers.expect_late_news(scenario.news_late);
     let founders = nodes - scenario.late;
+    world.history.story.tell(world.now, format!("{founders} members have known each other for long"));
     let records = scenario.record_bytes.map_or(0, |_| founders);
     world.found(founders, records, scenario.record_bytes.unwrap_or(0));
     world.run_until(world.now + WARM_UP);
@@ -87,6 +101,7 @@ pub fn run<P: Protocol>(scenario: &Scenario, options: &Options) -> Outcome {
         next_key: records as u32,
         keys: None,
         told_within: scenario.told_within,
+        told_from: Duration::ZERO,
         world,
     };
     for (at, act) in &scenario.timeline {
@@ -107,7 +122,6 @@ enum Step {
 }
 
 struct Stage<P: Protocol> {
-    world: World<P>,
     start: Duration,
     rng: Rng,
     steps: BTreeMap<(Duration, usize), Step>,
@@ -119,6 +133,9 @@ struct Stage<P: Protocol> {
     /// The keys that were given last, and which change that was.
     keys: Option<(u64, &'static [u8])>,
     told_within: Duration,
+    /// Before that nobody is asked whether it was told of a crash.
+    told_from: Duration,
+    world: World<P>,
 }
 
 impl<P: Protocol> Stage<P> {
@@ -192,6 +209,16 @@ impl<P: Protocol> Stage<P> {
             Act::Keys(keys) => self.set_keys(keys),
             Act::Weather(weather) => self.world.links.weather = weather,
             Act::Idle(begins) => self.idle(begins),
+            Act::Mixture(lasts) => {
+                for (at, act) in mixture::timeline(&mut self.rng, lasts) {
+                    self.plan(now + at, Step::Act(act));
+                }
+                until += lasts;
+                self.told_from = until;
+            }
+        }
+        if let Some(words) = mixture::words(&act, &self.same) {
+            self.world.history.story.tell(now, words);
         }
         self.world.meters.disturbed(until);
         until
@@ -216,7 +243,7 @@ impl<P: Protocol> Stage<P> {
         let (now, life) = (self.world.now, self.world.life(place));
         self.world.kill(place);
         self.world.meters.died(now, place, self.world.well());
-        self.plan(now + self.told_within, Step::CheckTold(place, life));
+        self.plan(now.max(self.told_from) + self.told_within, Step::CheckTold(place, life));
     }
 
     fn check_told(&mut self, subject: Place, life: u64) {
@@ -237,7 +264,8 @@ impl<P: Protocol> Stage<P> {
         // Of two halves neither is the one that is cut off.
         let halves = places.len() * 2 >= self.world.views.ups();
         self.cut = if halves { self.world.up().collect() } else { places };
-        self.cut.iter().for_each(|place| self.world.checkers.cut_off(*place));
+        let now = self.world.now;
+        self.cut.iter().for_each(|place| self.world.checkers.cut_off(now, *place));
     }
 
     fn mend(&mut self) {
@@ -306,16 +334,25 @@ impl<P: Protocol> Stage<P> {
         let (wrong, states) = (world.views.wrong(), world.states());
         world.checkers.agreement(world.now, wrong, states);
         world.meters.add(Metric::FalseDeaths, world.checkers.count(Rule::FalseDeath) as f64);
-        let world = self.world;
-        let mut samples = world.meters.finish();
+        let mut world = self.world;
+        let mut samples = std::mem::take(&mut world.meters).finish();
         let declared = samples.entry(Metric::LivingDeclared).or_default();
         *declared = vec![declared.iter().fold(0.0, |sum, it| sum + it)];
+        let counts = BTreeMap::from([
+            ("bytes sent", world.sent_bytes_of_all()),
+            ("message delivered", world.history.messages()),
+            ("message lost in a full inbox", world.inbox_dropped()),
+            ("word said by a member", world.history.words()),
+        ]);
         Outcome {
             digest: world.history.digest(),
             events: world.history.events(),
             samples,
             violation: world.checkers.first().cloned(),
             last: world.history.last(),
+            story: world.history.story,
+            lasted: world.now,
+            counts,
         }
     }
 }

@@ -58,6 +58,8 @@ pub enum Act {
     Weather(Weather),
     /// Nothing goes on from here (`true`), or until here.
     Idle(bool),
+    /// For so long, whatever the seed draws: see [`super::mixture`].
+    Mixture(Duration),
 }
 
 /// A scenario.
@@ -83,6 +85,8 @@ pub struct Scenario {
     pub sealed: bool,
     /// What happens when.
     pub timeline: Vec<(Duration, Act)>,
+    /// News that somebody is well again may take so much longer than on a good day.
+    pub news_late: Duration,
     /// A crash is known to everybody who is well within this.
     pub told_within: Duration,
     /// Everybody agrees so long after the last that happens; then the run ends.
@@ -114,6 +118,7 @@ impl Scenario {
             inbox_max: INBOX_MAX,
             sealed: false,
             timeline: Vec::new(),
+            news_late: Duration::ZERO,
             told_within: S(30),
             agrees_within: S(30),
         }
@@ -139,6 +144,7 @@ pub fn table() -> Vec<Scenario> {
     table.extend(bad_networks());
     table.extend(comings_and_goings());
     table.push(key_rotation());
+    table.push(mixture());
     table
 }
 
@@ -209,6 +215,24 @@ fn bad_networks() -> Vec<Scenario> {
         .at(S(60), Act::Mend);
     let [split, mute] = [split, mute].map(|scenario| Scenario { agrees_within: S(60), ..scenario });
     vec![loss, storm, split, mute, flapping, link]
+}
+
+/// Everything at once, as the seed draws it.
+fn mixture() -> Scenario {
+    let mixture = Scenario::new(
+        "membership-mixture",
+        "two minutes of crashes, restarts, slow and paused members, cuts, bad weather, joins and goodbyes, drawn from the seed",
+    );
+    let mixture = mixture.at(S(0), Act::Mixture(S(120)));
+    Scenario {
+        nodes: 64,
+        late: super::mixture::JOINS_MAX,
+        // A fifth of all news may be lost while members come back: the next exchange of states has them.
+        news_late: S(10),
+        told_within: S(90),
+        agrees_within: S(90),
+        ..mixture
+    }
 }
 
 fn comings_and_goings() -> Vec<Scenario> {

@@ -243,7 +243,7 @@ impl<P: Protocol> World<P> {
             self.checkers.recovered(self.now, place);
         }
         self.history.happened(self.now, What::Ended(place));
-        self.checkers.trouble(place);
+        self.checkers.trouble(self.now, place);
         self.checkers.forgets(place);
         self.views.fall(place);
         self.meters.fell(place);
@@ -341,7 +341,7 @@ impl<P: Protocol> World<P> {
             return;
         }
         if process.blocked.replace(blocked).is_none() {
-            self.checkers.trouble(place);
+            self.checkers.trouble(self.now, place);
         }
         self.schedule(until, Due::Wake(place));
     }
@@ -488,7 +488,11 @@ impl<P: Protocol> World<P> {
     fn look(&mut self) {
         self.schedule(self.now + LOOK_EVERY, Due::Look);
         let processes = &self.processes;
+        let settling = self.meters.is_settling();
         self.meters.look(self.now, &self.views, |place| processes[place as usize].sent_bytes);
+        if settling && !self.meters.is_settling() {
+            self.history.story.tell(self.now, "everybody holds exactly the living for alive");
+        }
         for place in self.meters.joining() {
             let has_records = |core: &P| core.records() >= self.records;
             if self.views.is_complete(place) && self.member(place).is_some_and(has_records) {

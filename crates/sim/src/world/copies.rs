@@ -28,7 +28,8 @@ impl World {
         let reachable = source.filter(|source| {
             let node = &self.nodes[*source];
             let linked = !self.network.is_cut(*source, joiner) && !self.network.is_cut(joiner, *source);
-            linked && node.is_awake() && node.owner == order.tag.source
+            let awake = node.is_awake() && !node.slow && !self.nodes[joiner].slow;
+            linked && awake && node.owner == order.tag.source
         });
         let broken = self.rng.chance(self.options.import_failure_ppm / 2);
         let aside = reachable.filter(|_| !broken);

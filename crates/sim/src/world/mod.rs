@@ -9,6 +9,8 @@
 //! the faults about.
 
 mod copies;
+mod faults;
+mod looks;
 mod planes;
 mod rest;
 mod workload;
@@ -24,16 +26,17 @@ use ringway_control::ownership::{
 };
 use ringway_topology::{Epoch, Owner, Partition};
 
-use crate::checkers::{Checkers, Rule, show, show_claim};
+use crate::checkers::{Checkers, Follows, Rule, Sight, show, show_claim};
 use crate::clock::Clock;
 use crate::digest::Digest;
 use crate::network::{Network, Place, Weather};
-use crate::node::{Input, Node, NodeOptions, place_of};
+use crate::node::{Input, Node, NodeOptions, Outgoing, place_of};
 use crate::plane::{ClusterOptions, Packet};
 use crate::rng::Rng;
 use crate::router::{Answer, Ask, Patience, Router, Wanted};
 use crate::show::show_message;
 use crate::store::{Breach, Key, Value, Verdict};
+use crate::trace::Trace;
 
 /// Most things that may happen at one moment; more is a loop without end.
 const AT_ONCE_MAX: u32 = 20_000;
@@ -78,8 +81,10 @@ pub struct WorldOptions {
     /// With control planes: real gossip, placement and maps. Without, claims spread by a pretended gossip, and wishes
     /// come from whoever owns the world.
     pub cluster: Option<ClusterOptions>,
-    /// Whether to tell what happens.
-    pub trace: bool,
+    /// What waits at most for a node that does not receive; the rest is lost.
+    pub inbox_max: usize,
+    /// To whom to tell what happens.
+    pub trace: Trace,
     /// Whether to make a digest of it.
     pub digest: bool,
 }
@@ -158,6 +163,8 @@ pub struct World {
     pub digest: Option<Digest>,
     /// The disks of these nodes finish nothing.
     pub held_disks: BTreeSet<Place>,
+    /// Gossip neither reaches these nor leaves them; requests and answers do.
+    pub deaf: BTreeSet<Place>,
     queue: BTreeMap<(Duration, u64), Happening>,
     queued: u64,
     values: Value,
@@ -186,6 +193,7 @@ impl World {
             held: Vec::new(),
             digest: options.digest.then(Digest::default),
             held_disks: BTreeSet::new(),
+            deaf: BTreeSet::new(),
             queue: BTreeMap::new(),
             queued: 0,
             values: 0,
@@ -249,50 +257,6 @@ impl World {
         }
     }
 
-    /// Kills a node's process; its disk keeps a random prefix of what was not durable, or this many batches of it.
-    pub fn crash(&mut self, place: Place, kept: Option<usize>) {
-        self.trace(|world| format!("{} crashes", show(&world.nodes[place].owner)));
-        self.tally.count("crash");
-        self.nodes[place].kill();
-        let kept = kept.unwrap_or_else(|| self.rng.below(self.nodes[place].disk.at_risk() + 1));
-        match self.nodes[place].disk.crash_keeping(kept) {
-            Ok(applications) => {
-                let owner = &self.nodes[place].owner;
-                applications.iter().for_each(|it| self.checkers.applied(self.now, owner, it));
-            }
-            Err(breach) => self.breached(place, breach),
-        }
-    }
-
-    /// The machine restarts with the process: its clock starts anew.
-    pub fn reboot_clock(&mut self, place: Place) {
-        self.nodes[place].clock = random_clock(&mut self.rng, self.now, &self.options);
-    }
-
-    /// Freezes a node's process.
-    pub fn pause(&mut self, place: Place) {
-        if self.nodes[place].is_awake() {
-            self.trace(|world| format!("{} is paused", show(&world.nodes[place].owner)));
-            self.tally.count("pause");
-            self.nodes[place].paused = true;
-        }
-    }
-
-    /// Lets it go on; it finds what came meanwhile.
-    pub fn resume(&mut self, place: Place) {
-        if !self.nodes[place].paused {
-            return;
-        }
-        self.trace(|world| format!("{} goes on", show(&world.nodes[place].owner)));
-        self.nodes[place].paused = false;
-        let backlog = std::mem::take(&mut self.nodes[place].backlog);
-        let life = self.nodes[place].generation;
-        for input in backlog {
-            let delay = self.rng.time(Duration::ZERO, Duration::from_micros(100));
-            self.after(delay, Happening::Node(place, Some(life), input));
-        }
-    }
-
     /// Gives a node something at once.
     pub fn give(&mut self, place: Place, input: Input) {
         self.feed(place, input);
@@ -329,6 +293,7 @@ impl World {
     /// Lets the next thing happen.
     pub fn step(&mut self) {
         self.tally.steps += 1;
+        self.options.trace.step();
         let timer = self.next_timer();
         let queued = self.queue.first_key_value().map(|((at, _), _)| *at);
         let timer_first = timer.filter(|(due, _)| queued.is_none_or(|at| *due < at));
@@ -398,9 +363,9 @@ impl World {
         if node.engine.is_none() {
             return;
         }
-        if node.paused {
-            if !matches!(input, Input::Timer) {
-                node.backlog.push_back(input);
+        if node.keeps(&input) {
+            if !node.set_aside(input, self.options.inbox_max) {
+                self.tally.count("inbox full");
             }
             return;
         }
@@ -533,6 +498,9 @@ impl World {
     }
 
     fn reply(&mut self, place: Place, ask: &Ask, answer: Answer) {
+        if self.nodes[place].slow {
+            return self.hold_back(place, Outgoing::Answer(Box::new(ask.clone()), answer));
+        }
         // Answers come over connections, like the requests: lost or late, but not doubled.
         if let Some(delay) = self.network.send(&mut self.rng, place, ask.router)[0] {
             self.after(delay, Happening::Answer(ask.router, (ask.operation, ask.attempt), answer));
@@ -602,6 +570,9 @@ impl World {
         if self.held_links.contains(&(from, to)) {
             return self.held.push(envelope);
         }
+        if self.nodes[from].slow {
+            return self.hold_back(from, Outgoing::Message(to, envelope));
+        }
         self.send(from, to, envelope);
     }
 
@@ -637,6 +608,7 @@ impl World {
                 if let Wanted::Write(action) = ask.wanted {
                     self.checkers.answered(self.now, ask.partition, verdict, action.value);
                 }
+                self.checkers.acknowledges(self.now, ask.partition, ask.epoch, &self.nodes[place].owner);
                 Answer::Written(verdict)
             }
             WriteOutcome::NotServed(admission) => Answer::Refused(admission),
@@ -672,6 +644,8 @@ impl World {
                 let status = engine.and_then(|it| it.partitions().find(|it| it.partition == partition));
                 let last = status.map_or(Position::ZERO, |status| status.last);
                 self.checkers.serves(self.now, partition, epoch, &node.owner, last);
+                let sight = Sight { place, life: node.generation, what: Follows::Claim };
+                self.checkers.follows(self.now, sight, partition, epoch);
             }
             Event::Deposed { .. } => self.tally.count("deposed"),
             Event::Takeover { .. } => self.tally.count("takeover"),
@@ -696,9 +670,8 @@ impl World {
 
     /// Tells what happens, if anybody listens.
     pub fn trace(&self, what: impl FnOnce(&Self) -> String) {
-        if self.options.trace {
-            eprintln!("{:>12.3} ms  {}", self.now.as_secs_f64() * 1_000.0, what(self));
-        }
+        let now = self.now.as_secs_f64() * 1_000.0;
+        self.options.trace.tell(|| format!("{now:>12.3} ms  {}", what(self)));
     }
 
     fn trace_input(&self, place: Place, input: &Input) {
@@ -731,3 +704,6 @@ fn random_clock(rng: &mut Rng, now: Duration, options: &WorldOptions) -> Clock {
     let shown = rng.time(CLOCK_MIN, 2 * CLOCK_MIN);
     Clock::new(now, shown, off as i32)
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,7 +9,7 @@ use ringway_gossip::{Transmit, Via};
 use super::{Happening, World};
 use crate::checkers::{Rule, show};
 use crate::network::Place;
-use crate::node::Input;
+use crate::node::{Input, Outgoing};
 use crate::plane::{Kept, Member, Packet, address_of, node_plane, place_at, router_plane};
 
 /// Between two questions to the seeds, while nobody answered.
@@ -144,7 +144,13 @@ impl World {
         }
     }
 
-    fn send_packet(&mut self, from: Place, to: Place, packet: Packet) {
+    pub(super) fn send_packet(&mut self, from: Place, to: Place, packet: Packet) {
+        if self.nodes.get(from).is_some_and(|node| node.slow) {
+            return self.hold_back(from, Outgoing::Packet(to, packet));
+        }
+        if self.deaf.contains(&from) || self.deaf.contains(&to) {
+            return self.tally.count("gossip packet unheard");
+        }
         self.tally.count("gossip packet");
         let [first, second] = self.network.send(&mut self.rng, from, to);
         let doubled = second.filter(|_| matches!(packet, Packet::Datagram(_)));

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use ringway_control::ownership::Claim;
+use ringway_control::ownership::{Admission, Claim};
 use ringway_topology::Partition;
 
 use super::{Happening, World};
@@ -64,6 +64,9 @@ impl World {
         let router = &mut self.routers[place - self.options.nodes];
         let patience = &self.options.patience;
         let next = router.answered(self.now, &mut self.rng, patience, &mut self.checkers, attempt, answer);
+        if matches!(answer, Answer::Refused(Admission::Misdirected(_))) {
+            self.tally.count("misdirected");
+        }
         self.trace(|_| format!("router {place} hears of operation {}: {answer:?}", attempt.0));
         self.drive_router(place);
         self.go_on(place, attempt.0, next);
