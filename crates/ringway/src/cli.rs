@@ -7,12 +7,13 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::commands::keys::KeysArgs;
 use crate::commands::load::LoadArgs;
+use crate::commands::sim::SimArgs;
 use crate::log::LogFormat;
 
 /// A partition-aware request-routing proxy: sends every request to the replica that owns its key.
 ///
 /// Exit codes: 0 done, 1 failed, 2 bad command line or configuration, 3 the cluster is not ready or not whole,
-/// 4 the admin listener did not answer, 5 the cluster refused (it says why, and what to do), 74 the disk failed under a storage node (what is on it is unknown until a
+/// 4 the admin listener did not answer, 5 the cluster refused (it says why, and what to do), 6 a simulated run violated a rule, 74 the disk failed under a storage node (what is on it is unknown until a
 /// restart has looked).
 #[derive(Debug, Parser)]
 #[command(name = "ringway", version, propagate_version = true)]
@@ -65,6 +66,8 @@ pub(crate) enum Command {
     /// Show the keys of the keyring that members seal with, or rotate them: install, use, remove.
     #[command(args_conflicts_with_subcommands = true)]
     Keys(KeysArgs),
+    /// Run a scenario of the simulator: the code of this binary on virtual time, with every fault, and checkers on it.
+    Sim(SimArgs),
 }
 
 /// Arguments of `demo`.

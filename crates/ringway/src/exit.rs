@@ -14,6 +14,9 @@ pub(crate) const UNREACHABLE: u8 = 4;
 /// The cluster answered, and refuses: it is not in a state for what was asked.
 pub(crate) const REFUSED: u8 = 5;
 
+/// A simulated run violated a rule.
+pub(crate) const VIOLATED: u8 = 6;
+
 /// A command's failure: what to print and what to exit with.
 #[derive(Debug)]
 pub(crate) struct Failure {

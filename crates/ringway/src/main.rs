@@ -69,5 +69,6 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Pause(args) => commands::runtime()?.block_on(commands::orders::pause(true, &args)),
         Command::Keys(args) => commands::runtime()?.block_on(commands::keys::run(&args)),
         Command::Resume(args) => commands::runtime()?.block_on(commands::orders::pause(false, &args)),
+        Command::Sim(args) => commands::sim::run(&args),
     }
 }

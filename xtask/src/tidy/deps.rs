@@ -98,6 +98,8 @@ const RULES: &[Rule] = &[
             "ringway-node",
             "ringway-proxy",
             "ringway-route",
+            // For `ringway sim`: pure, and of nothing that the binary does not hold already.
+            "ringway-sim",
             "ringway-topology",
         ],
     ),

@@ -12,6 +12,7 @@ pub(crate) mod orders;
 pub(crate) mod plan;
 mod progress;
 pub(crate) mod proxy;
+pub(crate) mod sim;
 pub(crate) mod status;
 
 use std::io::{self, Write};
