@@ -13,16 +13,38 @@ const NAMED_MAX: usize = 8;
 pub struct Story {
     lines: Vec<(Duration, String)>,
     left_out: u64,
+    /// What the last line is about, and whom, while others may be added to it.
+    gathered: Option<(&'static str, Vec<usize>)>,
+    gathered_since: Duration,
 }
 
 impl Story {
     /// Tells one more thing.
     pub fn tell(&mut self, at: Duration, what: impl Into<String>) {
+        self.gathered = None;
         if self.lines.len() < STORY_LINES_MAX {
             self.lines.push((at, what.into()));
         } else {
             self.left_out += 1;
         }
+    }
+
+    /// Tells something of one member; when the line before says the same of others, it becomes one line of all of them, with
+    /// the time of the first.
+    pub fn gather(&mut self, at: Duration, what: &'static str, place: usize) {
+        let mut places = match self.gathered.take().filter(|(before, _)| *before == what) {
+            Some((_, places)) => {
+                self.lines.pop();
+                places
+            }
+            None => Vec::new(),
+        };
+        let since = if places.is_empty() { at } else { self.gathered_since };
+        places.push(place);
+        self.tell(since, format!("{what}: {}", names(&places)));
+        self.gathered_since = since;
+        // Not of a line that was left out.
+        self.gathered = (self.left_out == 0).then_some((what, places));
     }
 
     /// What was told, by the world's time.
@@ -58,6 +80,22 @@ mod tests {
         let mut story = Story::default();
         (0..STORY_LINES_MAX + 5).for_each(|line| story.tell(Duration::ZERO, line.to_string()));
         assert_eq!((story.lines().len(), story.left_out()), (STORY_LINES_MAX, 5));
+    }
+
+    #[test]
+    fn what_happens_to_one_after_the_other_is_one_line() {
+        let second = Duration::from_secs(1);
+        let mut story = Story::default();
+        story.tell(second, "start");
+        (3..6).for_each(|place| story.gather(place as u32 * second, "joins", place));
+        story.tell(7 * second, "a fault");
+        story.gather(8 * second, "joins", 6);
+        story.gather(9 * second, "ends", 6);
+        let told: Vec<(u64, &str)> =
+            story.lines().iter().map(|(at, what)| (at.as_secs(), what.as_str())).collect();
+        let wanted =
+            [(1, "start"), (3, "joins: n3 n4 n5"), (7, "a fault"), (8, "joins: n6"), (9, "ends: n6")];
+        assert_eq!(told, wanted);
     }
 
     #[test]

@@ -163,7 +163,7 @@ impl<'a> Stage<'a> {
         let end = began + FORMING_MAX;
         self.wait(end, Rule::Convergence, |stage| stage.cluster.unformed());
         self.settle(end, "formed_s", began);
-        self.tell("the cluster has formed, and every partition is served");
+        self.tell(format!("the cluster has formed, and has been at rest for {REST_HOLDS:?}"));
         self.unserved = None;
     }
 
@@ -197,7 +197,8 @@ impl<'a> Stage<'a> {
                     let (now, unaware) = (self.cluster.world.now, well.collect::<Vec<_>>());
                     self.cluster.world.checkers.untold(now, place, death.since, &unaware);
                 }
-                self.tell(format!("n{place} starts again"));
+                let now = self.cluster.world.now;
+                self.cluster.story.gather(now, "starts again", place);
             }
             Chore::Resume(place) => self.tell(format!("n{place} goes on")),
             Chore::SpeedUp(place) => self.tell(format!("n{place} is slow no more")),
@@ -212,12 +213,14 @@ impl<'a> Stage<'a> {
         if !self.is_clean() {
             return;
         }
-        self.cut.clear();
+        self.reconnected();
         self.cluster.mend();
         let began = self.cluster.world.now;
         let end = began + self.scenario.converges_within;
         self.settle(end, "at_rest_s", began);
-        self.tell("everything is at rest: one map, every partition where it should be");
+        self.tell(format!(
+            "everything has been at rest for {REST_HOLDS:?}: one map, every partition where it should be"
+        ));
         self.cluster.world.stop_workload();
         let end = self.cluster.world.now + self.scenario.converges_within;
         self.wait(end, Rule::EveryWriteAnswered, |stage| stage.cluster.world.waiting().map(|(_, what)| what));
@@ -387,7 +390,7 @@ impl<'a> Stage<'a> {
             }
             Act::Cut { who, one_way } => self.cut(*who, *one_way),
             Act::Mend => {
-                self.cut.clear();
+                self.reconnected();
                 self.cluster.world.network.mend();
                 self.tell("every link is whole again");
             }
@@ -398,7 +401,8 @@ impl<'a> Stage<'a> {
             }
             Act::Join(count) => {
                 for _ in 0..*count {
-                    self.tell(format!("n{} comes to the cluster", self.cluster.next_joiner));
+                    let (now, place) = (self.cluster.world.now, self.cluster.next_joiner);
+                    self.cluster.story.gather(now, "comes to the cluster", place);
                     self.cluster.join();
                 }
             }
@@ -491,6 +495,13 @@ impl<'a> Stage<'a> {
         let way = if one_way { "not heard by anybody else" } else { "cut off from everybody else" };
         self.tell(format!("{way}: {}", names(&these)));
         self.cut = these;
+    }
+
+    /// Each side brings along what it said of the other, and all that takes a moment to be refuted.
+    fn reconnected(&mut self) {
+        if !std::mem::take(&mut self.cut).is_empty() {
+            self.well_since.clear();
+        }
     }
 
     fn deafen(&mut self, deaf: bool) {

@@ -82,7 +82,7 @@ fn weather(rng: &mut Rng) -> Weather {
     }
 }
 
-/// An act in words, and whom it was about; `None` for what changes nothing.
+/// An act in words, and whom it was about; `None` for what changes nothing, and for newcomers, who have names of their own.
 #[must_use]
 pub fn words(act: &Act, whom: &[Place]) -> Option<String> {
     let names = names(whom);
@@ -98,7 +98,6 @@ pub fn words(act: &Act, whom: &[Place]) -> Option<String> {
         Act::Cut { one_way: false, .. } => format!("cut off from the others: {names}"),
         Act::CutLink => format!("cannot reach each other: {names}"),
         Act::Mend => "every link is whole again".to_owned(),
-        Act::Join(count) => format!("newcomers: {count}"),
         Act::Leave(_) => format!("goodbye: {names}"),
         Act::Record(bytes) => format!("a record of {bytes} bytes is set: {names}"),
         Act::Weather(weather) => {

@@ -283,6 +283,7 @@ impl<P: Protocol> Stage<P> {
         let place = self.next_place;
         self.next_place += 1;
         self.world.meters.joined(self.world.now, place);
+        self.world.history.story.gather(self.world.now, "a newcomer starts", place as usize);
         self.world.start(place, true);
     }
 
