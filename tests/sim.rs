@@ -37,6 +37,17 @@ fn a_seed_is_a_run_and_another_one_is_another() {
     }
 }
 
+/// What the developers' tool wrote down, the binary comes to as well.
+#[test]
+fn digests_are_those_that_are_written_down() {
+    let written = include_str!("../crates/sim/digests.txt");
+    for (name, kind) in [("mixture", "mixture"), ("mixture-small", "cluster"), ("schedule", "schedule")] {
+        let report = json(&["sim", "--scenario", name, "--seed", "2", "--json"]);
+        let line = format!("{kind} 2 {}", report["digest"].as_str().expect("a digest"));
+        assert!(written.lines().any(|other| other == line), "{line}");
+    }
+}
+
 #[test]
 fn a_person_sees_the_timeline_the_figures_and_the_digest() {
     let output = run(&["sim", "--scenario", "cluster-crash", "--seed", "1", "--nodes", "4", "--trace"]);
