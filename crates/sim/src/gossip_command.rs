@@ -79,7 +79,7 @@ pub(crate) fn gossip(words: impl Iterator<Item = String>) -> Result<bool, String
 }
 
 fn check_size(scenario: &Scenario, nodes: usize) -> Result<(), String> {
-    let least = 8.max(scenario.late + 2);
+    let least = scenario.nodes_min.max(scenario.late + 2);
     if nodes < least { Err(format!("{} needs at least {least} members", scenario.name)) } else { Ok(()) }
 }
 

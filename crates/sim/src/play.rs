@@ -22,8 +22,6 @@ use crate::{cluster, sweep};
 
 /// Most members of a group: a second of a larger one takes longer than a person waits.
 pub const MEMBERS_MAX: usize = 10_000;
-/// Fewest members of a group: a doubt is confirmed by others.
-const MEMBERS_MIN: usize = 8;
 /// Most nodes of a random mixture; its fewest are those that it draws.
 const MIXTURE_NODES_MAX: usize = 16;
 /// Names that are shown to somebody who misspelt one.
@@ -86,7 +84,7 @@ pub fn scenarios() -> Vec<Scenario> {
         about: scenario.about,
         group: Group::Membership,
         nodes: Some(scenario.nodes),
-        nodes_range: Some(MEMBERS_MIN.max(scenario.late + 2)..=MEMBERS_MAX),
+        nodes_range: Some(scenario.nodes_min.max(scenario.late + 2)..=MEMBERS_MAX),
         converges_within: scenario.agrees_within,
         plot: Plot::Membership(Box::new(scenario)),
     });

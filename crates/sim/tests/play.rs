@@ -75,7 +75,7 @@ fn what_a_scenario_is_about_happens_in_it() {
 #[test]
 fn a_seed_is_a_report() {
     for (name, nodes) in
-        [("cluster-split", Some(5)), ("membership-mixture", Some(16)), ("mixture", None), ("schedule", None)]
+        [("cluster-split", Some(5)), ("membership-mixture", Some(24)), ("mixture", None), ("schedule", None)]
     {
         let (one, same, other) = (played(name, 7, nodes), played(name, 7, nodes), played(name, 8, nodes));
         assert_eq!(one, same, "{name}");
@@ -92,6 +92,16 @@ fn a_digest_is_the_one_written_down() {
     }
     let restart = played("mass-restart-no-disk", 2, Some(40));
     assert!(written_down().contains(&format!("mass-restart-no-disk 2 {:016x}", restart.digest)));
+}
+
+/// What is accepted must make sense.
+#[test]
+fn every_scenario_is_clean_at_its_smallest_size() {
+    for scenario in scenarios() {
+        let Some(range) = scenario.nodes_range.clone() else { continue };
+        clean(&play(&scenario, 2, Some(*range.start()), false));
+        assert!(scenario.size(Some(range.start() - 1)).is_err(), "{}", scenario.name);
+    }
 }
 
 #[test]

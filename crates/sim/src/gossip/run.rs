@@ -234,7 +234,7 @@ impl<P: Protocol> Stage<P> {
         };
         self.rng.shuffle(&mut up);
         // Somebody stays as it was.
-        up.truncate(count.min(up.len() - 1));
+        up.truncate(count.min(up.len().saturating_sub(1)));
         self.same.clone_from(&up);
         up
     }

@@ -71,6 +71,8 @@ pub struct Scenario {
     pub about: &'static str,
     /// Members, unless said otherwise.
     pub nodes: usize,
+    /// Fewest members it makes sense with.
+    pub nodes_min: usize,
     /// Of these, members that join later; all but `late` know each other from the start.
     pub late: usize,
     /// Bytes of the record that each founder has set.
@@ -98,6 +100,15 @@ const MS: fn(u64) -> Duration = Duration::from_millis;
 
 /// A socket's buffer holds about so many small datagrams (208 KiB, and 768 bytes for each).
 const INBOX_MAX: usize = 277;
+/// Fewest members of any scenario: a doubt is confirmed by others.
+pub const NODES_MIN: usize = 8;
+/// The longest suspicion in the smallest group. Who is slow for longer gives the others up, and rightly; it grows with the
+/// logarithm of the number of members.
+const LONG_SLOW_SECONDS: u64 = 24;
+/// Among so many it is longer than the longest of [`SLOW_SECONDS`].
+const LONG_SLOW_NODES_MIN: usize = 32;
+/// In a mixture so many may be gone, and others in trouble, that a smaller group has nobody left to find out.
+const MIXTURE_NODES_MIN: usize = 24;
 /// The slow-member matrix: members, of 128.
 pub const SLOW_MEMBERS: [usize; 4] = [1, 4, 13, 32];
 /// For how many seconds they are slow.
@@ -111,6 +122,7 @@ impl Scenario {
             name: name.to_owned(),
             about,
             nodes: 128,
+            nodes_min: NODES_MIN,
             late: 0,
             record_bytes: None,
             weather: FAIR,
@@ -171,7 +183,9 @@ fn slow_members() -> Vec<Scenario> {
     let slow = matrix.map(|(members, seconds)| {
         let scenario =
             Scenario::new(&format!("slow-{members}x{seconds}"), "members that are slow, for so many seconds");
-        Scenario { agrees_within: S(100), ..scenario.at(S(5), Act::Slow(Who::Some(members), S(seconds))) }
+        let nodes_min = if seconds > LONG_SLOW_SECONDS { LONG_SLOW_NODES_MIN } else { NODES_MIN };
+        let scenario = Scenario { nodes_min, agrees_within: S(100), ..scenario };
+        scenario.at(S(5), Act::Slow(Who::Some(members), S(seconds)))
     });
     let waves = (0..40).fold(
         Scenario::new("slow-waves", "a tenth is slow for three seconds, then others"),
@@ -226,6 +240,7 @@ fn mixture() -> Scenario {
     let mixture = mixture.at(S(0), Act::Mixture(S(120)));
     Scenario {
         nodes: 64,
+        nodes_min: MIXTURE_NODES_MIN,
         late: super::mixture::JOINS_MAX,
         // A fifth of all news may be lost while members come back: the next exchange of states has them.
         news_late: S(10),
