@@ -29,6 +29,9 @@ const TOLD_UNSERVED: Duration = ms(300);
 /// At rest is what stayed so for this long: longer than a member waits for the records, and then for the desired owners,
 /// to stand still.
 const REST_HOLDS: Duration = Duration::from_secs(3);
+/// After a cut each side brings along what it said of the other; all of that is refuted within this, which is the target
+/// for healed halves in [`crate::gossip::targets`].
+const HEALED_WITHIN: Duration = Duration::from_secs(10);
 /// Copies of every partition.
 const REPLICAS: usize = 3;
 /// Fewest partitions.
@@ -91,6 +94,8 @@ struct Stage<'a> {
     deaths: BTreeMap<Place, Death>,
     /// Since when nothing has been wrong with a member; those with whom something is are not here.
     well_since: BTreeMap<Place, Duration>,
+    /// Until when a mended cut may still be felt.
+    healing_until: Duration,
     /// Since when something is not served, and how many partitions at most.
     unserved: Option<(Duration, usize)>,
     figures: BTreeMap<&'static str, Vec<f64>>,
@@ -133,6 +138,7 @@ impl<'a> Stage<'a> {
             cut: Vec::new(),
             deaths: BTreeMap::new(),
             well_since: BTreeMap::new(),
+            healing_until: Duration::ZERO,
             unserved: None,
             figures: BTreeMap::new(),
         }
@@ -292,6 +298,9 @@ impl<'a> Stage<'a> {
         self.well_since.retain(|place, _| well.contains(place));
         for place in well {
             self.well_since.entry(place).or_insert(now);
+        }
+        if now < self.healing_until {
+            return;
         }
         let mut held = Vec::new();
         for (observer, _, member) in world.members() {
@@ -497,10 +506,9 @@ impl<'a> Stage<'a> {
         self.cut = these;
     }
 
-    /// Each side brings along what it said of the other, and all that takes a moment to be refuted.
     fn reconnected(&mut self) {
         if !std::mem::take(&mut self.cut).is_empty() {
-            self.well_since.clear();
+            self.healing_until = self.cluster.world.now + HEALED_WITHIN;
         }
     }
 
