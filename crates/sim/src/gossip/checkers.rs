@@ -27,8 +27,8 @@ pub enum Rule {
 
 impl Rule {
     /// All of them.
-    pub const ALL: [Self; 5] =
-        [Self::FalseDeath, Self::Untold, Self::Disagreement, Self::Overflow, Self::Backwards];
+    pub const ALL: [Self; 6] =
+        [Self::FalseDeath, Self::Untold, Self::Disagreement, Self::Overflow, Self::Backwards, Self::Keys];
 
     /// What violates it, in a few words.
     #[must_use]
@@ -41,6 +41,7 @@ impl Rule {
             }
             Self::Overflow => "a queue passed its maximum, or a bound inside a member was hit",
             Self::Backwards => "somebody's evidence of another went back",
+            Self::Keys => "somebody has not the keys that were given last when the bound for agreement has passed",
         }
     }
 }
