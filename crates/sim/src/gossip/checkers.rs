@@ -41,7 +41,9 @@ impl Rule {
             }
             Self::Overflow => "a queue passed its maximum, or a bound inside a member was hit",
             Self::Backwards => "somebody's evidence of another went back",
-            Self::Keys => "somebody has not the keys that were given last when the bound for agreement has passed",
+            Self::Keys => {
+                "somebody has not the keys that were given last when the bound for agreement has passed"
+            }
         }
     }
 }
