@@ -52,7 +52,7 @@ pub enum Act {
     /// Somebody sets a record of so many bytes.
     Record(usize),
     /// Somebody gives everybody these keys, by their numbers; the first one seals. In sealed groups, which begin with the
-    /// key [`FIRST_KEY`](super::member::FIRST_KEY).
+    /// key [`FIRST_KEY`].
     Keys(&'static [u8]),
     /// The weather changes.
     Weather(Weather),
