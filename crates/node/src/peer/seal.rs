@@ -104,7 +104,12 @@ impl Sealer {
         };
         out.push(1);
         let context = [purpose.label(), &out].concat();
-        let sealed = keys.led_by(turned).seal(random()?, &context, text);
+        let nonce = random()?;
+        // The ring is copied for a peer that has missed a change of keys only.
+        let sealed = match keys.in_use() {
+            Some(first) if first == turned => keys.seal(nonce, &context, text),
+            _ => keys.led_by(turned).seal(nonce, &context, text),
+        };
         out.extend(sealed.unwrap_or_default());
         Ok(out)
     }
