@@ -6,7 +6,6 @@
 //! whoever may.
 
 use std::fs::{self, File, OpenOptions};
-use std::future::pending;
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -15,6 +14,7 @@ use std::time::Duration;
 use ringway_gossip::KeyringFile;
 use tokio::task::{JoinError, JoinSet};
 
+use crate::record_file::ended;
 use crate::stats::Counters;
 
 /// Shortest time between a failed write and the next.
@@ -112,10 +112,7 @@ impl KeyringKeeper {
 
     /// Waits for a write to end, for ever if there is none.
     pub(crate) async fn ended(&mut self) -> Result<io::Result<()>, JoinError> {
-        match self.writes.join_next().await {
-            Some(ended) => ended,
-            None => pending().await,
-        }
+        ended(&mut self.writes).await
     }
 
     /// What a write came to. A failed one is repeated, unless there is a newer keyring, or no file to write to.

@@ -115,6 +115,14 @@ pub(crate) struct Keeper {
     writes: JoinSet<io::Result<()>>,
 }
 
+/// Waits for one of these writes to end, for ever if there is none.
+pub(crate) async fn ended(writes: &mut JoinSet<io::Result<()>>) -> Result<io::Result<()>, JoinError> {
+    match writes.join_next().await {
+        Some(ended) => ended,
+        None => pending().await,
+    }
+}
+
 impl Keeper {
     pub(crate) fn new(path: PathBuf, cluster: String) -> Self {
         Self { path, cluster, stale: false, not_before: Duration::ZERO, writes: JoinSet::new() }
@@ -140,10 +148,7 @@ impl Keeper {
 
     /// Waits for a write to end, for ever if there is none.
     pub(crate) async fn ended(&mut self) -> Result<io::Result<()>, JoinError> {
-        match self.writes.join_next().await {
-            Some(ended) => ended,
-            None => pending().await,
-        }
+        ended(&mut self.writes).await
     }
 
     /// Counts how a write ended. A failed one is repeated: the old file stands, and routing goes on without it.
