@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use crate::body::Body;
 use crate::claim::Claim;
+use crate::clock;
 use crate::edge::ConnectionInfo;
 use crate::headers::{self, Screened, X_REQUEST_ID};
 use crate::hold::Held;
@@ -275,7 +276,7 @@ impl Exchange {
 
         let facts = &mut self.facts;
         if facts.attempts > 0 || facts.held_since.is_some() {
-            facts.attempted = Instant::now();
+            facts.attempted = clock::now();
         }
         facts.attempts += 1;
         facts.epoch = target.epoch;

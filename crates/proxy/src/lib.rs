@@ -8,8 +8,10 @@
 //! A request's life is `serve.rs`, read from the top: routing key ([`key`](options::KeySource)) → snapshot loaded once, owners and
 //! epoch copied out → pick (`ringway_route`) → forward, the only await on an upstream → verdict (`ringway_route`) → answer.
 
+mod alarm;
 pub mod body;
 pub mod claim;
+mod clock;
 #[cfg(test)]
 #[path = "../../../tests/support/document.rs"]
 mod document;

@@ -14,7 +14,9 @@ use thiserror::Error;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use crate::alarm::Alarms;
 use crate::body::Body;
+use crate::clock;
 use crate::edge::{ConnectionInfo, WorkerService};
 use crate::error::{Problem, put_request_id};
 use crate::exchange::{Exchange, Facts, Spare};
@@ -128,6 +130,7 @@ impl Routers {
             budget: RefCell::new(RetryBudget::new(self.options.budget)),
             spares: RefCell::default(),
             random: Cell::new(incarnation as u64 | 1),
+            alarms: Alarms::default(),
             log: LogGate::default(),
             origin,
             swept: Cell::new(origin),
@@ -196,6 +199,7 @@ pub(crate) struct Core {
     budget: RefCell<RetryBudget>,
     spares: RefCell<Vec<Spare>>,
     random: Cell<u64>,
+    pub(crate) alarms: Alarms,
     log: LogGate,
     origin: Instant,
     swept: Cell<Instant>,
@@ -230,7 +234,7 @@ impl Core {
 
     /// Time since this router was made.
     pub(crate) fn now(&self) -> Duration {
-        self.origin.elapsed()
+        clock::now().saturating_duration_since(self.origin)
     }
 
     /// A random word (xorshift64, Marsaglia 2003): for jitter and ties, not for secrets.
@@ -329,14 +333,15 @@ impl Core {
     }
 
     fn finish(&self, mut response: Response<Body>, facts: &Facts, hash: u64) -> Response<Body> {
-        let elapsed = facts.started.elapsed();
+        let now = clock::now();
+        let elapsed = now.saturating_duration_since(facts.started);
         self.metrics.request(facts.label(), facts.method, response.status(), elapsed);
         if facts.screened.explain {
             let words = facts.explain(hash, &self.options.routes);
             response.headers_mut().extend(HeaderValue::try_from(words).ok().map(|v| (RINGWAY_EXPLAIN, v)));
         }
         if self.options.headers.server_timing {
-            let upstream = facts.attempted.elapsed().as_secs_f64() * 1e3;
+            let upstream = now.saturating_duration_since(facts.attempted).as_secs_f64() * 1e3;
             let text = format!("ringway;dur={:.3}, upstream;dur={upstream:.3}", elapsed.as_secs_f64() * 1e3);
             response.headers_mut().extend(HeaderValue::try_from(text).ok().map(|v| (SERVER_TIMING, v)));
         }

@@ -2,15 +2,17 @@
 //! nothing about the flow.
 
 use std::cell::Cell;
+use std::future::poll_fn;
+use std::pin::pin;
+use std::task::Poll;
 use std::time::Duration;
 
 use http::{Request, Response, StatusCode};
 use ringway_route::{Access, Outcome, Pick, Question, Reason, Standing, Tried, Verdict, hold, pick, verdict};
 use ringway_topology::{Epoch, Health, Ownership, Partition};
-use tokio::time::Instant;
-
 use crate::body::Body;
 use crate::claim::Claim;
+use crate::clock;
 use crate::edge::ConnectionInfo;
 use crate::exchange::{Exchange, Target, is_failure};
 use crate::forward::{Attempt, Forwarded, Refusal, forward};
@@ -35,7 +37,7 @@ pub(crate) async fn serve_request(
     request: Request<Body>,
     connection: ConnectionInfo,
 ) -> Response<Body> {
-    let mut exchange = match Exchange::open(core, request, &connection, Instant::now()) {
+    let mut exchange = match Exchange::open(core, request, &connection, clock::now()) {
         Ok(exchange) => exchange,
         Err(refused) => return core.refuse(refused.0, 0, refused.1),
     };
@@ -158,7 +160,7 @@ async fn within_time(
     forwarding: impl Future<Output = Forwarded>,
 ) -> Result<Forwarded, Reason> {
     let options = &core.options.upstream;
-    let mut forwarding = std::pin::pin!(forwarding);
+    let mut forwarding = pin!(forwarding);
     let mut attempt_end = exchange.facts.attempted + options.head_timeout;
     // Most attempts are over before they would ask what became of the claim.
     let mut patience = target.claimed.then(|| exchange.facts.attempted + SUPERSEDED_AFTER);
@@ -166,7 +168,12 @@ async fn within_time(
         let limit = exchange.deadline.min(attempt_end);
         if !target.claimed || patience.is_some() {
             let until = patience.map_or(limit, |patience| patience.min(limit));
-            if let Ok(forwarded) = tokio::time::timeout_at(until, forwarding.as_mut()).await {
+            let mut alarm = core.alarms.set(until);
+            let forwarded = poll_fn(|cx| match forwarding.as_mut().poll(cx) {
+                Poll::Ready(forwarded) => Poll::Ready(Some(forwarded)),
+                Poll::Pending => alarm.poll(cx).map(|()| None),
+            });
+            if let Some(forwarded) = forwarded.await {
                 return Ok(forwarded);
             }
             if patience.take().is_some() {
@@ -218,7 +225,7 @@ fn settle(
     sent: bool,
     forwarded: Result<Forwarded, Reason>,
 ) -> (Outcome, Option<Response<UpstreamBody>>) {
-    let elapsed = exchange.facts.attempted.elapsed();
+    let elapsed = clock::now().saturating_duration_since(exchange.facts.attempted);
     let node = &target.node;
     let failed = |outcome| {
         node.metrics.failure(elapsed);

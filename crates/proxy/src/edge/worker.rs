@@ -24,6 +24,7 @@ use super::listen::LISTEN_BACKLOG;
 use super::options::EdgeOptions;
 use super::{ConnectionInfo, Drained, WorkerFailure, WorkerId, WorkerService};
 use crate::body::{Body, BoxError};
+use crate::clock;
 use crate::metrics::worker::{ConnectionEnd, EdgeRejection, WorkerCells};
 use crate::metrics::{Metrics, WorkerMetrics};
 use crate::tls::TlsCell;
@@ -120,7 +121,8 @@ where
     S: WorkerService,
     M: Fn(WorkerId) -> S,
 {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().on_thread_park(clock::forget).build()?;
+    clock::keep();
     let metrics = context.metrics.worker(context.id.0);
     let _running = Running::new(&metrics);
     LocalSet::new().block_on(&runtime, async {

@@ -194,7 +194,7 @@ fn only_a_newer_claim_or_another_address_means_that_the_partition_moved() {
         let cluster = Cluster::at_epoch_1(&nodes);
         let router = cluster.router(options());
         let core = router.core();
-        let Ok(mut exchange) = Exchange::open(core, get(), &info(), Instant::now()) else {
+        let Ok(mut exchange) = Exchange::open(core, get(), &info(), clock::now()) else {
             panic!("refused")
         };
         let Ok(mut target) = choose(core, &mut exchange) else { panic!("nobody") };
