@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
+use crate::instructions;
 use crate::run::{self, check};
 use crate::sim;
 use crate::test::{self, Tally};
@@ -19,6 +20,7 @@ pub(crate) fn run() -> Result<ExitCode> {
     let mut report = Report::default();
     report.step("test", || test::all(&mut tally));
     report.step("sweep", || sim::sweep(&[]));
+    report.step("instructions", || instructions::run(&[]));
     report.step("clippy", clippy);
     report.step("rustdoc", rustdoc);
     report.step("tidy", tidy::run);
@@ -74,7 +76,7 @@ impl Report {
         println!("\n== summary");
         for (name, took, error) in &self.steps {
             let verdict = if error.is_some() { "FAILED" } else { "ok" };
-            println!("{name:<10} {verdict:<7} {:>5} s", took.as_secs());
+            println!("{name:<12} {verdict:<7} {:>5} s", took.as_secs());
         }
     }
 

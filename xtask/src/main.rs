@@ -1,11 +1,13 @@
 //! The project's automation, as code: what continuous integration runs is what a person runs.
 //!
-//! `cargo xtask test | ci | tidy | sweep | sim-compare | long NAME`. The story: [`ci`] strings the steps together, [`mod@test`] runs the
-//! tests and counts them, [`tidy`] checks what compilers do not, [`sim`] runs the simulator, [`long`] what takes longer than a
-//! coffee, and [`tools`] installs what any of them lacks.
+//! `cargo xtask test | ci | tidy | sweep | sim-compare | instructions | long NAME`. The story: [`ci`] strings the steps
+//! together, [`mod@test`] runs the tests and counts them, [`tidy`] checks what compilers do not, [`sim`] runs the simulator,
+//! [`instructions`] counts what a request costs, [`long`] is what takes longer than a coffee, and [`tools`] installs what any of
+//! them lacks.
 #![expect(clippy::print_stdout, reason = "a command line tool talks on stdout")]
 
 mod ci;
+mod instructions;
 mod long;
 mod run;
 mod sim;
@@ -18,10 +20,11 @@ use std::process::ExitCode;
 const USAGE: &str = "\
 cargo xtask COMMAND
   test              install what the tests need, run every test and every bench once on small inputs
-  ci                test, sweep, clippy, rustdoc, tidy, cargo deny, cargo machete: what CI runs
+  ci                test, sweep, instructions, clippy, rustdoc, tidy, cargo deny, cargo machete: what CI runs
   tidy              formatting, dependency direction, file sizes, links, leftovers
   sweep             simulated clusters in every kind of trouble: [--seeds N]
   sim-compare       our membership beside foca's, simulated: [--nodes N] [--seeds N]
+  instructions      what a request costs the worker, beside what is written down: [--write]
   long NAME         a long run; without NAME, lists them";
 
 fn main() -> ExitCode {
@@ -33,6 +36,7 @@ fn main() -> ExitCode {
         ["tidy"] => tidy::run().map(|()| ExitCode::SUCCESS),
         ["sweep", rest @ ..] => sim::sweep(rest).map(|()| ExitCode::SUCCESS),
         ["sim-compare", rest @ ..] => sim::compare(rest).map(|()| ExitCode::SUCCESS),
+        ["instructions", rest @ ..] => instructions::run(rest).map(|()| ExitCode::SUCCESS),
         ["long", rest @ ..] => long::run(rest).map(|()| ExitCode::SUCCESS),
         _ => {
             eprintln!("{USAGE}");

@@ -95,6 +95,14 @@ pub(crate) fn network_tools() -> Result<()> {
     apt_install(&missing)
 }
 
+/// What counts instructions.
+pub(crate) fn valgrind() -> Result<()> {
+    if run::succeeds("valgrind", &["--version"]) {
+        return Ok(());
+    }
+    apt_install(&["valgrind"])
+}
+
 /// Everything the end-to-end tests call: a C compiler, curl, `kill`, Python with
 /// `requests`, a word list, promtool.
 pub(crate) fn test_tools() -> Result<()> {

@@ -49,13 +49,6 @@ impl Alarm<'_> {
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.timer.as_mut().map_or(Poll::Ready(()), |timer| timer.as_mut().poll(cx))
     }
-
-    /// Sets it anew.
-    pub(crate) fn set(&mut self, at: Instant) {
-        if let Some(timer) = &mut self.timer {
-            timer.as_mut().reset(at);
-        }
-    }
 }
 
 impl Drop for Alarm<'_> {
@@ -88,11 +81,5 @@ mod tests {
         }
         assert_eq!(start.elapsed(), S * 33);
         assert_eq!(alarms.kept.borrow().len(), 1, "one timer served them all");
-
-        let mut alarm = alarms.set(Instant::now() + S);
-        alarm.set(Instant::now() + S * 3);
-        let begun = Instant::now();
-        poll_fn(|cx| alarm.poll(cx)).await;
-        assert_eq!(begun.elapsed(), S * 3);
     }
 }

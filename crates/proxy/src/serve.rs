@@ -7,9 +7,6 @@ use std::pin::pin;
 use std::task::Poll;
 use std::time::Duration;
 
-use http::{Request, Response, StatusCode};
-use ringway_route::{Access, Outcome, Pick, Question, Reason, Standing, Tried, Verdict, hold, pick, verdict};
-use ringway_topology::{Epoch, Health, Ownership, Partition};
 use crate::body::Body;
 use crate::claim::Claim;
 use crate::clock;
@@ -22,6 +19,9 @@ use crate::metrics::Misdirected;
 use crate::router::Core;
 use crate::transfer::Transfer;
 use crate::upstream::UpstreamBody;
+use http::{Request, Response, StatusCode};
+use ringway_route::{Access, Outcome, Pick, Question, Reason, Standing, Tried, Verdict, hold, pick, verdict};
+use ringway_topology::{Epoch, Health, Ownership, Partition};
 
 /// Most attempts of one request. Attempts without a pause between them are bounded by the retries and
 /// [`verdict::MISDIRECTED_REPEATS_MAX`], those of a hold by its time; this is the bound that depends on nothing.

@@ -121,7 +121,8 @@ where
     S: WorkerService,
     M: Fn(WorkerId) -> S,
 {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().on_thread_park(clock::forget).build()?;
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().on_thread_park(clock::forget).build()?;
     clock::keep();
     let metrics = context.metrics.worker(context.id.0);
     let _running = Running::new(&metrics);

@@ -1,0 +1,246 @@
+//! A proxy with one worker that forwards a fixed series of requests, for instruments that count what a request costs.
+//!
+//! Client, nodes and proxy are threads of one process, and the worker is the second thread of it (the first is the
+//! program's own). Counted by thread, the difference between a run and one with more requests is the worker's cost for
+//! those, without what starting costs. `cargo xtask instructions` does that.
+//!
+//! ```text
+//! cargo run --release --package ringway-proxy --example forward_requests -- get-128 10000 [--nodes 3] [--partitions 2048]
+//! ```
+
+#![expect(clippy::print_stderr, reason = "an example talks to the person who runs it")]
+
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use ringway_proxy::edge::{CertificateFiles, EdgeOptions, TlsOptions};
+use ringway_proxy::metrics::Metrics;
+use ringway_proxy::{ClaimHints, ClusterFeed, Proxy, ProxyOptions, RouteOptions, RoutingOptions};
+use ringway_topology::map::ClaimTable;
+use ringway_topology::settings::EPSILON_PPM_DEFAULT;
+use ringway_topology::{
+    Algorithm, ClusterName, ClusterSettings, Health, Map, NodeEntry, NodeId, NodeIndex, Ownership,
+    PartitionCount, Phase, SnapshotCell, StoreId, Weight, ZoneName,
+};
+use rustls::pki_types::{CertificateDer, ServerName};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::sync::watch;
+
+/// Keys asked for in turn. Few, so that after a short start every connection to a node is a pooled one.
+const KEYS: usize = 64;
+const ROUTE: &str = "/kv/{key}";
+
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+/// What one request carries, and its answer.
+#[derive(Clone, Copy)]
+struct Case {
+    name: &'static str,
+    method: &'static str,
+    upload: usize,
+    download: usize,
+    tls: bool,
+}
+
+const CASES: [Case; 5] = [
+    Case { name: "get-128", method: "GET", upload: 0, download: 128, tls: false },
+    Case { name: "get-16k", method: "GET", upload: 0, download: 16 << 10, tls: false },
+    Case { name: "put-128", method: "PUT", upload: 128, download: 0, tls: false },
+    Case { name: "put-16k", method: "PUT", upload: 16 << 10, download: 0, tls: false },
+    Case { name: "tls-get-128", method: "GET", upload: 0, download: 128, tls: true },
+];
+
+struct Arguments {
+    case: Case,
+    requests: usize,
+    nodes: u16,
+    partitions: u32,
+}
+
+fn main() -> ExitCode {
+    match arguments().and_then(|arguments| run(&arguments)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn arguments() -> Result<Arguments, Failure> {
+    let mut words = std::env::args().skip(1);
+    let (Some(case), Some(requests)) = (words.next(), words.next()) else {
+        let names = CASES.map(|case| case.name).join("|");
+        return Err(format!("usage: forward_requests {names} REQUESTS [--nodes N] [--partitions Q]").into());
+    };
+    let case = CASES.into_iter().find(|known| known.name == case).ok_or_else(|| format!("no case {case}"))?;
+    let mut found = Arguments { case, requests: requests.parse()?, nodes: 3, partitions: 2_048 };
+    while let Some(word) = words.next() {
+        let value = words.next().ok_or_else(|| format!("{word} needs a value"))?;
+        match word.as_str() {
+            "--nodes" => found.nodes = value.parse()?,
+            "--partitions" => found.partitions = value.parse()?,
+            _ => return Err(format!("unknown argument {word}").into()),
+        }
+    }
+    Ok(found)
+}
+
+fn run(arguments: &Arguments) -> Result<(), Failure> {
+    let case = arguments.case;
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let files = tempfile::tempdir()?;
+    let (tls, trusted) = if case.tls { certificate(files.path())? } else { (None, None) };
+    let (_version, changed) = watch::channel(0);
+    let feed = ClusterFeed {
+        snapshot: SnapshotCell::new(map(arguments, listener.local_addr()?)?),
+        changed,
+        ready: Arc::new(|| true),
+        hints: ClaimHints::default(),
+    };
+    let routes = vec![RouteOptions::path(ROUTE, "key")?];
+    let options = ProxyOptions {
+        edge: EdgeOptions { workers: 1, tls, ..EdgeOptions::default() },
+        routing: RoutingOptions { routes, ..RoutingOptions::default() },
+    };
+    // The first thread that is made: its number is what the counts are found by.
+    let proxy = Proxy::start(options, feed, &Metrics::new("count", vec![ROUTE.to_owned()])?)?;
+    std::thread::spawn(move || serve_nodes(listener, case));
+    ask(proxy.addr(), case, arguments.requests, trusted)
+}
+
+/// All nodes listen at one address; each has connections of its own.
+fn map(arguments: &Arguments, addr: SocketAddr) -> Result<Map, Failure> {
+    let settings = ClusterSettings {
+        name: ClusterName::new("count")?,
+        partitions: PartitionCount::new(arguments.partitions).ok_or("no such number of partitions")?,
+        replicas: 3,
+        hash_seed: 0,
+        epsilon_ppm: EPSILON_PPM_DEFAULT,
+        algorithm: Algorithm::Balanced,
+        ownership: Ownership::Derived,
+    };
+    let entry = |number: u16| -> Result<NodeEntry, Failure> {
+        Ok(NodeEntry {
+            id: NodeId::new(&format!("node-{number:05}"))?,
+            zone: ZoneName::new("z")?,
+            weight: Weight::ONE,
+            store: StoreId(u128::from(number) + 1),
+            data: addr,
+            peer: None,
+            phase: Phase::Active,
+            health: Health::Alive,
+        })
+    };
+    let nodes = arguments.nodes;
+    let entries = (0..nodes).map(entry).collect::<Result<Vec<_>, _>>()?;
+    // Spread evenly; which node has which partition does not matter here.
+    let rows: Vec<[NodeIndex; 3]> = (0..arguments.partitions)
+        .map(|q| [0, 1, 2].map(|copy| NodeIndex(((q + copy) % u32::from(nodes)) as u16)))
+        .collect();
+    let claims = ClaimTable::derived(3, rows.iter().map(|row| &row[..nodes.min(3).into()]));
+    Ok(Map::new(settings.into(), entries, claims.into()))
+}
+
+type Certificate = (Option<TlsOptions>, Option<CertificateDer<'static>>);
+
+fn certificate(dir: &Path) -> Result<Certificate, Failure> {
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()])?;
+    let files = CertificateFiles { certificate: dir.join("cert.pem"), key: dir.join("key.pem") };
+    std::fs::write(&files.certificate, made.cert.pem())?;
+    std::fs::write(&files.key, made.signing_key.serialize_pem())?;
+    Ok((Some(TlsOptions::new(vec![files])), Some(made.cert.der().clone())))
+}
+
+fn serve_nodes(listener: TcpListener, case: Case) -> io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        listener.set_nonblocking(true)?;
+        let listener = tokio::net::TcpListener::from_std(listener)?;
+        loop {
+            let (stream, _) = listener.accept().await?;
+            tokio::spawn(converse(stream, case));
+        }
+    })
+}
+
+/// Answers each request of one connection.
+async fn converse(mut stream: tokio::net::TcpStream, case: Case) -> io::Result<()> {
+    let head = format!(
+        "HTTP/1.1 200 OK\r\ncontent-type: application/octet-stream\r\ndate: Sun, 06 Nov 1994 08:49:37 GMT\r\n\
+         content-length: {}\r\n\r\n",
+        case.download
+    );
+    let answer = [head.as_bytes(), &vec![b'x'; case.download]].concat();
+    let mut seen = Vec::with_capacity(64 << 10);
+    while stream.read_buf(&mut seen).await? > 0 {
+        let end = seen.windows(4).position(|window| window == b"\r\n\r\n");
+        if end.is_some_and(|end| seen.len() >= end + 4 + case.upload) {
+            seen.clear();
+            stream.write_all(&answer).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Sends the requests one after the other on one connection and reads each answer whole.
+fn ask(
+    proxy: SocketAddr,
+    case: Case,
+    requests: usize,
+    trusted: Option<CertificateDer<'static>>,
+) -> Result<(), Failure> {
+    let tcp = TcpStream::connect(proxy)?;
+    tcp.set_nodelay(true)?;
+    let mut stream: Box<dyn ReadWrite> = match trusted {
+        None => Box::new(tcp),
+        Some(trusted) => {
+            let mut roots = rustls::RootCertStore::empty();
+            roots.add(trusted)?;
+            let config = rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+            let session = rustls::ClientConnection::new(config.into(), ServerName::try_from("localhost")?)?;
+            Box::new(rustls::StreamOwned::new(session, tcp))
+        }
+    };
+    let length = if case.upload > 0 { format!("content-length: {}\r\n", case.upload) } else { String::new() };
+    let mut answer = vec![0; case.download + 4_096];
+    for number in 0..requests {
+        let mut request = format!(
+            "{} /kv/key-{:04} HTTP/1.1\r\nhost: localhost:8080\r\nuser-agent: forward_requests/1\r\naccept: */*\r\n{length}\r\n",
+            case.method,
+            number % KEYS,
+        )
+        .into_bytes();
+        request.resize(request.len() + case.upload, b'y');
+        stream.write_all(&request)?;
+        let read = read_answer(&mut stream, &mut answer, case.download)?;
+        if !answer.starts_with(b"HTTP/1.1 200") {
+            let text = String::from_utf8_lossy(&answer[..read]).into_owned();
+            return Err(format!("request {number} was answered {text}").into());
+        }
+    }
+    Ok(())
+}
+
+/// Reads a head and a body of `length` bytes.
+fn read_answer(stream: &mut dyn ReadWrite, answer: &mut [u8], length: usize) -> Result<usize, Failure> {
+    let mut read = 0;
+    loop {
+        let count = stream.read(&mut answer[read..])?;
+        if count == 0 {
+            return Err("the proxy closed the connection".into());
+        }
+        read += count;
+        let end = answer[..read].windows(4).position(|window| window == b"\r\n\r\n");
+        if end.is_some_and(|end| read >= end + 4 + length) {
+            return Ok(read);
+        }
+    }
+}
+
+trait ReadWrite: Read + Write {}
+
+impl<T: Read + Write> ReadWrite for T {}

@@ -1,0 +1,148 @@
+//! What a request costs the proxy's worker, in instructions: counted, not timed, so that a shared machine gives the figure
+//! that a quiet one does.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::fs;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail};
+
+use crate::run::{self, check, root, target_dir};
+use crate::tools;
+
+/// The series that the example knows.
+const CASES: [&str; 5] = ["get-128", "get-16k", "put-128", "put-16k", "tls-get-128"];
+/// Requests of a case's two runs. Their difference is what is counted.
+const REQUESTS: [u64; 2] = [500, 2_500];
+/// How far above what is written down a figure may be, in percent. A change that costs more says so with `--write`.
+const TOLERANCE_PERCENT: u64 = 5;
+/// The worker's thread: the second of the process, by the order in which they are made.
+const WORKER: &str = "02";
+
+/// `cargo xtask instructions [--write]`.
+///
+/// # Errors
+/// A case costs more than is written down, and the tolerance.
+pub(crate) fn run(args: &[&str]) -> Result<()> {
+    let write = match args {
+        [] => false,
+        ["--write"] => true,
+        _ => bail!("instructions takes --write and nothing else"),
+    };
+    tools::valgrind()?;
+    let build = ["build", "--locked", "--profile", "instructions", "--package", "ringway-proxy"];
+    check("cargo", &[&build[..], &["--example", "forward_requests"]].concat())?;
+    let mut counted = BTreeMap::new();
+    for case in CASES {
+        let [few, many] = REQUESTS;
+        let more = count(case, many)?.saturating_sub(count(case, few)?);
+        counted.insert(case.to_owned(), more / (many - few));
+    }
+    let written = root().join("benches/instructions.txt");
+    if write {
+        return fs::write(&written, show(&counted)).with_context(|| written.display().to_string());
+    }
+    let text = fs::read_to_string(&written).with_context(|| written.display().to_string())?;
+    judge(&counted, &parse(&text)?)
+}
+
+/// Instructions of the worker in a run of so many requests.
+fn count(case: &str, requests: u64) -> Result<u64> {
+    let folder = target_dir().join("instructions");
+    let out = folder.join(format!("callgrind-{case}"));
+    let example: PathBuf = folder.join("examples/forward_requests");
+    let mut command = run::command(
+        "valgrind",
+        &[
+            "--quiet",
+            "--tool=callgrind",
+            "--separate-threads=yes",
+            &format!("--callgrind-out-file={}", out.display()),
+            &example.to_string_lossy(),
+            case,
+            &requests.to_string(),
+        ],
+    );
+    // The same start for everybody: what a path or a setting of the machine adds to it may move later allocations.
+    command.env_remove("RUST_LOG");
+    let output = command.output().context("cannot start valgrind")?;
+    if !output.status.success() {
+        bail!("{case} failed under valgrind: {}", String::from_utf8_lossy(&output.stderr).trim_end());
+    }
+    let profile = PathBuf::from(format!("{}-{WORKER}", out.display()));
+    let text = fs::read_to_string(&profile).with_context(|| profile.display().to_string())?;
+    total(&text).with_context(|| format!("no `totals:` in {}", profile.display()))
+}
+
+/// The sum that ends a thread's profile.
+fn total(profile: &str) -> Option<u64> {
+    profile.lines().find_map(|line| line.strip_prefix("totals: "))?.trim().parse().ok()
+}
+
+fn show(counted: &BTreeMap<String, u64>) -> String {
+    let mut text = String::from(
+        "# Instructions of one worker per request, by `cargo xtask instructions --write`.\n\
+         # One connection, one request at a time: each pays for two waits of the event loop alone.\n",
+    );
+    for (case, instructions) in counted {
+        let _ = writeln!(text, "{case} {instructions}");
+    }
+    text
+}
+
+fn parse(text: &str) -> Result<BTreeMap<String, u64>> {
+    let lines = text.lines().filter(|line| !line.starts_with('#') && !line.is_empty());
+    lines
+        .map(|line| {
+            let (case, instructions) =
+                line.split_once(' ').with_context(|| format!("no figure in `{line}`"))?;
+            Ok((case.to_owned(), instructions.parse().with_context(|| format!("`{line}`"))?))
+        })
+        .collect()
+}
+
+fn judge(counted: &BTreeMap<String, u64>, written: &BTreeMap<String, u64>) -> Result<()> {
+    let mut over = Vec::new();
+    println!("instructions of the worker per request:\n{:<12} {:>8} {:>8}", "", "now", "written");
+    for (case, now) in counted {
+        let Some(before) = written.get(case) else {
+            bail!("nothing is written down for {case}: use --write")
+        };
+        println!("{case:<12} {now:>8} {before:>8}");
+        if now * 100 > before * (100 + TOLERANCE_PERCENT) {
+            over.push(format!("{case} costs {now} instead of {before}"));
+        }
+    }
+    if over.is_empty() {
+        return Ok(());
+    }
+    bail!(
+        "a request costs more than {TOLERANCE_PERCENT} % above benches/instructions.txt: {}; \
+         if it is worth that, `cargo xtask instructions --write`",
+        over.join(", ")
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_total_of_a_profile_is_found() {
+        assert_eq!(total("events: Ir\nfn=(1)\n1 5\n\ntotals: 1234\n"), Some(1_234));
+        assert_eq!(total("events: Ir\n"), None);
+    }
+
+    #[test]
+    fn what_is_written_is_read_and_more_than_the_tolerance_is_refused() {
+        let written = BTreeMap::from([("get-128".to_owned(), 10_000), ("put-128".to_owned(), 9)]);
+        assert_eq!(parse(&show(&written)).unwrap(), written);
+        let now = |get| BTreeMap::from([("get-128".to_owned(), get), ("put-128".to_owned(), 9)]);
+        judge(&now(10_500), &written).unwrap();
+        let refused = judge(&now(10_501), &written).unwrap_err().to_string();
+        assert!(refused.contains("get-128 costs 10501 instead of 10000"), "{refused}");
+        let unknown = BTreeMap::from([("new".to_owned(), 1)]);
+        assert!(judge(&unknown, &written).unwrap_err().to_string().contains("--write"));
+    }
+}
