@@ -3,7 +3,7 @@
 
 use std::cell::Cell;
 use std::future::poll_fn;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -139,7 +139,8 @@ async fn attempt(
     let transfer = exchange.transfer.clone();
     let sent = Cell::new(false);
     let attempt = Attempt { transfer: &transfer, claimed: target.claimed, sent: &sent };
-    let forwarding = forward(&core.nodes, &target.node, outstanding, request, attempt);
+    // Pinned where it is made: moved any further, it would be kept twice.
+    let forwarding = pin!(forward(&core.nodes, &target.node, outstanding, request, attempt));
     let forwarded = within_time(core, exchange, target, &transfer, forwarding).await;
     if let (true, 2.., Some(cause)) = (sent.get(), exchange.facts.attempts, exchange.facts.cause) {
         core.metrics.retry(cause.label());
@@ -157,10 +158,9 @@ async fn within_time(
     exchange: &mut Exchange,
     target: &Target,
     transfer: &Transfer,
-    forwarding: impl Future<Output = Forwarded>,
+    mut forwarding: Pin<&mut impl Future<Output = Forwarded>>,
 ) -> Result<Forwarded, Reason> {
     let options = &core.options.upstream;
-    let mut forwarding = pin!(forwarding);
     let mut attempt_end = exchange.facts.attempted + options.head_timeout;
     // Most attempts are over before they would ask what became of the claim.
     let mut patience = target.claimed.then(|| exchange.facts.attempted + SUPERSEDED_AFTER);
