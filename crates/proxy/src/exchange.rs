@@ -13,7 +13,7 @@ use crate::body::Body;
 use crate::claim::Claim;
 use crate::clock;
 use crate::edge::ConnectionInfo;
-use crate::headers::{self, Screened, X_REQUEST_ID};
+use crate::headers::{self, Found, Screened, X_REQUEST_ID};
 use crate::hold::Held;
 use crate::ids::WriteId;
 use crate::key::{self, Head};
@@ -199,11 +199,18 @@ impl Exchange {
     ) -> Result<(Partition, u64), Reason> {
         let options = &core.options;
         // Before the key is looked for: what is malformed has no key, and the host is one only afterwards.
-        let own = headers::kept_request_id(&parts.headers);
-        facts.request_id = Some(own.unwrap_or_else(|| core.ids.trace_id()));
+        let found = Found::of(&parts.headers);
+        let own = found.kept_request_id(&parts.headers);
+        let stays = own.is_some() && found.request_id_stays();
+        let id = own.unwrap_or_else(|| core.ids.trace_id());
+        facts.request_id = Some(id.clone());
+        facts.screened.grpc = found.speaks_grpc();
+        let (identity, trusted) = (&core.identity, &options.trusted);
         facts.screened =
-            headers::screen_request(parts, connection, &core.identity, &options.headers, &options.trusted)
-                .inspect_err(|_| facts.screened.grpc = headers::speaks_grpc(&parts.headers))?;
+            headers::screen_request(parts, &found, connection, identity, &options.headers, trusted)?;
+        if !stays {
+            parts.headers.insert(X_REQUEST_ID, id);
+        }
         let head = Head { method: &parts.method, uri: &parts.uri, headers: &parts.headers };
         let found = key::routing_key(&options.routes, head).map_err(|(reason, route)| {
             facts.route = route;
@@ -223,10 +230,9 @@ impl Exchange {
         partition: Partition,
         hash: u64,
     ) -> Self {
-        if let Some(id) = &facts.request_id {
-            parts.headers.insert(X_REQUEST_ID, id.clone());
+        if !facts.screened.length {
+            headers::frame_body(&mut parts.headers, &parts.method, facts.http2, &body);
         }
-        headers::frame_body(&mut parts.headers, &parts.method, facts.http2, &body);
         let mut spare = core.take_spare();
         spare.extend(parts.headers.iter().map(|(name, value)| (name.clone(), value.clone())));
         let safe = parts.method.is_safe();

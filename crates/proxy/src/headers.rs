@@ -68,11 +68,13 @@ pub(crate) struct Screened {
     pub(crate) explain: bool,
     /// The caller speaks gRPC and reads errors from trailers only.
     pub(crate) grpc: bool,
+    /// It gave its body's length.
+    pub(crate) length: bool,
 }
 
 /// What one pass over a header section finds.
 #[derive(Default)]
-struct Found {
+pub(crate) struct Found {
     hosts: u8,
     lengths: u8,
     codings: u8,
@@ -87,10 +89,12 @@ struct Found {
     explain: bool,
     grpc: bool,
     cookies: u8,
+    via: bool,
+    request_ids: u8,
 }
 
 impl Found {
-    fn of(headers: &HeaderMap) -> Self {
+    pub(crate) fn of(headers: &HeaderMap) -> Self {
         let mut found = Self::default();
         for (name, value) in headers {
             match name.as_str() {
@@ -115,6 +119,8 @@ impl Found {
                     found.coding_unknown |= !value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked");
                 }
                 "content-type" => found.grpc = is_grpc(value),
+                "via" => found.via = true,
+                "x-request-id" => found.request_ids = found.request_ids.saturating_add(1),
                 "cookie" => found.cookies = found.cookies.saturating_add(1),
                 other => {
                     if let Some(rest) = other.strip_prefix(RINGWAY_PREFIX) {
@@ -125,6 +131,22 @@ impl Found {
             }
         }
         found
+    }
+
+    /// The client's `X-Request-Id`, unless it is empty or absurdly long.
+    pub(crate) fn kept_request_id(&self, headers: &HeaderMap) -> Option<HeaderValue> {
+        let id = if self.request_ids > 0 { headers.get(X_REQUEST_ID) } else { None };
+        id.filter(|id| (1..=REQUEST_ID_BYTES_MAX).contains(&id.len())).cloned()
+    }
+
+    /// Whether `X-Request-Id` stays as the client wrote it: once, and not named by `Connection`.
+    pub(crate) fn request_id_stays(&self) -> bool {
+        self.request_ids == 1 && !self.connection
+    }
+
+    /// Whether the caller speaks gRPC.
+    pub(crate) fn speaks_grpc(&self) -> bool {
+        self.grpc
     }
 }
 
@@ -146,21 +168,21 @@ pub fn check_head<B>(request: &Request<B>) -> Result<(), Reason> {
 ///
 /// *Errors*: what is malformed or not supported; the head is then half changed and must not be forwarded.
 ///
-/// *Cost*: one pass over the headers, and work only for what it finds.
+/// *Cost*: work only for what was found in one pass over the headers.
 pub(crate) fn screen_request(
     parts: &mut request::Parts,
+    found: &Found,
     connection: &ConnectionInfo,
     identity: &Identity,
     options: &HeaderOptions,
     trusted: &[IpNet],
 ) -> Result<Screened, Reason> {
-    let found = Found::of(&parts.headers);
-    check(&parts.method, &parts.uri, parts.version, &parts.headers, &found)?;
-    if passed_here(&parts.headers, &identity.pseudonym) {
+    check(&parts.method, &parts.uri, parts.version, &parts.headers, found)?;
+    if found.via && passed_here(&parts.headers, &identity.pseudonym) {
         return Err(Reason::Loop);
     }
-    strip(&mut parts.headers, &found, |_| false);
-    normalise_target(parts)?;
+    strip(&mut parts.headers, found, |_| false);
+    normalise_target(parts, found)?;
     if found.te_trailers {
         // Tells the node that trailers reach the client; `TE` is of this hop and so must be named.
         parts.headers.insert(header::TE, HeaderValue::from_static("trailers"));
@@ -175,7 +197,7 @@ pub(crate) fn screen_request(
     }
     parts.version = Version::HTTP_11;
     let explain = found.explain && is_trusted(trusted, connection.peer.ip());
-    Ok(Screened { explain, grpc: found.grpc })
+    Ok(Screened { explain, grpc: found.grpc, length: found.lengths > 0 })
 }
 
 /// Refuses what must not be forwarded: RFC 9112 §3.2 and §6.3, RFC 9113 §8.2.2 and §8.3.1.
@@ -259,14 +281,16 @@ fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
 }
 
 /// Makes the target origin-form and `Host` the one host the request is for.
-fn normalise_target(parts: &mut request::Parts) -> Result<(), Reason> {
+fn normalise_target(parts: &mut request::Parts, found: &Found) -> Result<(), Reason> {
     if let Some(authority) = parts.uri.authority() {
         let value = HeaderValue::from_str(authority.as_str()).map_err(|_| Reason::MalformedRequest)?;
         parts.headers.insert(header::HOST, value);
         let path = parts.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
         parts.uri = Uri::from(path);
     }
-    parts.headers.entry(header::HOST).or_insert_with(|| HeaderValue::from_static(""));
+    if found.hosts == 0 {
+        parts.headers.entry(header::HOST).or_insert_with(|| HeaderValue::from_static(""));
+    }
     Ok(())
 }
 
@@ -280,10 +304,9 @@ fn join_cookies(headers: &mut HeaderMap) {
 }
 
 /// Says how long a body is where HTTP/1.1 has to be told and hyper would say nothing.
+///
+/// Not for a request that gave its length.
 pub(crate) fn frame_body(headers: &mut HeaderMap, method: &Method, http2: bool, body: &Body) {
-    if headers.contains_key(header::CONTENT_LENGTH) {
-        return;
-    }
     if body.is_end_stream() {
         // An HTTP/2 stream that ends with its head is an empty value; without a length an HTTP/1.1 message is one
         // whose value was forgotten (RFC 9110 §8.6).
@@ -294,16 +317,6 @@ pub(crate) fn frame_body(headers: &mut HeaderMap, method: &Method, http2: bool, 
         // hyper would drop the body of a GET.
         headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
     }
-}
-
-/// The client's `X-Request-Id`, unless it is empty or absurdly long.
-pub(crate) fn kept_request_id(headers: &HeaderMap) -> Option<HeaderValue> {
-    headers.get(X_REQUEST_ID).filter(|id| (1..=REQUEST_ID_BYTES_MAX).contains(&id.len())).cloned()
-}
-
-/// Whether the caller speaks gRPC.
-pub(crate) fn speaks_grpc(headers: &HeaderMap) -> bool {
-    headers.get(header::CONTENT_TYPE).is_some_and(is_grpc)
 }
 
 fn is_grpc(content_type: &HeaderValue) -> bool {
@@ -377,17 +390,17 @@ pub(crate) fn screen_response(headers: &mut HeaderMap, identity: &Identity) {
 
 /// `X-Request-Id` of a request that came without one: `prefix` and a counter, in hex.
 pub(crate) fn made_request_id(prefix: u64, counter: u64) -> HeaderValue {
-    let mut text = BytesMut::with_capacity(32);
-    put_hex(&mut text, prefix);
-    put_hex(&mut text, counter);
-    HeaderValue::from_maybe_shared(text.freeze()).unwrap_or_else(|_| HeaderValue::from_static("0"))
+    let (prefix, counter) = (hex(prefix), hex(counter));
+    let mut text = [0; 32];
+    text[..16].copy_from_slice(&prefix);
+    text[16..].copy_from_slice(&counter);
+    HeaderValue::from_bytes(&text).unwrap_or_else(|_| HeaderValue::from_static("0"))
 }
 
-pub(crate) fn put_hex(text: &mut BytesMut, word: u64) {
+/// Sixteen hex digits, in lower case.
+pub(crate) fn hex(word: u64) -> [u8; 16] {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    for shift in (0..16).rev() {
-        text.put_u8(DIGITS[(word >> (shift * 4) & 15) as usize]);
-    }
+    std::array::from_fn(|at| DIGITS[(word >> (60 - at * 4) & 15) as usize])
 }
 
 /// Decimal digits without a formatter.

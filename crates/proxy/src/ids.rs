@@ -7,7 +7,7 @@ use std::rc::Rc;
 use bytes::{Bytes, BytesMut};
 use http::HeaderValue;
 
-use crate::headers::{made_request_id, put_decimal, put_hex};
+use crate::headers::{hex, made_request_id, put_decimal};
 
 /// Gives writes their `Ringway-Request-Id` and every request that has none its `X-Request-Id`.
 ///
@@ -40,8 +40,8 @@ pub(crate) struct WriteId {
 impl RequestIds {
     pub(crate) fn new(incarnation: u128) -> Self {
         let mut prefix = BytesMut::with_capacity(40);
-        put_hex(&mut prefix, (incarnation >> 64) as u64);
-        put_hex(&mut prefix, incarnation as u64);
+        prefix.extend_from_slice(&hex((incarnation >> 64) as u64));
+        prefix.extend_from_slice(&hex(incarnation as u64));
         prefix.extend_from_slice(b";n=");
         Self {
             prefix: prefix.freeze(),

@@ -7,7 +7,8 @@ use ringway_route::Reason;
 use ringway_topology::KEY_BYTES_MAX;
 
 use crate::metrics::RouteLabel;
-use crate::options::{KeyPart, KeySource, RouteMatch, RouteOptions};
+use crate::options::{KeyPart, KeySource, RouteOptions};
+use crate::template::HostPattern;
 
 /// What routing reads of a request's head.
 #[derive(Debug, Clone, Copy)]
@@ -50,12 +51,13 @@ pub type Unroutable = (Reason, Option<usize>);
 /// *Cost*: one pass over the path per route tried; allocates only for a key that is percent-encoded or a host
 /// in upper case.
 pub fn routing_key<'r>(routes: &[RouteOptions], head: Head<'r>) -> Result<RoutingKey<'r>, Unroutable> {
-    let Some(route) = routes.iter().position(|route| matches(&route.matching, head)) else {
+    let fits = |(at, route): (usize, &_)| Some((at, matches(route, head)?));
+    let Some((route, segment)) = routes.iter().enumerate().find_map(fits) else {
         return Err((Reason::NoRoute, None));
     };
     let refuse = |reason| (reason, Some(route));
     let options = &routes[route];
-    let key = find(&options.key, &options.matching, head).map_err(refuse)?;
+    let key = find(&options.key, segment, head).map_err(refuse)?;
     if key.is_empty() {
         return Err(refuse(Reason::KeyMissing));
     }
@@ -71,19 +73,25 @@ pub(crate) fn label(route: Option<usize>) -> RouteLabel {
     route.and_then(|at| u16::try_from(at).ok()).map_or(RouteLabel::NONE, RouteLabel)
 }
 
-fn matches(wanted: &RouteMatch, head: Head<'_>) -> bool {
-    wanted.method.as_ref().is_none_or(|method| method == head.method)
-        && wanted.path.as_ref().is_none_or(|path| path.matches(head.uri.path()))
-        && wanted.host.as_ref().is_none_or(|pattern| host(head).is_some_and(|host| pattern.matches(host)))
+/// Whether a route takes the request, and then the raw text of the path's segment that its key is in, if it is in one.
+fn matches<'r>(route: &RouteOptions, head: Head<'r>) -> Option<Option<&'r str>> {
+    let wanted = &route.matching;
+    if wanted.method.as_ref().is_some_and(|method| method != head.method) {
+        return None;
+    }
+    let segment = match (&wanted.path, &route.key) {
+        (Some(path), KeySource::Path(name)) => path.fit(head.uri.path(), name)?,
+        (Some(path), _) if !path.matches(head.uri.path()) => return None,
+        _ => None,
+    };
+    let host_fits = |pattern: &HostPattern| host(head).is_some_and(|host| pattern.matches(host));
+    wanted.host.as_ref().is_none_or(host_fits).then_some(segment)
 }
 
-fn find<'r>(source: &KeySource, matching: &RouteMatch, head: Head<'r>) -> Result<Cow<'r, [u8]>, Reason> {
+/// `segment`: of the path, as [`matches`] found it.
+fn find<'r>(source: &KeySource, segment: Option<&'r str>, head: Head<'r>) -> Result<Cow<'r, [u8]>, Reason> {
     match source {
-        KeySource::Path(segment) => {
-            let template = matching.path.as_ref().ok_or(Reason::Internal)?;
-            let raw = template.capture(head.uri.path(), segment).ok_or(Reason::KeyMissing)?;
-            percent_decoded(raw.as_bytes())
-        }
+        KeySource::Path(_) => percent_decoded(segment.ok_or(Reason::KeyMissing)?.as_bytes()),
         KeySource::Query(name) => {
             let query = head.uri.query().unwrap_or_default();
             percent_decoded(parameter(query, name).ok_or(Reason::KeyMissing)?.as_bytes())
@@ -197,7 +205,7 @@ mod tests {
     use http::{HeaderName, HeaderValue};
 
     use super::*;
-    use crate::options::Reads;
+    use crate::options::{Reads, RouteMatch};
 
     fn route(path: Option<&str>, key: KeySource, part: Option<KeyPart>) -> RouteOptions {
         let path = path.map(|p| p.parse().unwrap());

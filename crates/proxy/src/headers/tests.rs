@@ -29,7 +29,8 @@ fn screen(parts: &mut request::Parts) -> Result<Screened, Reason> {
 fn screen_with(parts: &mut request::Parts, options: &HeaderOptions) -> Result<Screened, Reason> {
     let mut connection = no_connection();
     connection.peer = "10.1.2.3:4567".parse().unwrap();
-    screen_request(parts, &connection, &identity(), options, &["10.0.0.0/8".parse().unwrap()])
+    let found = Found::of(&parts.headers);
+    screen_request(parts, &found, &connection, &identity(), options, &["10.0.0.0/8".parse().unwrap()])
 }
 
 fn names(headers: &HeaderMap) -> Vec<&str> {
@@ -80,7 +81,9 @@ fn ringway_headers_of_clients_are_dropped_and_explain_is_heard_from_trusted_rang
     let mut stranger = no_connection();
     stranger.peer = "192.0.2.1:1".parse().unwrap();
     let trusted = ["10.0.0.0/8".parse().unwrap()];
-    let screened = screen_request(&mut parts, &stranger, &identity(), &HeaderOptions::default(), &trusted);
+    let found = Found::of(&parts.headers);
+    let options = HeaderOptions::default();
+    let screened = screen_request(&mut parts, &found, &stranger, &identity(), &options, &trusted);
     assert!(!screened.unwrap().explain);
 }
 
@@ -198,11 +201,14 @@ fn forwarding_headers_come_by_option_and_add_to_what_is_there() {
 fn request_ids_are_kept_unless_absurd() {
     let long = "x".repeat(REQUEST_ID_BYTES_MAX + 1);
     let mut parts = get(&[("x-request-id", &long)]);
-    assert_eq!(kept_request_id(&parts.headers), None);
+    assert_eq!(Found::of(&parts.headers).kept_request_id(&parts.headers), None);
     parts.headers.insert("x-request-id", HeaderValue::from_static(""));
-    assert_eq!(kept_request_id(&parts.headers), None);
+    assert_eq!(Found::of(&parts.headers).kept_request_id(&parts.headers), None);
     parts.headers.insert("x-request-id", HeaderValue::from_static("abc"));
-    assert_eq!(kept_request_id(&parts.headers), Some(HeaderValue::from_static("abc")));
+    assert_eq!(
+        Found::of(&parts.headers).kept_request_id(&parts.headers),
+        Some(HeaderValue::from_static("abc"))
+    );
     assert_eq!(made_request_id(0xab, 255), "00000000000000ab00000000000000ff");
     let mut text = BytesMut::new();
     for number in [0, 7, 1_234, u64::MAX] {

@@ -34,6 +34,8 @@ fn a_request_reaches_its_owner_with_what_the_node_contract_asks_for() {
         let cluster = Cluster::derived(&[(node.addr, Alive)]);
         let router = cluster.router(options());
         let mut request = get();
+        // Named as of one hop, or twice: it is passed on once all the same.
+        request.headers_mut().append("connection", "x-request-id".parse().unwrap());
         for (name, value) in [
             ("connection", "ringway-epoch, ringway-partition, x-hop"),
             ("x-hop", "1"),
@@ -46,7 +48,13 @@ fn a_request_reaches_its_owner_with_what_the_node_contract_asks_for() {
         }
         assert_eq!(call(&router, request).await, (200, "ok".to_owned()));
         assert_eq!(call(&router, put("v")).await, (200, "ok".to_owned()));
-        let [read, write] = node.heads().try_into().unwrap();
+        let mut twice = get();
+        for id in ["first", "second"] {
+            twice.headers_mut().append("x-request-id", id.parse().unwrap());
+        }
+        assert_eq!(call(&router, twice).await, (200, "ok".to_owned()));
+        let [read, write, twice] = node.heads().try_into().unwrap();
+        assert!(twice.contains("x-request-id: first\r") && !twice.contains("second"), "{twice}");
         assert!(read.starts_with("get /kv/a http/1.1\r\n"), "{read}");
         for line in [
             "ringway-partition: 0\r",
