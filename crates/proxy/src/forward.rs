@@ -5,13 +5,12 @@ use std::rc::Rc;
 
 use http::header::CONTENT_LENGTH;
 use http::{Request, Response, StatusCode};
-use hyper::body::Incoming;
 use ringway_route::Reason;
 
 use crate::claim::Claim;
 use crate::headers::{RINGWAY_CLAIM, RINGWAY_OUTCOME};
 use crate::transfer::{SentBody, Transfer};
-use crate::upstream::{Lease, Node, Nodes, Outstanding, UpstreamBody};
+use crate::upstream::{Call, CallError, Node, Nodes, Outgoing, Outstanding, UpstreamBody};
 
 /// Largest body of an answer that no client sees that is read to its end to keep the connection.
 const REFUSAL_BODY_BYTES_MAX: u64 = 4_096;
@@ -93,51 +92,48 @@ pub(crate) async fn forward(
     nodes: &Nodes,
     node: &Rc<Node>,
     outstanding: Outstanding,
-    mut request: Request<SentBody>,
+    request: Request<SentBody>,
     attempt: Attempt<'_>,
 ) -> Forwarded {
+    let mut lease = match nodes.lease(node).await {
+        Ok(lease) => lease,
+        Err(reason) => return Forwarded::NotSent(reason),
+    };
+    // Only now: a request that waits for a connection takes no buffer, and pulls nothing from its client.
+    let mut outgoing = Outgoing::new(request);
     loop {
-        let mut lease = match nodes.lease(node).await {
-            Ok(lease) => lease,
-            Err(reason) => return Forwarded::NotSent(reason),
-        };
         let reused = lease.reused;
-        let Some(sender) = lease.sender() else { return Forwarded::NotSent(Reason::Internal) };
-        attempt.sent.set(true);
-        let mut failure = match sender.try_send_request(request).await {
-            Ok(response) => return read_answer(response, lease, outstanding, attempt).await,
-            Err(failure) => failure,
+        let answer = match outgoing {
+            Ok(request) => Call::new(lease, request).answer(attempt.sent).await,
+            Err(misframed) => Err(misframed),
         };
-        let unsent = failure.take_message();
-        attempt.sent.set(unsent.is_none());
-        match (unsent, attempt.transfer.broken()) {
-            (Some(unsent), _) if reused => request = unsent,
-            (Some(_), _) => return Forwarded::NotSent(Reason::UpstreamReset),
-            (None, Some(reason)) => return Forwarded::RequestBody(reason),
-            (None, None) => {
-                node.distrust_idle();
-                return Forwarded::Lost(loss(failure.error()));
+        match (answer, attempt.transfer.broken()) {
+            (Ok(answer), _) => return read_answer(answer.into_response(outstanding), attempt).await,
+            (Err(CallError::Unsent(request)), _) if reused => {
+                outgoing = Ok(request);
+                lease = match nodes.lease(node).await {
+                    Ok(lease) => lease,
+                    Err(reason) => return Forwarded::NotSent(reason),
+                };
+            }
+            (Err(CallError::Unsent(_)), _) => return Forwarded::NotSent(Reason::UpstreamReset),
+            (Err(_), Some(reason)) => return Forwarded::RequestBody(reason),
+            (Err(CallError::RequestBody), None) => return Forwarded::RequestBody(Reason::RequestBody),
+            (Err(CallError::Lost), None) => return lost(node, Reason::UpstreamReset),
+            (Err(CallError::Protocol(error)), None) => {
+                tracing::debug!(node = %node.id, %error, "a node's answer was not understood");
+                return lost(node, Reason::UpstreamProtocol);
             }
         }
     }
 }
 
-fn loss(error: &hyper::Error) -> Reason {
-    if error.is_parse() { Reason::UpstreamProtocol } else { Reason::UpstreamReset }
+fn lost(node: &Node, reason: Reason) -> Forwarded {
+    node.distrust_idle();
+    Forwarded::Lost(reason)
 }
 
-async fn read_answer(
-    response: Response<Incoming>,
-    lease: Lease,
-    outstanding: Outstanding,
-    attempt: Attempt<'_>,
-) -> Forwarded {
-    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-        // Nobody asked for it: an Upgrade was never forwarded.
-        return Forwarded::Lost(Reason::UpstreamProtocol);
-    }
-    let transfer = attempt.transfer.clone();
-    let response = response.map(|incoming| UpstreamBody::new(incoming, lease, transfer, outstanding));
+async fn read_answer(response: Response<UpstreamBody>, attempt: Attempt<'_>) -> Forwarded {
     let Some(refusal) = Refusal::of(&response, attempt.claimed) else { return Forwarded::Answered(response) };
     let length = response.headers().get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
     if length.is_some_and(|length| length <= REFUSAL_BODY_BYTES_MAX) {

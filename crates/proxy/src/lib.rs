@@ -23,7 +23,6 @@ mod forward;
 mod headers;
 pub mod hints;
 mod hold;
-#[expect(dead_code, reason = "both sides of HTTP/1.1 are to be built on it")]
 mod http1;
 mod ids;
 pub mod key;

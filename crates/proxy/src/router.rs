@@ -250,9 +250,10 @@ impl Core {
     /// Counts a request towards the retry budget, and looks after the pools now and then.
     pub(crate) fn count_request(&self, started: Instant) {
         self.budget.borrow_mut().request(started.duration_since(self.origin));
+        self.nodes.tick(started);
         if started > self.swept.get() + self.options.upstream.idle_timeout / 2 {
             self.swept.set(started);
-            self.nodes.sweep();
+            self.nodes.sweep(started);
         }
     }
 

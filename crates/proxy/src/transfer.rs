@@ -114,7 +114,8 @@ impl Transfer {
         }
     }
 
-    /// Whether everything has been pulled from the client: the connection that carried it may be used again.
+    /// Whether everything has been pulled from the client.
+    #[cfg(test)]
     pub(crate) fn ended(&self) -> bool {
         self.shared.as_ref().is_none_or(|shared| shared.borrow().stage == Stage::Ended)
     }
@@ -227,7 +228,7 @@ impl http_body::Body for SentBody {
     fn size_hint(&self) -> SizeHint {
         let Some(shared) = &self.shared else { return SizeHint::with_exact(0) };
         let shared = shared.borrow();
-        // hyper asks before the first frame; later the hint would be of what is left.
+        // Asked for before the first frame; later the hint would be of what is left.
         if self.next == 0 { shared.size } else { SizeHint::default() }
     }
 }

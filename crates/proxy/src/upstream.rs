@@ -1,42 +1,45 @@
-//! Connections to nodes: one worker's own pools of hyper HTTP/1.1 senders.
+//! Nodes, and connections to them: one worker's own pools, and HTTP/1.1 spoken on them by whoever has the request.
 //!
-//! Nothing here is shared with another worker. A connection is lent as a [`Lease`]; it comes back only when the
-//! answer's last frame was read and the request's body was sent whole. Every other end (client gone, error, timeout,
+//! Nothing here is shared with another worker, and nothing runs beside the request: no task drives a connection, no channel
+//! leads to it. A connection is lent as a [`connection::Lease`]; a [`Call`] sends the request on it and reads the answer, first within the
+//! request's own future, then within the answer's body. The connection goes back to its pool when the answer was read to its
+//! end (at once, when all of it came with its head) and the request was sent whole. Every other end (client gone, error, timeout,
 //! an answer not read to its end) drops the lease, and dropping it closes the connection at once.
+//!
+//! `connection` makes, lends and keeps connections, `upload` sends requests, `codec` knows what heads look like, `call`
+//! brings them together.
+
+mod call;
+mod codec;
+mod connection;
+mod upload;
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
-use std::io;
 use std::net::SocketAddr;
-use std::pin::Pin;
-use std::rc::{Rc, Weak};
+use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::Bytes;
-use http_body::{Body as _, Frame, SizeHint};
-use hyper::body::Incoming;
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
-use ringway_route::{HealthView, Loads, Outlier, OutlierOptions, Reason, hold};
+use ringway_route::{HealthView, Loads, Outlier, OutlierOptions};
 use ringway_topology::{Map, NodeEntry, NodeId, NodeIndex};
-use tokio::net::TcpStream;
 use tokio::sync::Notify;
-use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
-use crate::body::BoxError;
+pub(crate) use call::{Call, CallError, Outgoing, UpstreamBody};
+use connection::{Idle, Refusal};
+
 use crate::metrics::worker::EJECTED_FAILING;
-use crate::metrics::{NodeMetrics, UpstreamConnectionGuard, WorkerMetrics};
+use crate::metrics::{NodeMetrics, WorkerMetrics};
 use crate::options::UpstreamOptions;
-use crate::transfer::{SentBody, Transfer};
 
 /// All nodes one worker knows, found by their index in the current map.
 pub(crate) struct Nodes {
     options: UpstreamOptions,
     outlier: OutlierOptions,
     metrics: WorkerMetrics,
+    /// When the newest request came: close enough to now to judge how long a connection was idle.
+    clock: Cell<Instant>,
     table: RefCell<Table>,
 }
 
@@ -52,54 +55,26 @@ struct Table {
 }
 
 /// One node as one worker knows it.
+#[derive(Debug)]
 pub(crate) struct Node {
     pub(crate) id: NodeId,
     pub(crate) addr: SocketAddr,
     pub(crate) metrics: NodeMetrics,
     idle: RefCell<Vec<Idle>>,
+    idle_max: usize,
+    /// Open, or being made.
     connections: Cell<usize>,
+    /// Being made.
+    connecting: Cell<usize>,
+    /// Requests that wait for one.
+    waiting: Cell<usize>,
     outstanding: Cell<u32>,
     outlier: Cell<Outlier>,
     refusal: Cell<Option<Refusal>>,
     /// Fired when a connection could be made after a refusal.
     pub(crate) recovered: Notify,
-    /// Fired when a connection was given back or closed, for those who wait at the node's bound.
+    /// Fired when a connection was given back or closed, or was made, for those who wait at one of the node's bounds.
     freed: Notify,
-}
-
-/// The node refused its last connection: until `until` nobody tries, then one does.
-#[derive(Clone, Copy)]
-struct Refusal {
-    reason: Reason,
-    until: Instant,
-    count: u32,
-}
-
-struct Idle {
-    connection: Connection,
-    since: Instant,
-}
-
-struct Connection {
-    sender: http1::SendRequest<SentBody>,
-    /// Ends the task that drives the socket, and with it the socket.
-    driver: AbortHandle,
-    _open: Open,
-}
-
-/// Counts a connection as open.
-struct Open {
-    node: Weak<Node>,
-    _counted: UpstreamConnectionGuard,
-}
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        if let Some(node) = self.node.upgrade() {
-            node.connections.set(node.connections.get() - 1);
-            node.freed.notify_one();
-        }
-    }
 }
 
 impl Nodes {
@@ -112,7 +87,8 @@ impl Nodes {
         let by_index = vec![None; map.nodes().len()];
         let health = HealthView::of(&map);
         let table = Table { map, health, stamp: 0, by_index, by_id: BTreeMap::new() };
-        Self { options, outlier, metrics, table: RefCell::new(table) }
+        let clock = Cell::new(Instant::now());
+        Self { options, outlier, metrics, clock, table: RefCell::new(table) }
     }
 
     /// Takes a map as the current one; its stamp and what its health is worth.
@@ -151,7 +127,10 @@ impl Nodes {
             addr: entry.data,
             metrics: self.metrics.node(entry.id.as_str()),
             idle: RefCell::default(),
+            idle_max: self.options.idle_per_node_max,
             connections: Cell::new(0),
+            connecting: Cell::new(0),
+            waiting: Cell::new(0),
             outstanding: Cell::new(0),
             outlier: Cell::default(),
             refusal: Cell::new(None),
@@ -172,120 +151,21 @@ impl Nodes {
         node.outlier.set(outlier);
     }
 
-    /// Closes connections that were idle for too long.
-    pub(crate) fn sweep(&self) {
-        let now = Instant::now();
+    /// A request came.
+    pub(crate) fn tick(&self, now: Instant) {
+        self.clock.set(now);
+    }
+
+    /// Closes connections that were idle for too long, and those that their nodes closed.
+    pub(crate) fn sweep(&self, now: Instant) {
         for node in self.table.borrow().by_id.values() {
-            node.idle.borrow_mut().retain(|idle| now < idle.since + self.options.idle_timeout);
+            let fresh = |idle: &Idle| idle.is_fresh(now, self.options.idle_timeout) && idle.is_quiet();
+            node.idle.borrow_mut().retain(fresh);
         }
-    }
-
-    /// A connection to the node: a pooled one, or a new one, or one that another request gives back.
-    ///
-    /// *Errors*: why no connection could be had; nothing was sent.
-    ///
-    /// *Cost*: no await and no allocation for a pooled connection that is ready.
-    pub(crate) async fn lease(&self, node: &Rc<Node>) -> Result<Lease, Reason> {
-        loop {
-            if let Some(mut connection) = node.pooled(self.options.idle_timeout) {
-                // The task that drives it may still have to notice the end of the answer before.
-                if connection.sender.is_ready() || connection.sender.ready().await.is_ok() {
-                    return Ok(Lease::new(connection, node, self.options.idle_per_node_max, true));
-                }
-                continue;
-            }
-            if node.connections.get() < self.options.connections_per_node_max {
-                let connection = self.connect(node).await?;
-                return Ok(Lease::new(connection, node, self.options.idle_per_node_max, false));
-            }
-            node.freed.notified().await;
-        }
-    }
-
-    async fn connect(&self, node: &Rc<Node>) -> Result<Connection, Reason> {
-        node.may_connect()?;
-        // Counted before the first await, so that the bound holds while connections are being made.
-        node.connections.set(node.connections.get() + 1);
-        let open = Open { node: Rc::downgrade(node), _counted: node.metrics.connection() };
-        let stream =
-            match tokio::time::timeout(self.options.connect_timeout, TcpStream::connect(node.addr)).await {
-                Ok(Ok(stream)) => stream,
-                Ok(Err(error)) => return Err(node.refused(connect_reason(&error))),
-                Err(_) => return Err(node.refused(Reason::UpstreamConnectTimeout)),
-            };
-        node.connected();
-        // Small requests must not wait for the acknowledgement of the one before; failing to say so only costs time.
-        let _ = stream.set_nodelay(true);
-        let mut builder = http1::Builder::new();
-        let (sender, connection) = builder
-            .writev(false)
-            .handshake(TokioIo::new(stream))
-            .await
-            .map_err(|_| Reason::UpstreamUnreachable)?;
-        let driver = tokio::task::spawn_local(async move {
-            // Whatever ends it reaches the request under way as an error of its own.
-            let _ = connection.await;
-        });
-        Ok(Connection { sender, driver: driver.abort_handle(), _open: open })
-    }
-}
-
-fn connect_reason(error: &io::Error) -> Reason {
-    match error.kind() {
-        io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset => Reason::UpstreamRefused,
-        io::ErrorKind::TimedOut => Reason::UpstreamConnectTimeout,
-        _ => Reason::UpstreamUnreachable,
     }
 }
 
 impl Node {
-    fn pooled(&self, idle_timeout: Duration) -> Option<Connection> {
-        let mut idle = self.idle.borrow_mut();
-        while let Some(Idle { connection, since }) = idle.pop() {
-            if !connection.sender.is_closed() && since.elapsed() < idle_timeout {
-                return Some(connection);
-            }
-            connection.driver.abort();
-        }
-        None
-    }
-
-    /// Closes the pooled connections: one of them lost its answer, and when its process died, so will the others. A
-    /// repeat shall find out by a new connection instead of losing its answer, too.
-    pub(crate) fn distrust_idle(&self) {
-        self.idle.borrow_mut().clear();
-    }
-
-    #[cfg(test)]
-    pub(crate) fn idle_is_closed(&self) -> bool {
-        self.idle.borrow().iter().all(|idle| idle.connection.sender.is_closed())
-    }
-
-    /// One request at a time probes a node that refused; the others are told at once what it was told last.
-    fn may_connect(&self) -> Result<(), Reason> {
-        let Some(refusal) = self.refusal.get() else { return Ok(()) };
-        let now = Instant::now();
-        if now < refusal.until {
-            return Err(refusal.reason);
-        }
-        self.refusal.set(Some(Refusal { until: now + hold::BACKOFF_MAX, ..refusal }));
-        Ok(())
-    }
-
-    fn refused(&self, reason: Reason) -> Reason {
-        let count = self.refusal.get().map_or(0, |refusal| refusal.count + 1);
-        // The pause before somebody else probes; the jitter is in the pauses of those who wait.
-        let until = Instant::now() + hold::backoff(count, 0);
-        self.refusal.set(Some(Refusal { reason, until, count }));
-        reason
-    }
-
-    fn connected(&self) {
-        if self.refusal.take().is_some() {
-            self.recovered.notify_waiters();
-        }
-    }
-
     /// A request goes to the node. The clock is read only for a node that failed before.
     pub(crate) fn chosen(self: &Rc<Self>, now: impl FnOnce() -> Duration) -> Outstanding {
         let mut outlier = self.outlier.get();
@@ -299,6 +179,7 @@ impl Node {
 }
 
 /// Counts a request as under way at a node.
+#[derive(Debug)]
 pub(crate) struct Outstanding(Rc<Node>);
 
 impl Drop for Outstanding {
@@ -323,104 +204,5 @@ impl Nodes {
         let table = self.table.borrow();
         let met = table.by_index.get(usize::from(index.0)).and_then(Option::as_deref);
         met.map_or(otherwise, read)
-    }
-}
-
-/// A connection lent to one request.
-pub(crate) struct Lease {
-    /// `None` once given back.
-    connection: Option<Connection>,
-    node: Weak<Node>,
-    idle_max: usize,
-    /// It carried requests before: the node may have closed it in the meantime.
-    pub(crate) reused: bool,
-}
-
-impl Lease {
-    fn new(connection: Connection, node: &Rc<Node>, idle_max: usize, reused: bool) -> Self {
-        Self { connection: Some(connection), node: Rc::downgrade(node), idle_max, reused }
-    }
-
-    /// The sender; `None` only after the connection was given back.
-    pub(crate) fn sender(&mut self) -> Option<&mut http1::SendRequest<SentBody>> {
-        self.connection.as_mut().map(|connection| &mut connection.sender)
-    }
-
-    /// Gives the connection back to its pool.
-    fn release(mut self) {
-        let (Some(connection), Some(node)) = (self.connection.take(), self.node.upgrade()) else { return };
-        let mut idle = node.idle.borrow_mut();
-        if connection.sender.is_closed() || idle.len() >= self.idle_max {
-            connection.driver.abort();
-            return;
-        }
-        idle.push(Idle { connection, since: Instant::now() });
-        drop(idle);
-        node.freed.notify_one();
-    }
-}
-
-impl Drop for Lease {
-    fn drop(&mut self) {
-        if let Some(connection) = self.connection.take() {
-            connection.driver.abort();
-        }
-    }
-}
-
-/// An answer's body on its way from a node to the client. Holds the connection until its last frame.
-pub(crate) struct UpstreamBody {
-    incoming: Incoming,
-    lease: Option<(Lease, Transfer)>,
-    _outstanding: Outstanding,
-}
-
-impl UpstreamBody {
-    pub(crate) fn new(
-        incoming: Incoming,
-        lease: Lease,
-        transfer: Transfer,
-        outstanding: Outstanding,
-    ) -> Self {
-        let mut body = Self { incoming, lease: Some((lease, transfer)), _outstanding: outstanding };
-        body.settle();
-        body
-    }
-
-    /// Gives the connection back when both directions are done.
-    fn settle(&mut self) {
-        if self.incoming.is_end_stream()
-            && let Some((lease, transfer)) = self.lease.take()
-            && transfer.ended()
-        {
-            lease.release();
-        }
-    }
-
-    pub(crate) fn poll_frame(
-        &mut self,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let polled = std::task::ready!(Pin::new(&mut self.incoming).poll_frame(cx));
-        match &polled {
-            Some(Ok(_)) => self.settle(),
-            Some(Err(_)) => drop(self.lease.take()),
-            None => {
-                if let Some((lease, transfer)) = self.lease.take()
-                    && transfer.ended()
-                {
-                    lease.release();
-                }
-            }
-        }
-        Poll::Ready(polled.map(|frame| frame.map_err(Into::into)))
-    }
-
-    pub(crate) fn is_end_stream(&self) -> bool {
-        self.incoming.is_end_stream()
-    }
-
-    pub(crate) fn size_hint(&self) -> SizeHint {
-        self.incoming.size_hint()
     }
 }

@@ -1,0 +1,263 @@
+//! A request's head as bytes, and an answer's head from bytes: HTTP/1.1 towards a node, without the sockets.
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use http::{HeaderMap, HeaderName, Request, StatusCode, header};
+use http_body::Body as _;
+
+use crate::headers::put_decimal;
+use crate::http1::buffers::{self, COPIED_BYTES_MAX};
+use crate::http1::chunked::announced_trailers;
+use crate::http1::head::{
+    self, Framing, HEAD_BYTES_MAX, HeadError, HeadScan, field_room, parse_decimal, put_fields, read_fields,
+};
+use crate::transfer::SentBody;
+
+/// Most interim answers (1xx) to one request.
+pub(super) const INTERIM_ANSWERS_MAX: u32 = 16;
+
+/// How a request's body is framed.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum BodyFraming {
+    /// Bytes that are still to be given to the connection.
+    Length(u64),
+    /// In chunks; the fields that may stand in the trailer section.
+    Chunked(Vec<HeaderName>),
+}
+
+/// The request's own headers say something else about its body than the body does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the request's body is not of the length that its headers say")]
+pub(super) struct Misframed;
+
+/// Writes a request's head and says how its body has to be framed.
+///
+/// *Errors*: [`Misframed`], before anything is sent.
+pub(super) fn put_head(
+    out: &mut BytesMut,
+    request: &mut Request<SentBody>,
+) -> Result<BodyFraming, Misframed> {
+    let (framing, tell_length) = frame(request)?;
+    let uri = request.uri();
+    out.put_slice(request.method().as_str().as_bytes());
+    out.put_u8(b' ');
+    out.put_slice(uri.path().as_bytes());
+    if let Some(query) = uri.query() {
+        out.put_u8(b'?');
+        out.put_slice(query.as_bytes());
+    }
+    out.put_slice(b" HTTP/1.1\r\n");
+    put_fields(out, request.headers());
+    if let Some(length) = tell_length {
+        out.put_slice(b"content-length: ");
+        put_decimal(out, length);
+        out.put_slice(b"\r\n");
+    }
+    out.put_slice(b"\r\n");
+    Ok(framing)
+}
+
+/// One framing and one only: no body, chunks when the headers say so (`headers::frame_body` has put that there for every
+/// body of unknown length), the length the headers say, the length the body says.
+fn frame(request: &mut Request<SentBody>) -> Result<(BodyFraming, Option<u64>), Misframed> {
+    let said = match request.headers().get(header::CONTENT_LENGTH) {
+        Some(value) => Some(parse_decimal(value.as_bytes()).ok_or(Misframed)?),
+        None => None,
+    };
+    let (ended, size) = (request.body().is_end_stream(), request.body().size_hint().exact());
+    let headers = request.headers_mut();
+    if ended {
+        headers.remove(header::TRANSFER_ENCODING);
+        return if said.is_none_or(|length| length == 0) {
+            Ok((BodyFraming::Length(0), None))
+        } else {
+            Err(Misframed)
+        };
+    }
+    if headers.contains_key(header::TRANSFER_ENCODING) {
+        headers.remove(header::CONTENT_LENGTH);
+        return Ok((BodyFraming::Chunked(announced_trailers(headers)), None));
+    }
+    match (said, size) {
+        (Some(length), _) => Ok((BodyFraming::Length(length), None)),
+        (None, Some(length)) => Ok((BodyFraming::Length(length), Some(length))),
+        (None, None) => {
+            headers.insert(header::TRANSFER_ENCODING, header::HeaderValue::from_static("chunked"));
+            Ok((BodyFraming::Chunked(announced_trailers(headers)), None))
+        }
+    }
+}
+
+/// Why a node's bytes are no answer. The connection is closed, as nothing after them can be trusted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum AnswerError {
+    /// Not HTTP/1.0 or HTTP/1.1, or a malformed head.
+    #[error("the answer's head is malformed: {0}")]
+    Head(httparse::Error),
+    /// Something stands before the status line.
+    #[error("the answer does not begin with `HTTP/`")]
+    Beginning,
+    /// The head is over [`HEAD_BYTES_MAX`].
+    #[error("the answer's head is over {HEAD_BYTES_MAX} bytes")]
+    HeadTooLarge,
+    /// A status below 100.
+    #[error("the answer's status is not between 100 and 999")]
+    Status,
+    /// Nobody asked to switch: an `Upgrade` was never forwarded.
+    #[error("the node switched protocols (101), and nobody asked for it")]
+    Switched,
+    /// More interim answers than [`INTERIM_ANSWERS_MAX`].
+    #[error("more than {INTERIM_ANSWERS_MAX} interim answers (1xx) to one request")]
+    Interim,
+    /// The header section.
+    #[error("the answer's head is malformed: {0}")]
+    Fields(#[from] HeadError),
+    /// The chunked body.
+    #[error("the answer's body is malformed: {0}")]
+    Chunks(#[from] crate::http1::chunked::ChunkError),
+    /// Bytes after the end of the answer: they answer nothing that was asked.
+    #[error("bytes follow the end of the answer")]
+    Excess,
+}
+
+/// Where an answer's body ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum BodyEnd {
+    /// After so many bytes.
+    Length(u64),
+    /// Where its chunks do.
+    Chunks,
+    /// Where the connection does.
+    Close,
+}
+
+/// The head of a final answer.
+#[derive(Debug)]
+pub(super) struct AnswerHead {
+    pub(super) status: StatusCode,
+    pub(super) headers: HeaderMap,
+    pub(super) end: BodyEnd,
+    /// The node keeps the connection open after it.
+    pub(super) persists: bool,
+    /// The whole body, when it came with the head and is small: both share one piece of memory.
+    pub(super) body: Option<Bytes>,
+}
+
+/// Reads the head of the answer to one request, in whatever pieces it comes.
+#[derive(Debug)]
+pub(super) struct HeadReader {
+    /// The answer is to a `HEAD` request and so has no body.
+    to_head: bool,
+    interim: u32,
+    /// The bytes at hand were parsed and are no whole head.
+    partial: bool,
+    scan: HeadScan,
+}
+
+impl HeadReader {
+    pub(super) fn new(to_head: bool) -> Self {
+        Self { to_head, interim: 0, partial: false, scan: HeadScan::default() }
+    }
+
+    /// Takes the heads of interim answers and that of the final one off the front of `input`, once they are whole; the
+    /// body, too, if it is given with the head.
+    ///
+    /// *Errors*: [`AnswerError`].
+    ///
+    /// *Cost*: one allocation for the head and what came of a small body with it, so that `input` can be used again at once;
+    /// the map is a pooled one.
+    pub(super) fn read(&mut self, input: &mut BytesMut) -> Result<Option<AnswerHead>, AnswerError> {
+        while !input.is_empty() {
+            if input[0] != b'H' {
+                return Err(AnswerError::Beginning);
+            }
+            if self.partial && !self.scan.got_empty_line(input) {
+                return within_bound(input.len());
+            }
+            let mut room = field_room();
+            let mut answer = httparse::Response::new(&mut []);
+            let config = httparse::ParserConfig::default();
+            let parsed = config.parse_response_with_uninit_headers(&mut answer, input, &mut room);
+            let length = match parsed.map_err(AnswerError::Head)? {
+                httparse::Status::Complete(length) => length,
+                httparse::Status::Partial => {
+                    if !self.partial {
+                        self.partial = true;
+                        self.scan.got_empty_line(input);
+                    }
+                    return within_bound(input.len());
+                }
+            };
+            if length > HEAD_BYTES_MAX {
+                return Err(AnswerError::HeadTooLarge);
+            }
+            let status = StatusCode::from_u16(answer.code.unwrap_or(0)).map_err(|_| AnswerError::Status)?;
+            if !status.is_informational() {
+                let minor = answer.version.unwrap_or(0);
+                let (mut head, taken) = self.finish(status, minor, length, input, answer.headers)?;
+                input.advance(taken);
+                if let (None, BodyEnd::Length(length)) = (&head.body, head.end)
+                    && let Ok(length) = usize::try_from(length)
+                    && length <= input.len()
+                {
+                    head.body = Some(buffers::take_front(input, length));
+                }
+                return Ok(Some(head));
+            }
+            if status == StatusCode::SWITCHING_PROTOCOLS {
+                return Err(AnswerError::Switched);
+            }
+            self.interim += 1;
+            if self.interim > INTERIM_ANSWERS_MAX {
+                return Err(AnswerError::Interim);
+            }
+            input.advance(length);
+            (self.partial, self.scan) = (false, HeadScan::default());
+        }
+        Ok(None)
+    }
+
+    /// The final head, and how many bytes of `input` it and the body that came with it are.
+    fn finish(
+        &self,
+        status: StatusCode,
+        minor: u8,
+        length: usize,
+        input: &[u8],
+        fields: &[httparse::Header<'_>],
+    ) -> Result<(AnswerHead, usize), AnswerError> {
+        let small = input.len() - length <= COPIED_BYTES_MAX;
+        let copy = Bytes::copy_from_slice(if small { input } else { &input[..length] });
+        let (headers, framing) = read_fields(&copy, input, fields, minor)?;
+        let end = self.body_end(status, framing);
+        let persists = minor == 1 && framing.persists(minor);
+        let mut taken = length;
+        let mut body = None;
+        if let BodyEnd::Length(bytes) = end
+            && let Some(after) = usize::try_from(bytes).ok().and_then(|bytes| length.checked_add(bytes))
+            && after <= copy.len()
+        {
+            body = Some(copy.slice(length..after));
+            taken = after;
+        }
+        Ok((AnswerHead { status, headers, end, persists, body }, taken))
+    }
+
+    /// RFC 9112 §6.3.
+    fn body_end(&self, status: StatusCode, framing: Framing) -> BodyEnd {
+        if self.to_head || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) {
+            return BodyEnd::Length(0);
+        }
+        match framing {
+            Framing { chunked: true, .. } => BodyEnd::Chunks,
+            Framing { length: Some(length), .. } => BodyEnd::Length(length),
+            _ => BodyEnd::Close,
+        }
+    }
+}
+
+fn within_bound<T>(bytes: usize) -> Result<Option<T>, AnswerError> {
+    if bytes >= head::HEAD_BYTES_MAX { Err(AnswerError::HeadTooLarge) } else { Ok(None) }
+}
+
+#[cfg(test)]
+mod tests;
