@@ -16,10 +16,6 @@ use crate::upstream::{Call, CallError, Node, Nodes, Outgoing, Outstanding, Upstr
 const REFUSAL_BODY_BYTES_MAX: u64 = 4_096;
 
 /// What came of an attempt, with what is needed to go on from there.
-#[expect(
-    clippy::large_enum_variant,
-    reason = "one per attempt, moved twice; a box would cost every request an allocation"
-)]
 pub(crate) enum Forwarded {
     /// The head of an answer that is for the client.
     Answered(Response<UpstreamBody>),

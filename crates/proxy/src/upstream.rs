@@ -27,6 +27,8 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 pub(crate) use call::{Call, CallError, Outgoing, UpstreamBody};
+#[cfg(test)]
+pub(crate) use connection::CONNECTS_PER_NODE_MAX;
 use connection::{Idle, Refusal};
 
 use crate::metrics::worker::EJECTED_FAILING;

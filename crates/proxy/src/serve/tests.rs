@@ -4,6 +4,7 @@ mod bodies;
 mod claimed;
 mod following;
 mod harness;
+mod wire;
 
 use std::cell::Cell;
 use std::net::SocketAddr;

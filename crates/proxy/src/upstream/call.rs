@@ -32,10 +32,6 @@ pub(crate) struct Call {
 
 /// Why there is no answer. The connection is closed.
 #[derive(Debug)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "of a failure there is one, and a retry takes the large variant on"
-)]
 pub(crate) enum CallError {
     /// The connection took no byte of the request. Here it is, for another.
     Unsent(Outgoing),

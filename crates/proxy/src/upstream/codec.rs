@@ -14,6 +14,9 @@ use crate::transfer::SentBody;
 
 /// Most interim answers (1xx) to one request.
 pub(super) const INTERIM_ANSWERS_MAX: u32 = 16;
+/// Up to here every byte is looked at as it comes, so that what is no HTTP at all is known at once; what is longer waits for
+/// an empty line.
+const STATUS_LINE_BYTES: usize = 32;
 
 /// How a request's body is framed.
 #[derive(Debug, PartialEq, Eq)]
@@ -136,7 +139,7 @@ pub(super) struct AnswerHead {
     pub(super) status: StatusCode,
     pub(super) headers: HeaderMap,
     pub(super) end: BodyEnd,
-    /// The node keeps the connection open after it.
+    /// The node keeps the connection open after it, for another request.
     pub(super) persists: bool,
     /// The whole body, when it came with the head and is small: both share one piece of memory.
     pub(super) body: Option<Bytes>,
@@ -170,7 +173,7 @@ impl HeadReader {
             if input[0] != b'H' {
                 return Err(AnswerError::Beginning);
             }
-            if self.partial && !self.scan.got_empty_line(input) {
+            if self.partial && input.len() > STATUS_LINE_BYTES && !self.scan.got_empty_line(input) {
                 return within_bound(input.len());
             }
             let mut room = field_room();
@@ -229,7 +232,7 @@ impl HeadReader {
         let copy = Bytes::copy_from_slice(if small { input } else { &input[..length] });
         let (headers, framing) = read_fields(&copy, input, fields, minor)?;
         let end = self.body_end(status, framing);
-        let persists = minor == 1 && framing.persists(minor);
+        let persists = minor == 1 && framing.persists(minor) && end != BodyEnd::Close;
         let mut taken = length;
         let mut body = None;
         if let BodyEnd::Length(bytes) = end

@@ -221,6 +221,16 @@ impl Node {
         !self.idle.borrow().iter().any(Idle::is_quiet)
     }
 
+    #[cfg(test)]
+    pub(crate) fn idle_count(&self) -> usize {
+        self.idle.borrow().len()
+    }
+
+    #[cfg(test)]
+    pub(crate) fn connecting(&self) -> usize {
+        self.connecting.get()
+    }
+
     /// Waits until a connection is given back, or is closed, or one more may be made.
     async fn freed(&self) {
         let _waiting = Waiting::new(self);
