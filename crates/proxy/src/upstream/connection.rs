@@ -226,6 +226,12 @@ impl Node {
         self.idle.borrow().len()
     }
 
+    /// How long nobody is to try from now on.
+    #[cfg(test)]
+    pub(crate) fn pause(&self) -> Option<Duration> {
+        Some(self.refusal.get()?.until - Instant::now())
+    }
+
     #[cfg(test)]
     pub(crate) fn connecting(&self) -> usize {
         self.connecting.get()
@@ -245,7 +251,7 @@ impl Node {
     }
 
     /// One request at a time probes a node that refused (`true`); the others are told at once what it was told last.
-    fn may_connect(&self) -> Result<bool, Reason> {
+    pub(crate) fn may_connect(&self) -> Result<bool, Reason> {
         let Some(refusal) = self.refusal.get() else { return Ok(false) };
         let now = Instant::now();
         if now < refusal.until {
@@ -263,9 +269,9 @@ impl Node {
         }
     }
 
-    fn refused(&self, reason: Reason, probe: bool) -> Reason {
+    pub(crate) fn refused(&self, reason: Reason, probe: bool) -> Reason {
         let before = self.refusal.get();
-        // Of many that were refused at once the first is told; the pause grows only with what comes after it.
+        // Of many that are refused at once only the first counts: the pause grows from probe to probe.
         if before.is_none() || probe {
             let count = before.map_or(0, |refusal| refusal.count + 1);
             // The pause before somebody else probes: not the same in all workers and routers.

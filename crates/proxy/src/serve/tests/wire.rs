@@ -357,6 +357,44 @@ fn a_connection_closed_or_talking_while_idle_is_replaced_without_an_attempt() {
 }
 
 #[test]
+fn a_connection_that_takes_no_byte_of_a_request_did_not_get_it() {
+    run(async {
+        for back in [true, false] {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let addr = listener.local_addr().unwrap();
+            let side = Side::of(addr);
+            let first = async {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                read_request(&mut stream, &mut Vec::new()).await.unwrap();
+                stream.write_all(OK.as_bytes()).await.unwrap();
+                stream
+            };
+            let (answer, stream) = tokio::join!(side.answer(get()), first);
+            assert_eq!(answer.unwrap().0, 200);
+            drop(listener);
+            let node = match back {
+                true => Some(FakeNode::on(TcpListener::bind(addr).await.unwrap(), [])),
+                false => None,
+            };
+            // Reset, and no moment for the runtime to hear of it: only the first write does.
+            socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
+            drop(stream.into_std().unwrap());
+            assert!(!side.node.idle_is_closed());
+            let (forwarded, sent) = side.ask(put("value")).await;
+            match node {
+                Some(node) => {
+                    assert!(matches!(forwarded, Forwarded::Answered(_)) && sent);
+                    assert_eq!(node.requests()[0].1, b"value", "whole, on another connection");
+                }
+                None => {
+                    assert!(matches!(forwarded, Forwarded::NotSent(Reason::UpstreamRefused)) && !sent);
+                }
+            }
+        }
+    });
+}
+
+#[test]
 fn a_connection_idle_for_too_long_is_not_used_again() {
     run(async {
         let node = FakeNode::start([]).await;
@@ -492,6 +530,18 @@ fn a_node_that_comes_back_is_not_run_over_by_connections() {
 }
 
 #[test]
+fn slow_answers_keep_nobody_from_a_connection() {
+    run(async {
+        let many = 3 * CONNECTS_PER_NODE_MAX;
+        let node = FakeNode::start(vec![Act::Hang; many]).await;
+        let side = Side::of(node.addr);
+        let all = join_all((0..many).map(|_| side.ask(get())));
+        let seen = eventually(|| node.requests().len() == many);
+        tokio::select! { _ = all => panic!("answered"), () = seen => {} }
+    });
+}
+
+#[test]
 fn those_who_wait_for_a_connection_hear_when_none_can_be_made() {
     run(async {
         // Nobody accepts, and the queue is full: connections hang.
@@ -511,5 +561,38 @@ fn those_who_wait_for_a_connection_hear_when_none_can_be_made() {
         assert!(side.opened(CONNECTS_PER_NODE_MAX), "the others were told");
         let (forwarded, _) = side.ask(put("v")).await;
         assert!(matches!(forwarded, Forwarded::NotSent(Reason::UpstreamConnectTimeout)));
+    });
+}
+
+#[test]
+fn probes_of_a_node_that_refuses_are_one_at_a_time_and_not_in_step() {
+    run(async {
+        tokio::time::pause();
+        let refused = Reason::UpstreamRefused;
+        let sides: Vec<_> = (0..32).map(|_| Side::of(SocketAddr::from(([127, 0, 0, 1], 1)))).collect();
+        let mut pauses: Vec<_> = sides
+            .iter()
+            .map(|side| {
+                side.node.refused(refused, false);
+                side.node.pause().unwrap()
+            })
+            .collect();
+        assert!(pauses.iter().all(|pause| *pause <= hold::BACKOFF_MIN && *pause >= hold::BACKOFF_MIN / 2));
+        let node = &sides[0].node;
+        node.refused(refused, false);
+        assert_eq!(node.pause(), Some(pauses[0]), "another connection of the same moment adds nothing");
+        pauses.sort_unstable();
+        pauses.dedup();
+        assert!(pauses.len() > 1, "workers and routers do not all come back at once");
+
+        assert_eq!(node.may_connect(), Err(refused));
+        tokio::time::advance(hold::BACKOFF_MIN).await;
+        assert_eq!(node.may_connect(), Ok(true));
+        assert_eq!(node.may_connect(), Err(refused), "one probe at a time");
+        for _ in 0..8 {
+            node.refused(refused, true);
+        }
+        assert!(node.pause().unwrap() >= hold::BACKOFF_MAX / 2, "the pause grows");
+        assert!(node.pause().unwrap() <= hold::BACKOFF_MAX);
     });
 }
