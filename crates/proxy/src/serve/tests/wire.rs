@@ -554,6 +554,8 @@ fn those_who_wait_for_a_connection_hear_when_none_can_be_made() {
         while let Ok(Ok(stream)) = tokio::time::timeout(brief, TcpStream::connect(addr)).await {
             queue.push(stream);
         }
+        // From here on time passes only when nothing else is left to do.
+        tokio::time::pause();
         let side = Side::with(addr, UpstreamOptions { connect_timeout: brief, ..UpstreamOptions::default() });
         for (forwarded, sent) in join_all((0..100).map(|_| side.ask(put("v")))).await {
             assert!(matches!(forwarded, Forwarded::NotSent(Reason::UpstreamConnectTimeout)) && !sent);

@@ -235,6 +235,11 @@ fn heads_are_bounded() {
         let found = read(sized(HEAD_BYTES_MAX + 1).as_bytes(), piece, false).unwrap_err();
         assert_eq!(found, AnswerError::HeadTooLarge, "by {piece}");
     }
+    // One that never ends is not waited for.
+    let endless = sized(HEAD_BYTES_MAX + 100);
+    assert!(matches!(read(&endless.as_bytes()[..HEAD_BYTES_MAX - 1], 1_000, false), Ok(None)));
+    let found = read(&endless.as_bytes()[..HEAD_BYTES_MAX], 1_000, false).unwrap_err();
+    assert_eq!(found, AnswerError::HeadTooLarge);
 }
 
 proptest! {
