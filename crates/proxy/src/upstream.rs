@@ -1,10 +1,11 @@
 //! Nodes, and connections to them: one worker's own pools, and HTTP/1.1 spoken on them by whoever has the request.
 //!
-//! Nothing here is shared with another worker, and nothing runs beside the request: no task drives a connection, no channel
-//! leads to it. A connection is lent as a [`connection::Lease`]; a [`Call`] sends the request on it and reads the answer, first within the
-//! request's own future, then within the answer's body. The connection goes back to its pool when the answer was read to its
-//! end (at once, when all of it came with its head) and the request was sent whole. Every other end (client gone, error, timeout,
-//! an answer not read to its end) drops the lease, and dropping it closes the connection at once.
+//! Nothing here is shared with another worker, and nothing runs beside the request: no task drives a connection, no
+//! channel leads to it. A connection is lent as a [`connection::Lease`]; a [`Call`] sends the request on it and reads the
+//! answer, first within the request's own future, then within the answer's body. The connection goes back to its pool
+//! when the answer was read to its end (at once, when all of it came with its head) and the request was sent whole.
+//! Every other end (client gone, error, timeout, an answer not read to its end) drops the lease, and dropping it closes
+//! the connection at once.
 //!
 //! `connection` makes, lends and keeps connections, `upload` sends requests, `codec` knows what heads look like, `call`
 //! brings them together.

@@ -24,7 +24,13 @@ const HEADER_MAP_FIELDS_MAX: usize = 128;
 /// A copy costs less than what follows when a small piece pins 16 KiB: one more buffer to allocate and to free.
 pub(crate) const COPIED_BYTES_MAX: usize = 4 << 10;
 
+/// Memory that small copies are put into, one behind the other. A copy keeps all of it alive, so it is not large.
+const PAGE_BYTES: usize = 16 << 10;
+/// A larger copy gets memory of its own.
+const PAGE_COPY_BYTES_MAX: usize = 2 << 10;
+
 thread_local! {
+    static PAGE: RefCell<BytesMut> = RefCell::new(BytesMut::new());
     static BUFFERS: RefCell<Vec<BytesMut>> = const { RefCell::new(Vec::new()) };
     static HEADER_MAPS: RefCell<Vec<HeaderMap>> = const { RefCell::new(Vec::new()) };
 }
@@ -106,9 +112,28 @@ pub(crate) fn take_front(buffer: &mut BytesMut, count: usize) -> Bytes {
     if count > COPIED_BYTES_MAX {
         return buffer.split_to(count).freeze();
     }
-    let piece = Bytes::copy_from_slice(&buffer[..count]);
+    let piece = copy(&buffer[..count]);
     bytes::Buf::advance(buffer, count);
     piece
+}
+
+/// A copy of bytes that live for as long as a message.
+///
+/// *Cost*: for a small one no allocation of its own: it goes behind the one before, and when all of a page are gone its
+/// memory is used again.
+pub(crate) fn copy(bytes: &[u8]) -> Bytes {
+    if bytes.len() > PAGE_COPY_BYTES_MAX {
+        return Bytes::copy_from_slice(bytes);
+    }
+    let paged = PAGE.try_with(|page| {
+        let mut page = page.borrow_mut();
+        if page.capacity() < bytes.len() {
+            page.reserve(PAGE_BYTES);
+        }
+        page.extend_from_slice(bytes);
+        page.split().freeze()
+    });
+    paged.unwrap_or_else(|_| Bytes::copy_from_slice(bytes))
 }
 
 /// An empty header map that may have room already.
@@ -200,6 +225,23 @@ mod tests {
         buffer.clear();
         buffer.release_if_empty();
         assert_eq!((buffer.capacity(), kept()), (0, 1));
+    }
+
+    #[test]
+    fn small_copies_share_memory_and_leave_it_to_the_next() {
+        let kept: Vec<_> = (0..1_000u32).map(|i| copy(&i.to_be_bytes())).collect();
+        assert!(kept.iter().zip(0u32..).all(|(copy, i)| *copy == i.to_be_bytes()[..]));
+        assert_eq!(kept[1].as_ptr(), kept[0].as_ptr().wrapping_add(4), "one behind the other");
+        drop(kept);
+        let mut pages = std::collections::BTreeSet::new();
+        for _ in 0..100 * PAGE_BYTES / PAGE_COPY_BYTES_MAX {
+            let copy = copy(&[7; PAGE_COPY_BYTES_MAX]);
+            assert_eq!(copy, [7; PAGE_COPY_BYTES_MAX][..]);
+            pages.insert(copy.as_ptr() as usize / PAGE_COPY_BYTES_MAX);
+        }
+        assert!(pages.len() <= 2 * PAGE_BYTES / PAGE_COPY_BYTES_MAX, "the same memory over and over");
+        assert_eq!(copy(&[7; PAGE_BYTES]), [7; PAGE_BYTES][..]);
+        assert!(copy(b"").is_empty());
     }
 
     #[test]

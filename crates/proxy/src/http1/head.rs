@@ -53,7 +53,7 @@ pub(crate) struct Framing {
 impl Framing {
     fn read(&mut self, name: &HeaderName, value: &[u8]) -> Result<(), HeadError> {
         if *name == header::CONTENT_LENGTH {
-            // Even an equal second one: who repeats it may be read differently by the next (RFC 9112 §6.3 allows either).
+            // Nor an equal second one, which may be read differently by the next (RFC 9112 §6.3 allows to refuse it).
             let length = parse_decimal(value).filter(|_| self.length.is_none());
             self.length = Some(length.ok_or(HeadError::Length)?);
         } else if *name == header::TRANSFER_ENCODING {

@@ -1,4 +1,4 @@
-//! What both sides of HTTP/1.1 share: buffers, header sections and chunks, with the bounds and the strictness of RFC 9112.
+//! What both sides of HTTP/1.1 share: buffers, header sections and chunks, bounded and as strict as RFC 9112 allows.
 //!
 //! Everything here works on bytes at hand: no socket, no clock, no await. What arrives in pieces gives the same result
 //! as what arrives whole, and no byte from outside panics.

@@ -58,8 +58,8 @@ impl Call {
         Self { lease, upload: request.0, input: Buffer::none() }
     }
 
-    /// Sends the request and waits for the head of its answer. `sent` turns true with the first byte that the connection
-    /// takes.
+    /// Sends the request and waits for the head of its answer. `sent` turns true with the first byte that the
+    /// connection takes.
     ///
     /// *Errors*: [`CallError`].
     ///
@@ -167,8 +167,8 @@ impl Answer {
     }
 }
 
-/// An answer's body on its way from a node to the client. Holds the connection until its last frame, unless all of it came
-/// with the head.
+/// An answer's body on its way from a node to the client. Holds the connection until its last frame, unless all of it
+/// came with the head.
 #[derive(Debug)]
 pub(crate) struct UpstreamBody {
     /// Comes first.

@@ -14,8 +14,8 @@ use crate::transfer::SentBody;
 
 /// Most interim answers (1xx) to one request.
 pub(super) const INTERIM_ANSWERS_MAX: u32 = 16;
-/// Up to here every byte is looked at as it comes, so that what is no HTTP at all is known at once; what is longer waits for
-/// an empty line.
+/// Up to here every byte is looked at as it comes, so that what is no HTTP at all is known at once; what is longer
+/// waits for an empty line.
 const STATUS_LINE_BYTES: usize = 32;
 
 /// How a request's body is framed.
@@ -59,8 +59,8 @@ pub(super) fn put_head(
     Ok(framing)
 }
 
-/// One framing and one only: no body, chunks when the headers say so (`headers::frame_body` has put that there for every
-/// body of unknown length), the length the headers say, the length the body says.
+/// One framing and one only: no body, chunks when the headers say so (`headers::frame_body` has put that there for
+/// every body of unknown length), the length the headers say, the length the body says.
 fn frame(request: &mut Request<SentBody>) -> Result<(BodyFraming, Option<u64>), Misframed> {
     let said = match request.headers().get(header::CONTENT_LENGTH) {
         Some(value) => Some(parse_decimal(value.as_bytes()).ok_or(Misframed)?),
@@ -166,8 +166,8 @@ impl HeadReader {
     ///
     /// *Errors*: [`AnswerError`].
     ///
-    /// *Cost*: one allocation for the head and what came of a small body with it, so that `input` can be used again at once;
-    /// the map is a pooled one.
+    /// *Cost*: a copy of the head, and of what came of a small body with it, so that `input` can be used again at once; the
+    /// map is a pooled one.
     pub(super) fn read(&mut self, input: &mut BytesMut) -> Result<Option<AnswerHead>, AnswerError> {
         while !input.is_empty() {
             if input[0] != b'H' {
@@ -229,7 +229,7 @@ impl HeadReader {
         fields: &[httparse::Header<'_>],
     ) -> Result<(AnswerHead, usize), AnswerError> {
         let small = input.len() - length <= COPIED_BYTES_MAX;
-        let copy = Bytes::copy_from_slice(if small { input } else { &input[..length] });
+        let copy = buffers::copy(if small { input } else { &input[..length] });
         let (headers, framing) = read_fields(&copy, input, fields, minor)?;
         let end = self.body_end(status, framing);
         let persists = minor == 1 && framing.persists(minor) && end != BodyEnd::Close;

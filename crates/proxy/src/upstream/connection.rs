@@ -17,8 +17,8 @@ use crate::upstream::upload::{Upload, UploadError};
 use crate::upstream::{Node, Nodes};
 
 /// Connections that one worker makes to one node at the same time. When a node comes back, everybody who waited for it
-/// arrives at once: most of them are better served by the first connections, when those come back to the pool, than by one more
-/// each.
+/// arrives at once: most of them are better served by the first connections, when those come back to the pool, than by
+/// one more each.
 pub(crate) const CONNECTS_PER_NODE_MAX: usize = 16;
 /// Room that a read is given at least.
 const READ_BYTES_MIN: usize = 4 << 10;

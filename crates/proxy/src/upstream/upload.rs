@@ -20,8 +20,8 @@ const CHUNK_OVERHEAD_BYTES: usize = 20;
 
 /// One request on its way out.
 ///
-/// Frames that are small, and there when they are asked for, are collected behind the head and sent with it. It is not bound to a
-/// connection: as long as nothing was taken by one, it can go on to the next.
+/// Frames that are small, and there when they are asked for, are collected behind the head and sent with it. It is not
+/// bound to a connection: as long as nothing was taken by one, it can go on to the next.
 #[derive(Debug)]
 pub(super) struct Upload {
     body: SentBody,
@@ -80,9 +80,10 @@ impl Upload {
         self.stage == Stage::Done
     }
 
-    /// Sends what there is, and asks for more of the body whenever that is gone. Ready when there is nothing more to do.
+    /// Sends what there is, and asks for more of the body whenever that is gone. Ready when nothing more is to be done.
     ///
-    /// *Errors*: [`UploadError`]. After [`UploadError::Connection`] it is ready for good; the answer may still come.
+    /// *Errors*: [`UploadError`]. When a connection fails that took something, there is nothing more to be done; the
+    /// answer may still come. When it took nothing, the next one may be tried.
     pub(super) fn poll<W: AsyncWrite + Unpin>(
         &mut self,
         cx: &mut Context<'_>,
