@@ -12,6 +12,7 @@ use ringway_route::OutlierOptions;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use super::harness::*;
 use super::*;
@@ -41,7 +42,9 @@ impl Side {
     /// One attempt; whether anything was sent of it.
     async fn ask(&self, request: Request<Body>) -> (Forwarded, bool) {
         let (mut parts, body) = request.into_parts();
-        headers::frame_body(&mut parts.headers, &parts.method, false, &body);
+        if !parts.headers.contains_key("content-length") {
+            headers::frame_body(&mut parts.headers, &parts.method, false, &body);
+        }
         let transfer = Transfer::new(body, 64 << 10);
         let sent = Cell::new(false);
         let attempt = Attempt { transfer: &transfer, claimed: false, sent: &sent };
