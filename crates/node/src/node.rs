@@ -9,7 +9,8 @@ use prometheus::core::Collector;
 use ringway_proxy::edge::{Drained, Edge, EdgeError, EdgeOptions, WorkerFailure, WorkerId};
 use ringway_proxy::metrics::{Metrics, RegisterError};
 use ringway_proxy::{
-    ClusterFeed, KeyPart, KeySource, Reads, RouteMatch, RouteOptions, RouterError, Routers, RoutingOptions,
+    AccessLog, ClusterFeed, KeyPart, KeySource, Reads, RouteMatch, RouteOptions, RouterError, Routers,
+    RoutingOptions,
 };
 use ringway_topology::Owner;
 use thiserror::Error;
@@ -85,6 +86,7 @@ pub enum NodeError {
 pub struct Node {
     edge: Edge,
     owner: Option<OwnerThreads>,
+    access_log: Option<AccessLog>,
 }
 
 impl Node {
@@ -96,11 +98,12 @@ impl Node {
         let NodeParts { store, me, feed, metrics } = parts;
         register(&metrics, store.collectors())?;
         let (edge, fronts) = Fronts::new(options, me, feed, &metrics)?;
+        let access_log = fronts.routers.access_log();
         let edge = Edge::start(edge, &metrics, move |worker| NodeService {
             store: Arc::clone(&store),
             front: fronts.make(worker),
         })?;
-        Ok(Self { edge, owner: None })
+        Ok(Self { edge, owner: None, access_log })
     }
 
     /// Reads the store, opens both listeners and serves in claimed ownership: as soon as claims are learned, and for as
@@ -118,6 +121,7 @@ impl Node {
         register(&metrics, store.collectors())?;
         let snapshot = feed.snapshot.clone();
         let (edge, fronts) = Fronts::new(options, me.clone(), feed, &metrics)?;
+        let access_log = fronts.routers.access_log();
         let threads = OwnerThreads::start(&owner, owner_parts, Arc::clone(&store), me, snapshot, &metrics)?;
         let handle = threads.handle.clone();
         let room = Arc::new(Semaphore::new((owner.write_bytes_max / 1_024).min(Semaphore::MAX_PERMITS)));
@@ -129,7 +133,7 @@ impl Node {
             room: Arc::clone(&room),
         })?;
         threads.watch(edge.failure());
-        Ok(Self { edge, owner: Some(threads) })
+        Ok(Self { edge, owner: Some(threads), access_log })
     }
 
     /// The bound address of the data listener.
@@ -150,12 +154,22 @@ impl Node {
         self.owner.as_ref().map_or_else(|| self.edge.failure(), |owner| owner.failure.subscribe())
     }
 
+    /// Opens the file of the access log anew, if there is one: for log rotation by renaming.
+    pub fn reopen_access_log(&self) {
+        if let Some(log) = &self.access_log {
+            log.reopen();
+        }
+    }
+
     /// Stops accepting and lets requests under way finish for at most `drain`; then the peer listener and the engine
     /// stop. The store stays open: close it afterwards.
     pub async fn shutdown(self, drain: Duration) -> Drained {
         let drained = self.edge.shutdown(drain).await;
         if let Some(owner) = self.owner {
             owner.shutdown().await;
+        }
+        if let Some(log) = &self.access_log {
+            log.close().await;
         }
         drained
     }

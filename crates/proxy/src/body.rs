@@ -8,6 +8,7 @@ use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 
+use crate::access_log::Line;
 use crate::edge::RequestBody;
 use crate::upstream::UpstreamBody;
 
@@ -29,6 +30,8 @@ enum Inner {
     Incoming(Incoming),
     Client(RequestBody),
     Upstream(UpstreamBody),
+    /// An answer whose end the access log waits for.
+    Logged(Box<Line>),
     Boxed(Pin<Box<dyn http_body::Body<Data = Bytes, Error = BoxError>>>),
 }
 
@@ -51,6 +54,10 @@ impl Body {
 
     pub(crate) fn upstream(body: UpstreamBody) -> Self {
         Self { inner: Inner::Upstream(body) }
+    }
+
+    pub(crate) fn logged(line: Box<Line>) -> Self {
+        Self { inner: Inner::Logged(line) }
     }
 }
 
@@ -103,6 +110,7 @@ impl fmt::Debug for Body {
             Inner::Incoming(_) => "Incoming",
             Inner::Client(_) => "Client",
             Inner::Upstream(_) => "Upstream",
+            Inner::Logged(_) => "Logged",
             Inner::Boxed(_) => "Boxed",
         };
         write!(f, "Body::{kind}({:?})", http_body::Body::size_hint(self))
@@ -122,6 +130,7 @@ impl http_body::Body for Body {
             Inner::Incoming(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
             Inner::Client(body) => Pin::new(body).poll_frame(cx),
             Inner::Upstream(body) => body.poll_frame(cx),
+            Inner::Logged(line) => line.poll_frame(cx),
             Inner::Boxed(body) => body.as_mut().poll_frame(cx),
         }
     }
@@ -132,6 +141,7 @@ impl http_body::Body for Body {
             Inner::Incoming(body) => body.is_end_stream(),
             Inner::Client(body) => body.is_end_stream(),
             Inner::Upstream(body) => body.is_end_stream(),
+            Inner::Logged(line) => line.is_end_stream(),
             Inner::Boxed(body) => body.is_end_stream(),
         }
     }
@@ -142,6 +152,7 @@ impl http_body::Body for Body {
             Inner::Incoming(body) => body.size_hint(),
             Inner::Client(body) => body.size_hint(),
             Inner::Upstream(body) => body.size_hint(),
+            Inner::Logged(line) => line.size_hint(),
             Inner::Boxed(body) => body.size_hint(),
         }
     }

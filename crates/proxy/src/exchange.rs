@@ -4,11 +4,14 @@ use std::fmt::Write as _;
 use std::rc::Rc;
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Uri, Version, request};
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, request,
+};
 use ringway_route::{Access, Reason, Tried, Why};
 use ringway_topology::{Epoch, Map, NodeIndex, Partition};
 use tokio::time::Instant;
 
+use crate::access_log::Line;
 use crate::body::Body;
 use crate::claim::Claim;
 use crate::clock;
@@ -84,6 +87,8 @@ pub(crate) struct Facts {
     /// When the last attempt began.
     pub(crate) attempted: Instant,
     pub(crate) held_since: Option<Instant>,
+    /// What the access log will say, when there is one.
+    pub(crate) line: Option<Box<Line>>,
 }
 
 /// The owner chosen for one attempt.
@@ -121,6 +126,19 @@ impl Facts {
             denied: false,
             attempted: started,
             held_since: None,
+            line: None,
+        }
+    }
+
+    /// The end of the router's part: the line in the access log, if there is one, ends with the answer's body. `reason`:
+    /// why the answer is one of our own.
+    pub(crate) fn follow(mut self, response: Response<Body>, reason: Option<Reason>) -> Response<Body> {
+        match self.line.take() {
+            None => response,
+            Some(mut line) => {
+                line.learn(&self);
+                line.follow(response, reason)
+            }
         }
     }
 
@@ -170,6 +188,15 @@ impl Facts {
     }
 }
 
+impl Drop for Facts {
+    /// A line that is still here is of a request that was dropped before it was answered.
+    fn drop(&mut self) {
+        if let Some(mut line) = self.line.take() {
+            line.learn(self);
+        }
+    }
+}
+
 /// Why a request does not become an [`Exchange`].
 pub(crate) type Refused = Box<(Facts, Reason)>;
 
@@ -185,6 +212,7 @@ impl Exchange {
     ) -> Result<Self, Refused> {
         let (mut parts, body) = request.into_parts();
         let mut facts = Facts::new(&parts, started);
+        facts.line = core.access_log.as_ref().map(|lane| lane.open(&parts, connection.peer, started));
         match Self::prepare(core, &mut parts, connection, &mut facts) {
             Ok((partition, hash)) => Ok(Self::assemble(core, parts, body, facts, partition, hash)),
             Err(reason) => Err(Box::new((facts, reason))),

@@ -8,6 +8,7 @@
 //! A request's life is `serve.rs`, read from the top: routing key ([`key`](options::KeySource)) → snapshot loaded once, owners and
 //! epoch copied out → pick (`ringway_route`) → forward, the only await on an upstream → verdict (`ringway_route`) → answer.
 
+pub mod access_log;
 mod alarm;
 pub mod body;
 pub mod claim;
@@ -37,6 +38,7 @@ pub mod tls;
 mod transfer;
 mod upstream;
 
+pub use access_log::{AccessLog, AccessLogError, AccessLogFormat, AccessLogOptions, AccessLogOutput};
 pub use body::{Body, BoxError};
 pub use claim::Claim;
 pub use embed::{EmbedError, EmbeddedBody, EmbeddedRouter, Stopped};

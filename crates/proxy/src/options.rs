@@ -9,6 +9,7 @@ use ringway_route::{BudgetOptions, HoldLimits, OutlierOptions, Reason};
 use ringway_topology::{KEY_BYTES_MAX, ZoneName};
 use thiserror::Error;
 
+use crate::access_log::AccessLogOptions;
 use crate::edge::EdgeOptions;
 use crate::template::{HostPattern, PathTemplate};
 
@@ -45,6 +46,8 @@ pub struct RoutingOptions {
     pub trusted: Vec<IpNet>,
     /// The zone this router stands in; `any` reads prefer owners of it. Default: none.
     pub zone: Option<ZoneName>,
+    /// One line per request that comes through the router. Default: none, which costs a branch per request.
+    pub access_log: Option<AccessLogOptions>,
 }
 
 /// One route: which requests, where their key is, and which replicas may answer reads.

@@ -6,6 +6,7 @@ use std::time::Duration;
 use thiserror::Error;
 use tokio::sync::watch;
 
+use crate::access_log::AccessLog;
 use crate::edge::{Drained, Edge, EdgeError, TlsOptions, WorkerFailure};
 use crate::metrics::Metrics;
 use crate::options::ProxyOptions;
@@ -28,6 +29,7 @@ pub enum StartError {
 pub struct Proxy {
     edge: Edge,
     pseudonym: String,
+    access_log: Option<AccessLog>,
 }
 
 impl Proxy {
@@ -40,9 +42,10 @@ impl Proxy {
     pub fn start(options: ProxyOptions, feed: ClusterFeed, metrics: &Metrics) -> Result<Self, StartError> {
         let routers = Routers::new(options.routing, feed)?;
         let pseudonym = routers.pseudonym().to_owned();
+        let access_log = routers.access_log();
         let counters = metrics.clone();
         let edge = Edge::start(options.edge, metrics, move |worker| routers.make(counters.worker(worker.0)))?;
-        Ok(Self { edge, pseudonym })
+        Ok(Self { edge, pseudonym, access_log })
     }
 
     /// The bound address, with the port the kernel chose if 0 was asked for.
@@ -71,9 +74,21 @@ impl Proxy {
         self.edge.reload_tls(options)
     }
 
-    /// Stops accepting, lets requests under way finish for at most `drain`, then cuts the rest off.
+    /// Opens the file of the access log anew, if there is one: for log rotation by renaming.
+    pub fn reopen_access_log(&self) {
+        if let Some(log) = &self.access_log {
+            log.reopen();
+        }
+    }
+
+    /// Stops accepting, lets requests under way finish for at most `drain`, then cuts the rest off. What is left of the
+    /// access log is written then.
     pub async fn shutdown(self, drain: Duration) -> Drained {
-        self.edge.shutdown(drain).await
+        let drained = self.edge.shutdown(drain).await;
+        if let Some(log) = &self.access_log {
+            log.close().await;
+        }
+        drained
     }
 }
 

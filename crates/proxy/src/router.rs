@@ -14,6 +14,7 @@ use thiserror::Error;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use crate::access_log::{AccessLog, AccessLogError, Lane};
 use crate::alarm::Alarms;
 use crate::body::Body;
 use crate::clock;
@@ -62,6 +63,9 @@ pub enum RouterError {
     /// The operating system gave no random bytes.
     #[error("the operating system gave no random bytes: {0}")]
     Random(getrandom::Error),
+    /// The access log cannot be opened.
+    #[error(transparent)]
+    AccessLog(#[from] AccessLogError),
 }
 
 /// Makes one [`Router`] per worker. The routers of one process share their options, their name towards others and the
@@ -74,6 +78,7 @@ pub struct Routers {
     identity: Identity,
     incarnation: u128,
     made: Arc<AtomicU64>,
+    access_log: Option<AccessLog>,
 }
 
 impl Routers {
@@ -89,6 +94,8 @@ impl Routers {
             None => format!("ringway-{:08x}", incarnation >> 96),
         };
         let room = Arc::new(Mutex::new(HoldRoom::new(options.hold.limits)));
+        let names = || options.routes.iter().map(|route| route.name.clone()).collect();
+        let access_log = options.access_log.as_ref().map(|log| AccessLog::start(log, names())).transpose()?;
         Ok(Self {
             options: Arc::new(options),
             feed,
@@ -96,7 +103,14 @@ impl Routers {
             identity: Identity::new(pseudonym),
             incarnation,
             made: Arc::default(),
+            access_log,
         })
+    }
+
+    /// The access log of these routers, if there is one: whoever serves reopens it, and closes it at the end.
+    #[must_use]
+    pub fn access_log(&self) -> Option<AccessLog> {
+        self.access_log.clone()
     }
 
     /// The name in `Via` and `Proxy-Status`.
@@ -115,6 +129,7 @@ impl Routers {
         let (upstream, outlier) = (self.options.upstream.clone(), self.options.outlier);
         let nodes = Nodes::new(Arc::clone(reader.load()), upstream, outlier, metrics.clone());
         let origin = Instant::now();
+        let access_log = self.access_log.as_ref().map(|log| Rc::new(log.lane(&metrics)));
         let core = Core {
             options: Arc::clone(&self.options),
             identity: self.identity.clone(),
@@ -134,6 +149,7 @@ impl Routers {
             log: LogGate::default(),
             origin,
             swept: Cell::new(origin),
+            access_log,
         };
         Router { core: Rc::new(core) }
     }
@@ -170,9 +186,15 @@ impl WorkerService for Router {
         self.serve(request, connection).await
     }
 
-    fn overloaded(&self, _: ConnectionInfo) -> Response<Body> {
+    fn overloaded(&self, connection: ConnectionInfo) -> Response<Body> {
         self.core.metrics.error(Reason::Overloaded.label());
-        Problem::new(Reason::Overloaded).response(&self.core.identity.pseudonym)
+        let response = Problem::new(Reason::Overloaded).response(&self.core.identity.pseudonym);
+        match &self.core.access_log {
+            None => response,
+            Some(lane) => {
+                lane.open_unread(connection.peer, clock::now()).follow(response, Some(Reason::Overloaded))
+            }
+        }
     }
 }
 
@@ -203,6 +225,7 @@ pub(crate) struct Core {
     log: LogGate,
     origin: Instant,
     swept: Cell<Instant>,
+    pub(crate) access_log: Option<Rc<Lane>>,
 }
 
 impl Core {
@@ -289,7 +312,8 @@ impl Core {
         if !response.headers().contains_key(headers::X_REQUEST_ID) {
             put_request_id(&mut response, facts.request_id.as_ref());
         }
-        self.finish(response, &facts, hash)
+        let response = self.finish(response, &facts, hash);
+        facts.follow(response, None)
     }
 
     /// Ends a request that had a key in an error.
@@ -330,7 +354,8 @@ impl Core {
         }
         self.metrics.error(reason.label());
         self.log.error(&problem, facts.attempts, facts.request_id.as_ref(), self.now());
-        self.finish(response, &facts, hash)
+        let response = self.finish(response, &facts, hash);
+        facts.follow(response, Some(reason))
     }
 
     fn finish(&self, mut response: Response<Body>, facts: &Facts, hash: u64) -> Response<Body> {

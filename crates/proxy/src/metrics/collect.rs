@@ -233,6 +233,27 @@ const SOURCES: &[Source] = &[
         kind: MetricType::COUNTER,
         read: |scrape| scrape.counter(|cells| &cells.panics),
     },
+    Source {
+        name: "access_log_lines_total",
+        help: "Lines written to the access log.",
+        labels: &[],
+        kind: MetricType::COUNTER,
+        read: |scrape| scrape.counter(|cells| &cells.access_log.lines),
+    },
+    Source {
+        name: "access_log_dropped_total",
+        help: "Lines of the access log that were dropped: its output was too slow, or failed.",
+        labels: &[],
+        kind: MetricType::COUNTER,
+        read: |scrape| scrape.access_log_dropped(),
+    },
+    Source {
+        name: "access_log_write_errors_total",
+        help: "Writes to the access log that failed.",
+        labels: &[],
+        kind: MetricType::COUNTER,
+        read: |scrape| scrape.counter(|cells| &cells.access_log.write_errors),
+    },
 ];
 
 /// Registers the families of the data plane with the metrics' own registry.
@@ -398,6 +419,11 @@ impl Scrape<'_> {
             gauge(&[("phase", phase.text().to_owned())], signed(open))
         };
         ConnectionPhase::ALL.iter().map(point).collect()
+    }
+
+    fn access_log_dropped(&self) -> Vec<Metric> {
+        let dropped = |cells: &WorkerCells| cells.access_log.refused.value() + cells.access_log.lost.value();
+        vec![counter(&[], number(self.sum(dropped)))]
     }
 
     fn sum(&self, value: impl Fn(&WorkerCells) -> u64) -> u64 {

@@ -212,6 +212,19 @@ pub(crate) struct WorkerCells {
     pub(crate) accept_errors: Counter,
     pub(crate) panics: Counter,
     pub(crate) running: Gauge,
+    pub(crate) access_log: AccessLogCells,
+}
+
+/// Lines of the access log. All but `refused` are written by the access log's thread, and by nobody else.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub(crate) struct AccessLogCells {
+    /// Dropped by the worker: it had no batch left.
+    pub(crate) refused: Counter,
+    /// Dropped by the thread: the output failed.
+    pub(crate) lost: Counter,
+    pub(crate) lines: Counter,
+    pub(crate) write_errors: Counter,
 }
 
 /// Requests of one route.
@@ -259,6 +272,7 @@ impl WorkerCells {
             accept_errors: Counter::default(),
             panics: Counter::default(),
             running: Gauge::default(),
+            access_log: AccessLogCells::default(),
         }
     }
 

@@ -1,5 +1,6 @@
 //! The request path against real sockets: each test scripts what its nodes do, request by request.
 
+mod access;
 mod bodies;
 mod claimed;
 mod following;
