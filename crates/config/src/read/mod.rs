@@ -1,5 +1,6 @@
 //! From the tree to the settings, section by section, then what no section can see alone.
 
+mod access_log;
 mod checks;
 mod cluster;
 mod network;
@@ -14,8 +15,18 @@ use crate::section::Section;
 use crate::settings::{Config, KvConfig, ProxyConfig};
 use crate::tree;
 
-const COMMON_KEYS: [&str; 9] =
-    ["cluster", "listen", "gossip", "upstream", "retry_budget", "hold", "headers", "trusted", "edge"];
+const COMMON_KEYS: [&str; 10] = [
+    "cluster",
+    "listen",
+    "gossip",
+    "upstream",
+    "retry_budget",
+    "hold",
+    "headers",
+    "trusted",
+    "edge",
+    "access_log",
+];
 const PROXY_KEYS: [&str; 4] = ["router", "routes", "outlier", "tls"];
 const KV_KEYS: [&str; 3] = ["node", "store", "ownership"];
 

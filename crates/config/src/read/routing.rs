@@ -5,6 +5,7 @@ use std::time::Duration;
 use ringway_proxy::options::{REPLAY_BYTES_MAX, ROUTES_MAX};
 use ringway_proxy::{KeyPart, KeySource, Reads, RouteMatch, RouteOptions, RoutingOptions};
 
+use super::access_log;
 use crate::problem::echo;
 use crate::section::{Field, Section};
 
@@ -25,6 +26,7 @@ pub(super) fn read(root: &Section<'_>) -> RoutingOptions {
     hold(root, &mut options);
     outlier(root, &mut options);
     headers(root, &mut options);
+    options.access_log = access_log::read(root);
     for item in root.field("trusted").map(|field| field.items(TRUSTED_MAX)).unwrap_or_default() {
         let accepted = "an address range like `10.0.0.0/8`";
         let because = "callers from these ranges may ask how their request was routed";
