@@ -261,6 +261,10 @@ impl Running for RunningNode {
         }
     }
 
+    fn reopen_logs(&self) {
+        self.node.reopen_access_log();
+    }
+
     /// It was drained, and owns nothing any more.
     async fn ended(&self) {
         let mut drained = self.member.drained();

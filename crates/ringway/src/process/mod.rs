@@ -88,6 +88,8 @@ pub(crate) trait Running {
     fn member(&self) -> &Member;
     /// Waits for a reason why it cannot go on.
     fn failure(&self) -> impl Future<Output = anyhow::Error>;
+    /// Opens log files anew that were renamed.
+    fn reopen_logs(&self);
     /// Waits until it has nothing to do here any more, and may end well.
     fn ended(&self) -> impl Future<Output = ()> {
         std::future::pending()
@@ -138,6 +140,8 @@ pub(crate) async fn run<R: Running>(
     ready_file: Option<&Path>,
 ) -> Result<ExitCode, Failure> {
     let mut signals = StopSignals::install()?;
+    // Without a handler it would end the process, and a script that rotates logs sends it to every process.
+    let mut hangups = signal(SignalKind::hangup())?;
     let ready_file = ready_file.map(ReadyFile::claim).transpose()?;
     let running = start.await?;
     let outcome = tokio::select! {
@@ -146,6 +150,7 @@ pub(crate) async fn run<R: Running>(
             tracing::info!(%signal, "stopping; a second signal does not wait");
             Ok(())
         }
+        never = reopen_at_hangups(&running, &mut hangups) => match never {},
     };
     drop(ready_file);
     tokio::select! {
@@ -172,6 +177,15 @@ async fn serve<R: Running>(running: &R, ready_file: Option<&ReadyFile>) -> anyho
             Ok(())
         }
     }
+}
+
+/// Opens log files anew at every SIGHUP.
+async fn reopen_at_hangups<R: Running>(running: &R, hangups: &mut Signal) -> Infallible {
+    while hangups.recv().await.is_some() {
+        tracing::info!("SIGHUP: log files are opened anew");
+        running.reopen_logs();
+    }
+    std::future::pending().await
 }
 
 /// SIGINT and SIGTERM.

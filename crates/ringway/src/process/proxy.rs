@@ -101,6 +101,10 @@ impl Running for RunningProxy {
         }
     }
 
+    fn reopen_logs(&self) {
+        self.proxy.reopen_access_log();
+    }
+
     /// Requests under way first: they may still need the map.
     async fn stop(self) {
         self.admin.drain();
