@@ -46,7 +46,7 @@ pub struct RoutingOptions {
     pub trusted: Vec<IpNet>,
     /// The zone this router stands in; `any` reads prefer owners of it. Default: none.
     pub zone: Option<ZoneName>,
-    /// One line per request that comes through the router. Default: none, which costs a branch per request.
+    /// One line per request that comes through the router. Default: none, which costs three branches per request.
     pub access_log: Option<AccessLogOptions>,
 }
 

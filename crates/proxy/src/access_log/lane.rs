@@ -23,12 +23,18 @@ use crate::exchange::Facts;
 use crate::metrics::worker::WorkerCells;
 use crate::upstream::Node;
 
-/// Batches of one worker. So much of the log waits in memory, about 5 MiB per worker, before lines are dropped.
+/// Batches of one worker. So much of the log waits in memory, [`WAITING_BYTES_MAX`] at most, before lines are dropped.
 pub(super) const BATCHES_MAX: usize = 32;
 /// Lines of a batch.
 pub(super) const BATCH_LINES_MAX: usize = 1_024;
 /// Bytes of texts in a batch after which it counts as full.
 const BATCH_TEXT_BYTES: usize = 64 << 10;
+/// Memory of one worker's batches. They are made when they are needed, and kept.
+const WAITING_BYTES_MAX: usize = 8 << 20;
+// A text may double its room just before it is full.
+const _: () = assert!(
+    BATCHES_MAX * (BATCH_LINES_MAX * size_of::<Record>() + 2 * BATCH_TEXT_BYTES) <= WAITING_BYTES_MAX
+);
 /// Oldest that a batch gets before it is handed over all the same.
 const BATCH_AGE_MAX: Duration = Duration::from_millis(100);
 /// Buffers for targets that are kept for the next requests.

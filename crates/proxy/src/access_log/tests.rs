@@ -239,7 +239,8 @@ async fn closing_does_not_wait_for_a_disk_that_hangs() {
 fn a_renamed_file_gets_what_came_before_the_order_and_the_new_one_the_rest() {
     run(async {
         let dir = tempfile::tempdir().unwrap();
-        let (path, old) = (dir.path().join("access.log"), dir.path().join("access.log.1"));
+        let [path, newer, old] =
+            ["access.log", "access.log.1", "access.log.2"].map(|name| dir.path().join(name));
         fs::write(&path, "what was there\n").unwrap();
         let metrics = metrics();
         let access_log = AccessLog::start(&to(&path), Vec::new()).unwrap();
@@ -249,11 +250,17 @@ fn a_renamed_file_gets_what_came_before_the_order_and_the_new_one_the_rest() {
         fs::rename(&path, &old).unwrap();
         access_log.reopen();
         eventually(|| path.exists()).await;
+        log(&lane, "/between");
+        eventually(|| counted(&metrics, "lines") == 2).await;
+        fs::rename(&path, &newer).unwrap();
+        access_log.reopen();
+        eventually(|| path.exists()).await;
         log(&lane, "/after");
         drop(lane);
         access_log.close().await;
-        let (old, new) = (fs::read_to_string(&old).unwrap(), fs::read_to_string(&path).unwrap());
+        let [old, newer, new] = [old, newer, path].map(|path| fs::read_to_string(path).unwrap());
         assert!(old.starts_with("what was there\n") && old.contains("GET /before "), "{old}");
+        assert!(newer.contains("GET /between ") && newer.lines().count() == 1, "{newer}");
         assert!(new.contains("GET /after ") && new.lines().count() == 1, "{new}");
     });
 }
