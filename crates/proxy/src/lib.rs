@@ -28,6 +28,8 @@ mod http1;
 mod ids;
 pub mod key;
 mod log_gate;
+#[doc(hidden)]
+pub mod measured;
 pub mod metrics;
 pub mod options;
 mod proxy;
