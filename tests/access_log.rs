@@ -156,3 +156,35 @@ fn a_hangup_ends_nobody() {
     let node = &mut cluster.nodes[0];
     still_serves(&mut node.process, &node.url);
 }
+
+#[test]
+fn a_node_logs_what_it_sends_on_and_rotates_like_a_proxy() {
+    let mut cluster = Cluster::start(2);
+    let [own, others] =
+        ["n1", "n2"].map(|id| (0..).map(|n| format!("key-{n}")).find(|key| cluster.owner_of(key) == id));
+    let (own, others) = (own.expect("a key of n1"), others.expect("a key of n2"));
+    let (file, old) =
+        (cluster.dir.path().join("node-access.log"), cluster.dir.path().join("node-access.log.1"));
+    let yaml = cluster.dir.path().join("n1.yaml");
+    let settings = fs::read_to_string(&yaml).expect("the node's file");
+    fs::write(&yaml, format!("{settings}access_log: {{ to: {} }}\n", file.display()))
+        .expect("the node's file");
+    cluster.node("n1").process.stop();
+    cluster.restart("n1");
+
+    let client = Client::new();
+    let node = cluster.node("n1");
+    assert_eq!(client.put(&format!("{}/kv/{own}", node.url), b"x").status, 201);
+    assert_eq!(client.put(&format!("{}/kv/{others}", node.url), b"x").status, 201);
+    let (seen, _) = eventually("a line", || Some(lines(&file)).filter(|lines| !lines.is_empty()));
+    let [line] = seen.as_slice() else { panic!("one of the two was sent on: {seen:?}") };
+    let target = format!("/kv/{others}");
+    assert_eq!((line["target"].as_str(), line["node"].as_str()), (Some(target.as_str()), Some("n2")));
+
+    fs::rename(&file, &old).expect("rename");
+    node.process.signal("HUP");
+    node.process.said("the access log was opened anew");
+    assert_eq!(client.get(&format!("{}/kv/{others}", node.url)).text(), "x");
+    node.process.stop();
+    assert_eq!((lines(&old).len(), targets(&lines(&file))), (1, vec![target.as_str()]));
+}
