@@ -1,6 +1,6 @@
 //! The access log: one line per request, written off the request path.
 //!
-//! The story, in the order a line lives it. A router opens a [`Line`] with what the client asked for, and tells it how
+//! The story, in the order a line lives it. A router opens a `Line` with what the client asked for, and tells it how
 //! the request ended; the answer's body counts what is sent. When the body has ended, or the client is gone, the line is
 //! copied into its worker's batch (`lane`), which nobody else touches. A batch that is full, or 100 ms old, goes to the
 //! one `writer` thread, which words it (`format`), writes it, and gives the emptied batch back.
