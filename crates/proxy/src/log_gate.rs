@@ -12,7 +12,7 @@ use crate::error::Problem;
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// Lets one line per reason and second through and counts the others into the next one.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct LogGate {
     reasons: [Cell<Gate>; Reason::ALL.len()],
 }
@@ -21,6 +21,12 @@ pub(crate) struct LogGate {
 struct Gate {
     next: Duration,
     suppressed: u64,
+}
+
+impl Default for LogGate {
+    fn default() -> Self {
+        Self { reasons: std::array::from_fn(|_| Cell::default()) }
+    }
 }
 
 impl LogGate {

@@ -26,6 +26,10 @@ pub enum Reason {
     BodyTooLarge,
     /// The request's header section is over the configured bound.
     HeaderTooLarge,
+    /// The request's target is longer than any that is read.
+    TargetTooLong,
+    /// The request is in a version of HTTP that is not spoken here.
+    VersionUnsupported,
     /// CONNECT is not supported.
     ConnectUnsupported,
     /// Upgrade is not supported.
@@ -74,7 +78,7 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason, once: for tables of metrics and for tests.
-    pub const ALL: [Self; 31] = [
+    pub const ALL: [Self; 33] = [
         Self::NoRoute,
         Self::KeyMissing,
         Self::KeyTooLong,
@@ -84,6 +88,8 @@ impl Reason {
         Self::RequestTimeout,
         Self::BodyTooLarge,
         Self::HeaderTooLarge,
+        Self::TargetTooLong,
+        Self::VersionUnsupported,
         Self::ConnectUnsupported,
         Self::UpgradeUnsupported,
         Self::Loop,
@@ -140,6 +146,7 @@ impl Reason {
             Self::NoRoute => 404,
             Self::RequestTimeout => 408,
             Self::BodyTooLarge => 413,
+            Self::TargetTooLong => 414,
             Self::HeaderTooLarge => 431,
             Self::Internal => 500,
             Self::ConnectUnsupported | Self::UpgradeUnsupported => 501,
@@ -161,6 +168,7 @@ impl Reason {
             Self::UpstreamConnectTimeout | Self::UpstreamTimeout | Self::Deadline | Self::OutcomeUnknown => {
                 504
             }
+            Self::VersionUnsupported => 505,
         }
     }
 
@@ -177,6 +185,8 @@ impl Reason {
             Self::RequestTimeout => "request_timeout",
             Self::BodyTooLarge => "body_too_large",
             Self::HeaderTooLarge => "header_too_large",
+            Self::TargetTooLong => "target_too_long",
+            Self::VersionUnsupported => "version_unsupported",
             Self::ConnectUnsupported => "connect_unsupported",
             Self::UpgradeUnsupported => "upgrade_unsupported",
             Self::Loop => "loop",
@@ -215,6 +225,8 @@ impl Reason {
             Self::RequestTimeout => "The request took too long to arrive",
             Self::BodyTooLarge => "The request's body is too large",
             Self::HeaderTooLarge => "The request's header section is too large",
+            Self::TargetTooLong => "The request's target is too long",
+            Self::VersionUnsupported => "This version of HTTP is not supported",
             Self::ConnectUnsupported => "CONNECT is not supported",
             Self::UpgradeUnsupported => "Upgrade is not supported",
             Self::Loop => "The request has been here before",
@@ -252,7 +264,9 @@ impl Reason {
             | Self::RequestBody
             | Self::RequestTimeout
             | Self::BodyTooLarge
-            | Self::HeaderTooLarge => "http_request_error",
+            | Self::HeaderTooLarge
+            | Self::TargetTooLong
+            | Self::VersionUnsupported => "http_request_error",
             Self::ConnectUnsupported => "http_request_denied",
             Self::UpgradeUnsupported => "http_upgrade_failed",
             Self::Loop => "proxy_loop_detected",
@@ -296,8 +310,8 @@ impl Reason {
         const UNAVAILABLE: u8 = 14;
         match self.status() {
             400 | 408 => INVALID_ARGUMENT,
-            404 | 501 => UNIMPLEMENTED,
-            413 | 431 => RESOURCE_EXHAUSTED,
+            404 | 501 | 505 => UNIMPLEMENTED,
+            413 | 414 | 431 => RESOURCE_EXHAUSTED,
             502 | 503 => UNAVAILABLE,
             504 => DEADLINE_EXCEEDED,
             _ => INTERNAL,
