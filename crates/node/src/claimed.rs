@@ -15,7 +15,7 @@ use ringway_member::clock::Clock;
 use ringway_proxy::edge::{ConnectionInfo, WorkerService};
 use ringway_proxy::key::RoutingKey;
 use ringway_proxy::metrics::{MethodClass, Misdirected};
-use ringway_proxy::{Body, Claim, check_head};
+use ringway_proxy::{Body, Claim, Reason, check_head};
 use ringway_topology::{Epoch, Partition};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
@@ -67,6 +67,10 @@ impl<S: ReplicaStore> WorkerService for ClaimedService<S> {
 
     fn overloaded(&self, connection: ConnectionInfo) -> Response<Body> {
         self.front.router.overloaded(connection)
+    }
+
+    fn refused(&self, reason: Reason, detail: &'static str, connection: ConnectionInfo) -> Response<Body> {
+        self.front.router.refused(reason, detail, connection)
     }
 }
 

@@ -45,6 +45,10 @@ impl<S: PartitionStore> WorkerService for NodeService<S> {
     fn overloaded(&self, connection: ConnectionInfo) -> Response<Body> {
         self.front.router.overloaded(connection)
     }
+
+    fn refused(&self, reason: Reason, detail: &'static str, connection: ConnectionInfo) -> Response<Body> {
+        self.front.router.refused(reason, detail, connection)
+    }
 }
 
 impl<S: PartitionStore> NodeService<S> {

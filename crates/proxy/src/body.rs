@@ -9,7 +9,7 @@ use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 
 use crate::access_log::Line;
-use crate::edge::RequestBody;
+use crate::edge::{ClientBody, RequestBody};
 use crate::upstream::UpstreamBody;
 
 /// Any error a body ends with.
@@ -29,6 +29,7 @@ enum Inner {
     Whole(Option<Bytes>),
     Incoming(Incoming),
     Client(RequestBody),
+    Http1(ClientBody),
     Upstream(UpstreamBody),
     /// An answer whose end the access log waits for.
     Logged(Box<Line>),
@@ -103,12 +104,19 @@ impl From<RequestBody> for Body {
     }
 }
 
+impl From<ClientBody> for Body {
+    fn from(body: ClientBody) -> Self {
+        Self { inner: Inner::Http1(body) }
+    }
+}
+
 impl fmt::Debug for Body {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let kind = match &self.inner {
             Inner::Whole(_) => "Whole",
             Inner::Incoming(_) => "Incoming",
             Inner::Client(_) => "Client",
+            Inner::Http1(_) => "Http1",
             Inner::Upstream(_) => "Upstream",
             Inner::Logged(_) => "Logged",
             Inner::Boxed(_) => "Boxed",
@@ -129,6 +137,7 @@ impl http_body::Body for Body {
             Inner::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             Inner::Incoming(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
             Inner::Client(body) => Pin::new(body).poll_frame(cx),
+            Inner::Http1(body) => body.poll_frame(cx),
             Inner::Upstream(body) => body.poll_frame(cx),
             Inner::Logged(line) => line.poll_frame(cx),
             Inner::Boxed(body) => body.as_mut().poll_frame(cx),
@@ -140,6 +149,7 @@ impl http_body::Body for Body {
             Inner::Whole(bytes) => bytes.is_none(),
             Inner::Incoming(body) => body.is_end_stream(),
             Inner::Client(body) => body.is_end_stream(),
+            Inner::Http1(body) => body.is_end_stream(),
             Inner::Upstream(body) => body.is_end_stream(),
             Inner::Logged(line) => line.is_end_stream(),
             Inner::Boxed(body) => body.is_end_stream(),
@@ -151,6 +161,7 @@ impl http_body::Body for Body {
             Inner::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |b| b.len() as u64)),
             Inner::Incoming(body) => body.size_hint(),
             Inner::Client(body) => body.size_hint(),
+            Inner::Http1(body) => body.size_hint(),
             Inner::Upstream(body) => body.size_hint(),
             Inner::Logged(line) => line.size_hint(),
             Inner::Boxed(body) => body.size_hint(),

@@ -196,6 +196,10 @@ impl WorkerService for Router {
             }
         }
     }
+
+    fn refused(&self, reason: Reason, detail: &'static str, _: ConnectionInfo) -> Response<Body> {
+        self.core.refuse_unread(reason, detail)
+    }
 }
 
 impl fmt::Debug for Router {
@@ -356,6 +360,14 @@ impl Core {
         self.log.error(&problem, facts.attempts, facts.request_id.as_ref(), self.now());
         let response = self.finish(response, &facts, hash);
         facts.follow(response, Some(reason))
+    }
+
+    /// Answers what is no request: nothing of it can be told but what is wrong with it.
+    fn refuse_unread(&self, reason: Reason, detail: &str) -> Response<Body> {
+        let problem = Problem { detail: Some(detail), ..Problem::new(reason) };
+        self.metrics.error(reason.label());
+        self.log.error(&problem, 0, None, self.now());
+        problem.response(&self.identity.pseudonym)
     }
 
     fn finish(&self, mut response: Response<Body>, facts: &Facts, hash: u64) -> Response<Body> {

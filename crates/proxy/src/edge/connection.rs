@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::future::poll_fn;
-use std::io;
+use std::io::{self, BufRead as _};
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
@@ -24,7 +24,8 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use super::drain::{Drain, DrainWatch};
-use super::options::{EdgeOptions, HYPER_HEADERS_MAX};
+use super::http1::{self as own, DateCache, SILENT_GRACE, Transport, Wire};
+use super::options::{EdgeOptions, HYPER_HEADERS_MAX, Http1Path};
 use super::request::{RequestBody, ResponseBody};
 use super::timing::{ConnectionClock, Limits, Sniffed, Timed};
 use super::worker::EdgeService;
@@ -51,18 +52,15 @@ const RESETS_PENDING_MAX: usize = 20;
 /// Streams this side reset because of a client's errors; beyond it the connection is closed.
 const LOCAL_RESETS_MAX: usize = 256;
 
-/// At a drain, how long a connection without a byte may still send one: what the kernel holds already counts,
-/// and the runtime may not have been told of it.
-const SILENT_GRACE: Duration = Duration::from_millis(100);
-
 /// What all connections of one worker share.
 pub(super) struct Connections<S> {
-    options: Arc<EdgeOptions>,
+    pub(super) options: Arc<EdgeOptions>,
     limits: Limits,
     tls: Option<TlsCell>,
-    metrics: WorkerMetrics,
+    pub(super) metrics: WorkerMetrics,
     drain: Rc<Drain>,
-    service: Rc<S>,
+    pub(super) service: Rc<S>,
+    pub(super) date: DateCache,
     http1: http1::Builder,
     http2: http2::Builder<LocalExecutor>,
 }
@@ -77,7 +75,8 @@ impl<S> Connections<S> {
     ) -> Self {
         let http1 = http1_builder(&options);
         let http2 = http2_builder(&options, metrics.clone());
-        Self { limits: Limits::of(&options), options, tls, metrics, drain, service, http1, http2 }
+        let (limits, date) = (Limits::of(&options), DateCache::default());
+        Self { limits, options, tls, metrics, drain, service, date, http1, http2 }
     }
 }
 
@@ -166,7 +165,22 @@ pub(super) async fn serve<S: WorkerService>(
     phase.enter(if http2 { ConnectionPhase::Http2 } else { ConnectionPhase::Http1 });
 
     let info = ConnectionInfo { peer, local, tls: matches!(stream, Stream::Tls(_)), http2 };
-    let clock = ConnectionClock::new(http2);
+    serve_opened(stream, sniffed, info, worker, layers, drain).await
+}
+
+/// Serves a connection whose protocol is known.
+pub(super) async fn serve_opened<T: Transport, S: WorkerService>(
+    stream: T,
+    sniffed: Sniffed,
+    info: ConnectionInfo,
+    worker: Rc<Connections<S>>,
+    layers: impl EdgeService,
+    drain: DrainWatch,
+) -> ConnectionEnd {
+    if !info.http2 && worker.options.http1 == Http1Path::Own {
+        return serve_http1(stream, sniffed.read(), info, &worker, layers, drain).await;
+    }
+    let clock = ConnectionClock::new(info.http2);
     let io = TokioIo::new(Timed::new(stream, sniffed, Rc::clone(&clock)));
     let service = {
         let (worker, clock) = (Rc::clone(&worker), Rc::clone(&clock));
@@ -174,14 +188,30 @@ pub(super) async fn serve<S: WorkerService>(
             respond(request, info, Rc::clone(&worker), Rc::clone(&clock), layers.clone())
         })
     };
-    match protocol {
-        Protocol::Http1 => {
-            drive(pin!(worker.http1.serve_connection(io, service)), &clock, &worker.limits, drain).await
-        }
-        Protocol::Http2 => {
-            drive(pin!(worker.http2.serve_connection(io, service)), &clock, &worker.limits, drain).await
-        }
+    // Boxed, so that the connections of our own path do not have the size of hyper's.
+    if info.http2 {
+        let mut connection = Box::pin(worker.http2.serve_connection(io, service));
+        drive(connection.as_mut(), &clock, &worker.limits, drain).await
+    } else {
+        let mut connection = Box::pin(worker.http1.serve_connection(io, service));
+        drive(connection.as_mut(), &clock, &worker.limits, drain).await
     }
+}
+
+/// Serves HTTP/1.1 by our own path.
+async fn serve_http1<T: Transport, S: WorkerService>(
+    stream: T,
+    first: &[u8],
+    info: ConnectionInfo,
+    worker: &Connections<S>,
+    layers: impl EdgeService,
+    drain: DrainWatch,
+) -> ConnectionEnd {
+    let clock = ConnectionClock::new(false);
+    let pause_max = worker.options.body_idle_timeout;
+    let wire = Rc::new(Wire::new(stream, first, Rc::clone(&clock), worker.metrics.clone(), pause_max));
+    let serving = pin!(own::serve(Rc::clone(&wire), info, worker, layers));
+    drive(pin!(own::Served::new(serving, &wire)), &clock, &worker.limits, drain).await
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -312,7 +342,9 @@ impl Drop for InFlight {
 }
 
 /// A connection that can be told to finish.
-trait Serving: Future<Output = hyper::Result<()>> {
+pub(super) trait Serving {
+    /// Goes on until the connection has ended by itself.
+    fn poll_end(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<ConnectionEnd>;
     /// HTTP/1.1: close after the request under way. HTTP/2: send GOAWAY, finish the streams.
     fn finish(self: Pin<&mut Self>);
 }
@@ -325,6 +357,10 @@ where
     B: http_body::Body + 'static,
     B::Error: Into<BoxError>,
 {
+    fn poll_end(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<ConnectionEnd> {
+        self.poll(cx).map(end_of)
+    }
+
     fn finish(self: Pin<&mut Self>) {
         self.graceful_shutdown();
     }
@@ -339,6 +375,10 @@ where
     B::Error: Into<BoxError>,
     E: hyper::rt::bounds::Http2ServerConnExec<S::Future, B>,
 {
+    fn poll_end(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<ConnectionEnd> {
+        self.poll(cx).map(end_of)
+    }
+
     fn finish(self: Pin<&mut Self>) {
         self.graceful_shutdown();
     }
@@ -356,8 +396,8 @@ async fn drive<C: Serving>(
     let mut give_up_at = None;
     poll_fn(|cx| {
         loop {
-            if let Poll::Ready(outcome) = connection.as_mut().poll(cx) {
-                return Poll::Ready(finishing.unwrap_or_else(|| end_of(outcome)));
+            if let Poll::Ready(end) = connection.as_mut().poll_end(cx) {
+                return Poll::Ready(finishing.unwrap_or(end));
             }
             if finishing.is_none() && drain.begun(cx) {
                 finishing = Some(ConnectionEnd::Finished);
@@ -447,6 +487,21 @@ impl fmt::Debug for Stream {
     }
 }
 
+impl Transport for Stream {
+    fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Plain(tcp) => tcp.poll_read_ready(cx),
+            // What has been decrypted already shows on no socket; an error is the read's to tell.
+            Self::Tls(tls) => match tls.get_mut().1.reader().fill_buf() {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    tls.get_ref().0.poll_read_ready(cx)
+                }
+                _ => Poll::Ready(Ok(())),
+            },
+        }
+    }
+}
+
 impl AsyncRead for Stream {
     fn poll_read(
         mut self: Pin<&mut Self>,
@@ -465,6 +520,24 @@ impl AsyncWrite for Stream {
         match &mut *self {
             Self::Plain(tcp) => Pin::new(tcp).poll_write(cx, buf),
             Self::Tls(tls) => Pin::new(tls).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match &mut *self {
+            Self::Plain(tcp) => Pin::new(tcp).poll_write_vectored(cx, slices),
+            Self::Tls(tls) => Pin::new(tls).poll_write_vectored(cx, slices),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match self {
+            Self::Plain(tcp) => tcp.is_write_vectored(),
+            Self::Tls(tls) => tls.is_write_vectored(),
         }
     }
 

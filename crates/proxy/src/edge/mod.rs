@@ -7,7 +7,9 @@
 
 mod connection;
 mod drain;
+mod http1;
 mod listen;
+mod memory;
 mod options;
 mod request;
 mod timing;
@@ -26,16 +28,20 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, timeout_at};
 
 use crate::body::Body;
+use crate::error::Problem;
 use crate::metrics::Metrics;
 use crate::tls::{TlsCell, TlsError};
 
 pub use listen::BindError;
+#[doc(hidden)]
+pub use memory::serve_in_memory;
 pub use options::{
-    CertificateFiles, EdgeOptions, HEADER_BYTES_MAX_FLOOR, OptionError, STREAMS_MAX_CEILING, TlsOptions,
-    WORKERS_MAX,
+    CertificateFiles, EdgeOptions, HEADER_BYTES_MAX_FLOOR, Http1Path, OptionError, STREAMS_MAX_CEILING,
+    TlsOptions, WORKERS_MAX,
 };
 pub use request::{BodyIdle, RequestBody};
 
+pub(crate) use http1::ClientBody;
 use worker::{Command, Exit, WorkerContext};
 
 /// How long after the end of a drain a worker may take to cut its connections off.
@@ -45,8 +51,8 @@ const STOP_GRACE: Duration = Duration::from_secs(5);
 pub trait WorkerService: 'static {
     /// Answers one request.
     ///
-    /// Dropped half-way when an HTTP/2 client resets the stream or the connection breaks. An HTTP/1.1 client
-    /// that only closes its sending side still gets its answer.
+    /// Dropped half-way when an HTTP/2 client resets the stream or the connection breaks ([`Http1Path::Hyper`] notices
+    /// that only when it writes). An HTTP/1.1 client that only closes its sending side still gets its answer.
     fn call(
         &self,
         request: Request<Body>,
@@ -58,19 +64,23 @@ pub trait WorkerService: 'static {
     /// The edge counts it under `edge_rejections_total`; a service that counts its errors does so here.
     fn overloaded(&self, connection: ConnectionInfo) -> Response<Body> {
         let _ = connection;
-        overload_problem()
+        problem(Problem::new(Reason::Overloaded))
+    }
+
+    /// The answer to what came over [`Http1Path::Own`] and is no request; the connection closes after it. `detail` says
+    /// what is wrong with it. A service that counts its errors does so here.
+    fn refused(&self, reason: Reason, detail: &'static str, connection: ConnectionInfo) -> Response<Body> {
+        let _ = connection;
+        problem(Problem { detail: Some(detail), ..Problem::new(reason) })
     }
 }
 
-fn overload_problem() -> Response<Body> {
-    let reason = Reason::Overloaded;
-    let text = format!(
-        r#"{{"type":"urn:ringway:problem:{reason}","title":"{}","status":{},"reason":"{reason}"}}"#,
-        reason.title(),
-        reason.status(),
-    );
-    let mut response = Response::new(Body::from(text));
-    *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+/// A problem document without `Proxy-Status`: the edge has no name of its own.
+fn problem(problem: Problem<'_>) -> Response<Body> {
+    let reason = problem.reason;
+    let mut response = Response::new(Body::from(problem.json()));
+    *response.status_mut() =
+        StatusCode::from_u16(reason.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
     if let Some(seconds) = reason.retry_after_seconds() {

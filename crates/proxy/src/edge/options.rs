@@ -14,6 +14,16 @@ pub const HEADER_BYTES_MAX_FLOOR: usize = 8_192;
 /// Most streams one HTTP/2 connection may be allowed.
 pub const STREAMS_MAX_CEILING: u32 = 65_536;
 
+/// Which implementation reads and writes HTTP/1.1. HTTP/2 is always hyper's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Http1Path {
+    /// Ours: strict where hyper is lenient (docs/SECURITY.md has the table), and no buffer for an idle connection.
+    #[default]
+    Own,
+    /// hyper's.
+    Hyper,
+}
+
 /// One listener: where it listens, how many workers share it, and every bound it keeps.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EdgeOptions {
@@ -26,6 +36,8 @@ pub struct EdgeOptions {
     pub workers: usize,
     /// Certificates, when the listener speaks TLS. Default: none.
     pub tls: Option<TlsOptions>,
+    /// Who speaks HTTP/1.1 to clients. Default: [`Http1Path::Own`].
+    pub http1: Http1Path,
     /// From a request's first byte to the end of its head, and from accept to the first byte. Default: 10 s
     /// (nginx 60 s; Envoy none). A client that is slower is cut off.
     pub header_timeout: Duration,
@@ -62,6 +74,7 @@ impl Default for EdgeOptions {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
             workers: 0,
             tls: None,
+            http1: Http1Path::default(),
             header_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(75),
             body_idle_timeout: Duration::from_secs(30),

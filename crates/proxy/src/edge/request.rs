@@ -21,9 +21,9 @@ use crate::metrics::WorkerMetrics;
 use crate::metrics::worker::{BodyStall, WorkerCells};
 
 /// Most bytes of an unwanted body that are read to keep a connection.
-const LEFTOVER_BYTES_MAX: u64 = 64 << 10;
+pub(super) const LEFTOVER_BYTES_MAX: u64 = 64 << 10;
 /// Longest time an answer waits for them.
-const LEFTOVER_TIME: Duration = Duration::from_secs(1);
+pub(super) const LEFTOVER_TIME: Duration = Duration::from_secs(1);
 
 /// A body in which nothing moved for longer than [`super::EdgeOptions::body_idle_timeout`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
@@ -172,23 +172,24 @@ impl http_body::Body for ResponseBody {
 /// A pause between two frames of a body.
 ///
 /// *Cost*: nothing until a body has to wait; then one timer per body, set anew only when it fires.
-struct Pause {
+pub(super) struct Pause {
     limit: Duration,
     since: Option<Instant>,
     timer: Option<Pin<Box<Sleep>>>,
 }
 
 impl Pause {
-    fn new(limit: Duration) -> Self {
+    pub(super) fn new(limit: Duration) -> Self {
         Self { limit, since: None, timer: None }
     }
 
-    fn end(&mut self) {
+    /// Something moved.
+    pub(super) fn end(&mut self) {
         self.since = None;
     }
 
     /// Call it while there is no frame; ready when the pause has lasted for the limit.
-    fn poll_expired(&mut self, cx: &mut Context<'_>) -> Poll<BodyIdle> {
+    pub(super) fn poll_expired(&mut self, cx: &mut Context<'_>) -> Poll<BodyIdle> {
         let due = *self.since.get_or_insert_with(Instant::now) + self.limit;
         let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(due)));
         loop {

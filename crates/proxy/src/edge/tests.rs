@@ -1,7 +1,20 @@
 //! The edge over real sockets on loopback. Waits are bounded by [`SOON`], far above what anything takes.
 
+/// Runs tests on our own HTTP/1.1 path and on hyper's.
+macro_rules! on_both_paths {
+    ($($test:ident,)*) => {
+        mod own_path {
+            $(#[tokio::test] async fn $test() { super::$test(crate::edge::Http1Path::Own).await; })*
+        }
+        mod hyper_path {
+            $(#[tokio::test] async fn $test() { super::$test(crate::edge::Http1Path::Hyper).await; })*
+        }
+    };
+}
+
 mod hostile;
 mod http;
+mod http1;
 mod limits;
 mod shutdown;
 
@@ -38,8 +51,8 @@ struct Bed {
 
 impl Bed {
     /// One worker, unless `change` says otherwise.
-    fn start(change: impl FnOnce(&mut EdgeOptions)) -> Self {
-        let mut options = EdgeOptions { workers: 1, ..EdgeOptions::default() };
+    fn start(http1: Http1Path, change: impl FnOnce(&mut EdgeOptions)) -> Self {
+        let mut options = EdgeOptions { workers: 1, http1, ..EdgeOptions::default() };
         change(&mut options);
         let metrics = Metrics::new("test", Vec::new()).unwrap();
         let (gate, gated) = watch::channel(false);
@@ -204,6 +217,26 @@ impl WorkerService for Puppet {
             "/stall" => Response::new(Body::boxed(Chunks { left: 1, then: After::Wait })),
             "/flood" => Response::new(Body::boxed(Chunks { left: usize::MAX, then: After::Wait })),
             "/fail" => Response::new(Body::boxed(Chunks { left: 1, then: After::Fail })),
+            "/pieces" => Response::new(Body::boxed(Chunks { left: 2, then: After::Trailers })),
+            "/short" => answer_of(&[("content-length", "10")]),
+            "/long" => answer_of(&[("content-length", "3")]),
+            "/dated" => answer_of(&[("date", "then")]),
+            "/last" => answer_of(&[("connection", "x, Close")]),
+            "/framed" => answer_of(&[("transfer-encoding", "chunked"), ("content-length", "5")]),
+            "/status" => {
+                let mut response = Response::new(Body::empty());
+                let status = request.uri().query().unwrap_or_default();
+                *response.status_mut() = StatusCode::from_bytes(status.as_bytes()).unwrap();
+                response
+            }
+            "/upload" => {
+                let body = request.into_body();
+                let size =
+                    tokio::task::spawn_local(async move { body.collect().await.unwrap().to_bytes().len() });
+                let size = size.await.unwrap();
+                self.gate.clone().wait_for(|open| *open).await.unwrap();
+                Response::new(size.to_string().into())
+            }
             "/read" => match request.into_body().collect().await {
                 Ok(body) => Response::new(body.to_bytes().len().to_string().into()),
                 Err(error) => {
@@ -218,6 +251,15 @@ impl WorkerService for Puppet {
     }
 }
 
+/// Five bytes and these fields.
+fn answer_of(fields: &[(&'static str, &'static str)]) -> Response<Body> {
+    let mut response = Response::new("12345".into());
+    for (name, value) in fields {
+        response.headers_mut().insert(*name, HeaderValue::from_static(value));
+    }
+    response
+}
+
 /// A body of equal chunks with a bad end.
 struct Chunks {
     left: usize,
@@ -227,6 +269,8 @@ struct Chunks {
 enum After {
     Wait,
     Fail,
+    Trailers,
+    End,
 }
 
 impl http_body::Body for Chunks {
@@ -245,6 +289,12 @@ impl http_body::Body for Chunks {
         match self.then {
             After::Wait => Poll::Pending,
             After::Fail => Poll::Ready(Some(Err("out of chunks".into()))),
+            After::Trailers => {
+                self.then = After::End;
+                let sum = [(header::HeaderName::from_static("x-sum"), HeaderValue::from_static("7"))];
+                Poll::Ready(Some(Ok(Frame::trailers(sum.into_iter().collect()))))
+            }
+            After::End => Poll::Ready(None),
         }
     }
 }

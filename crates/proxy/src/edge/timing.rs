@@ -84,6 +84,16 @@ impl ConnectionClock {
         RequestTicket { clock: Rc::clone(self), response }
     }
 
+    /// A request of an HTTP/1.1 connection is under way until [`ConnectionClock::answered`].
+    pub(crate) fn request_begun(&self) {
+        self.waiting.set(Waiting::Busy);
+    }
+
+    /// The answer of an HTTP/1.1 connection is sent: it waits for the next request.
+    pub(crate) fn answered(&self, now: Instant) {
+        self.waiting.set(Waiting::Idle(now));
+    }
+
     /// When the connection will have waited too long, and how it then ends.
     pub(crate) fn due(&self, limits: &Limits) -> Option<(Instant, ConnectionEnd)> {
         let request = match self.waiting.get() {
@@ -101,7 +111,8 @@ impl ConnectionClock {
         request.into_iter().chain(write).min()
     }
 
-    fn bytes_read(&self) {
+    /// Bytes came, and a request's head is not whole.
+    pub(crate) fn bytes_read(&self) {
         // On HTTP/2 bytes may be pings and window updates; an unfinished head there is bounded by the idle
         // time.
         if !self.http2 && matches!(self.waiting.get(), Waiting::Idle(_)) {
@@ -109,7 +120,8 @@ impl ConnectionClock {
         }
     }
 
-    fn wrote<T>(&self, outcome: &Poll<T>) {
+    /// What a write said: whether the client takes what is ready for it.
+    pub(crate) fn wrote<T>(&self, outcome: &Poll<T>) {
         match (outcome, self.write_blocked.get()) {
             (Poll::Pending, None) => self.write_blocked.set(Some(Instant::now())),
             (Poll::Ready(_), Some(_)) => self.write_blocked.set(None),
@@ -169,6 +181,11 @@ pub(crate) struct Sniffed {
 }
 
 impl Sniffed {
+    /// What was read.
+    pub(crate) fn read(&self) -> &[u8] {
+        &self.bytes[..self.len]
+    }
+
     /// The HTTP/2 connection preface is this long (RFC 9113 §3.4).
     pub(crate) const LEN_MAX: usize = 24;
 }

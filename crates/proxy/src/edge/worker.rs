@@ -182,7 +182,7 @@ async fn serve<S: WorkerService>(
 /// What every request passes before the service, outermost first:
 /// 1. load shed: a request that finds no room is answered 503 at once and does not queue;
 /// 2. concurrency limit: room for `concurrency_max` requests at a time, each until its response's head.
-fn edge_layers<S: WorkerService>(service: Rc<S>, concurrency_max: usize) -> impl EdgeService {
+pub(super) fn edge_layers<S: WorkerService>(service: Rc<S>, concurrency_max: usize) -> impl EdgeService {
     let innermost = tower::service_fn(move |(request, info): (Request<Body>, ConnectionInfo)| {
         let service = Rc::clone(&service);
         async move { Ok::<_, Infallible>(service.call(request, info).await) }

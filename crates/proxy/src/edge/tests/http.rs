@@ -12,9 +12,24 @@ use tokio_rustls::TlsConnector;
 use super::*;
 use crate::tls::tests::certificate;
 
-#[tokio::test]
-async fn a_connection_is_kept_for_the_next_request() {
-    let bed = Bed::start(|_| {});
+on_both_paths! {
+    a_connection_is_kept_for_the_next_request,
+    pipelined_requests_are_answered_in_order,
+    bodies_stream_through_in_both_framings,
+    a_client_that_is_done_sending_still_gets_its_answer,
+    an_unwanted_body_never_surprises_the_next_request,
+    a_preface_in_pieces_loses_no_byte,
+    methods_that_begin_like_the_preface_are_http1,
+    every_worker_gets_connections_of_the_one_port,
+    a_port_in_use_is_an_error_and_the_owner_goes_on,
+    tls_speaks_what_alpn_agrees_on,
+    the_name_asked_for_chooses_the_certificate,
+    a_reload_changes_the_certificate_of_new_connections,
+    failed_handshakes_are_counted_by_reason,
+}
+
+async fn a_connection_is_kept_for_the_next_request(http1: Http1Path) {
+    let bed = Bed::start(http1, |_| {});
     let mut stream = bed.connect().await;
     for path in ["/a", "/b"] {
         stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n").as_bytes()).await.unwrap();
@@ -30,9 +45,8 @@ async fn a_connection_is_kept_for_the_next_request() {
     assert_eq!(bed.metric("requests_in_flight"), 0);
 }
 
-#[tokio::test]
-async fn pipelined_requests_are_answered_in_order() {
-    let bed = Bed::start(|_| {});
+async fn pipelined_requests_are_answered_in_order(http1: Http1Path) {
+    let bed = Bed::start(http1, |_| {});
     let request = |path| format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n");
     let mut stream = bed.connect().await;
     let all: String = ["/1", "/2", "/3"].map(request).concat();
@@ -42,9 +56,8 @@ async fn pipelined_requests_are_answered_in_order() {
     }
 }
 
-#[tokio::test]
-async fn bodies_stream_through_in_both_framings() {
-    let bed = Bed::start(|_| {});
+async fn bodies_stream_through_in_both_framings(http1: Http1Path) {
+    let bed = Bed::start(http1, |_| {});
     let answer = bed
         .exchange("POST /echo HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 3\r\n\r\nabc")
         .await;
@@ -54,9 +67,8 @@ async fn bodies_stream_through_in_both_framings() {
     assert!(answer.ends_with("\r\n\r\n7"), "{answer}");
 }
 
-#[tokio::test]
-async fn a_client_that_is_done_sending_still_gets_its_answer() {
-    let bed = Bed::start(|_| {});
+async fn a_client_that_is_done_sending_still_gets_its_answer(http1: Http1Path) {
+    let bed = Bed::start(http1, |_| {});
     let mut stream = bed.connect().await;
     stream.write_all(b"GET /gate HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
     stream.shutdown().await.unwrap();
@@ -65,9 +77,8 @@ async fn a_client_that_is_done_sending_still_gets_its_answer() {
     assert!(read_to_end(&mut stream).await.ends_with("through"));
 }
 
-#[tokio::test]
-async fn an_unwanted_body_never_surprises_the_next_request() {
-    let bed = Bed::start(|_| {});
+async fn an_unwanted_body_never_surprises_the_next_request(http1: Http1Path) {
+    let bed = Bed::start(http1, |_| {});
     // Small, and on its way when the answer is there: read away, and the connection is kept.
     let mut stream = bed.connect().await;
     for _ in 0..2 {
@@ -93,7 +104,7 @@ async fn an_unwanted_body_never_surprises_the_next_request() {
 
 #[tokio::test]
 async fn http2_is_known_by_its_preface() {
-    let bed = Bed::start(|_| {});
+    let bed = Bed::start(Http1Path::Hyper, |_| {});
     let mut client = bed.http2().await;
     let answers = ["/a", "/b", "/connection"].map(|path| client.send_request(get(path)));
     let mut bodies = Vec::new();
@@ -105,9 +116,8 @@ async fn http2_is_known_by_its_preface() {
     assert_eq!(bed.metric("connections{phase=\"http2\"}"), 1);
 }
 
-#[tokio::test]
-async fn a_preface_in_pieces_loses_no_byte() {
-    let bed = Bed::start(|options| options.streams_max = 77);
+async fn a_preface_in_pieces_loses_no_byte(http1: Http1Path) {
+    let bed = Bed::start(http1, |options| options.streams_max = 77);
     let mut stream = bed.connect().await;
     stream.set_nodelay(true).unwrap();
     let mut opening = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
@@ -126,9 +136,8 @@ async fn a_preface_in_pieces_loses_no_byte() {
     assert_eq!(streams_max[2..], 77u32.to_be_bytes(), "SETTINGS_MAX_CONCURRENT_STREAMS");
 }
 
-#[tokio::test]
-async fn methods_that_begin_like_the_preface_are_http1() {
-    let bed = Bed::start(|_| {});
+async fn methods_that_begin_like_the_preface_are_http1(http1: Http1Path) {
+    let bed = Bed::start(http1, |_| {});
     for method in ["PUT", "PATCH", "P", "PR", "PRI", "PRIX", "PROPFIND"] {
         let answer =
             bed.exchange(format!("{method} /x HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")).await;
@@ -136,9 +145,8 @@ async fn methods_that_begin_like_the_preface_are_http1() {
     }
 }
 
-#[tokio::test]
-async fn every_worker_gets_connections_of_the_one_port() {
-    let bed = Bed::start(|options| options.workers = 2);
+async fn every_worker_gets_connections_of_the_one_port(http1: Http1Path) {
+    let bed = Bed::start(http1, |options| options.workers = 2);
     let mut seen = BTreeSet::new();
     let all = async {
         while seen.len() < 2 {
@@ -151,9 +159,8 @@ async fn every_worker_gets_connections_of_the_one_port() {
     assert_eq!(bed.metric("workers"), 2);
 }
 
-#[tokio::test]
-async fn a_port_in_use_is_an_error_and_the_owner_goes_on() {
-    let bed = Bed::start(|_| {});
+async fn a_port_in_use_is_an_error_and_the_owner_goes_on(http1: Http1Path) {
+    let bed = Bed::start(http1, |_| {});
     let options = EdgeOptions { listen: bed.addr(), purpose: "second", workers: 2, ..EdgeOptions::default() };
     let metrics = Metrics::new("test", Vec::new()).unwrap();
     let error = Edge::start(options, &metrics, Puppet::new).unwrap_err();
@@ -166,7 +173,7 @@ async fn a_port_in_use_is_an_error_and_the_owner_goes_on() {
 }
 
 /// A client that trusts the certificates in `trusted` and offers these protocols.
-fn connector(trusted: &[&CertificateFiles], alpn: &[&str]) -> TlsConnector {
+pub(super) fn connector(trusted: &[&CertificateFiles], alpn: &[&str]) -> TlsConnector {
     let mut roots = rustls::RootCertStore::empty();
     for files in trusted {
         roots.add(CertificateDer::from_pem_file(&files.certificate).unwrap()).unwrap();
@@ -179,7 +186,7 @@ fn connector(trusted: &[&CertificateFiles], alpn: &[&str]) -> TlsConnector {
     TlsConnector::from(Arc::new(config))
 }
 
-async fn tls_connect(
+pub(super) async fn tls_connect(
     bed: &Bed,
     connector: &TlsConnector,
     name: &str,
@@ -188,11 +195,10 @@ async fn tls_connect(
     soon(connector.connect(name, bed.connect().await)).await.unwrap().unwrap()
 }
 
-#[tokio::test]
-async fn tls_speaks_what_alpn_agrees_on() {
+async fn tls_speaks_what_alpn_agrees_on(http1: Http1Path) {
     let dir = tempfile::tempdir().unwrap();
     let files = certificate(dir.path(), "one", &["one.test"]);
-    let bed = Bed::start(|options| options.tls = Some(TlsOptions::new(vec![files.clone()])));
+    let bed = Bed::start(http1, |options| options.tls = Some(TlsOptions::new(vec![files.clone()])));
 
     let mut client =
         http2_client(tls_connect(&bed, &connector(&[&files], &["h2", "http/1.1"]), "one.test").await).await;
@@ -207,12 +213,12 @@ async fn tls_speaks_what_alpn_agrees_on() {
     }
 }
 
-#[tokio::test]
-async fn the_name_asked_for_chooses_the_certificate() {
+async fn the_name_asked_for_chooses_the_certificate(http1: Http1Path) {
     let dir = tempfile::tempdir().unwrap();
     let first = certificate(dir.path(), "first", &["first.test", "unknown.test"]);
     let wild = certificate(dir.path(), "wild", &["*.shop.test"]);
-    let bed = Bed::start(|options| options.tls = Some(TlsOptions::new(vec![first.clone(), wild.clone()])));
+    let bed =
+        Bed::start(http1, |options| options.tls = Some(TlsOptions::new(vec![first.clone(), wild.clone()])));
     let connector = connector(&[&first, &wild], &[]);
     for (name, files) in [("first.test", &first), ("a.shop.test", &wild), ("unknown.test", &first)] {
         let stream = tls_connect(&bed, &connector, name).await;
@@ -221,12 +227,11 @@ async fn the_name_asked_for_chooses_the_certificate() {
     }
 }
 
-#[tokio::test]
-async fn a_reload_changes_the_certificate_of_new_connections() {
+async fn a_reload_changes_the_certificate_of_new_connections(http1: Http1Path) {
     let dir = tempfile::tempdir().unwrap();
     let old = certificate(dir.path(), "old", &["one.test"]);
     let new = certificate(dir.path(), "new", &["one.test"]);
-    let bed = Bed::start(|options| options.tls = Some(TlsOptions::new(vec![old.clone()])));
+    let bed = Bed::start(http1, |options| options.tls = Some(TlsOptions::new(vec![old.clone()])));
     let connector = connector(&[&old, &new], &[]);
     let mut before = tls_connect(&bed, &connector, "one.test").await;
 
@@ -237,15 +242,14 @@ async fn a_reload_changes_the_certificate_of_new_connections() {
     before.write_all(b"GET /x HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
     assert_eq!(read_response(&mut before).await.1, "GET /x", "an open connection goes on");
 
-    let cleartext = Bed::start(|_| {});
+    let cleartext = Bed::start(http1, |_| {});
     assert_eq!(cleartext.edge.reload_tls(&TlsOptions::new(vec![new])), Err(TlsError::NotTls));
 }
 
-#[tokio::test]
-async fn failed_handshakes_are_counted_by_reason() {
+async fn failed_handshakes_are_counted_by_reason(http1: Http1Path) {
     let dir = tempfile::tempdir().unwrap();
     let files = certificate(dir.path(), "one", &["one.test"]);
-    let bed = Bed::start(|options| {
+    let bed = Bed::start(http1, |options| {
         let handshake_timeout = Duration::from_millis(50);
         options.tls = Some(TlsOptions { certificates: vec![files], handshake_timeout });
     });

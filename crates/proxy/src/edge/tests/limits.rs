@@ -2,12 +2,26 @@
 
 use super::*;
 
+on_both_paths! {
+    a_slow_request_head_is_cut_off,
+    an_idle_connection_is_closed_in_order,
+    a_request_under_way_is_not_idle,
+    a_head_over_its_bounds_is_431,
+    the_number_of_header_fields_is_an_option,
+    connections_over_the_bound_are_closed_at_once,
+    requests_over_the_bound_are_503_at_once,
+    a_request_body_that_stalls_ends_with_an_error_the_service_sees,
+    a_response_body_that_stalls_breaks_the_response_off,
+    a_response_that_fails_is_never_ended_as_if_it_were_whole,
+    a_client_that_does_not_read_is_cut_off,
+    a_panic_costs_its_connection_or_stream_and_nothing_else,
+}
+
 /// A limit that a test waits for.
 const SHORT: Duration = Duration::from_millis(100);
 
-#[tokio::test]
-async fn a_slow_request_head_is_cut_off() {
-    let bed = Bed::start(|options| options.header_timeout = SHORT);
+async fn a_slow_request_head_is_cut_off(http1: Http1Path) {
+    let bed = Bed::start(http1, |options| options.header_timeout = SHORT);
     for (count, begin) in ["", "GET /x HT", "PRI * HTTP"].into_iter().enumerate() {
         assert_eq!(bed.exchange(begin).await, "", "{begin:?}");
         bed.until("connections_ended_total{cause=\"header_timeout\"}", count as u64 + 1).await;
@@ -21,9 +35,8 @@ async fn a_slow_request_head_is_cut_off() {
     bed.until("connections_ended_total{cause=\"header_timeout\"}", 4).await;
 }
 
-#[tokio::test]
-async fn an_idle_connection_is_closed_in_order() {
-    let bed = Bed::start(|options| options.idle_timeout = SHORT);
+async fn an_idle_connection_is_closed_in_order(http1: Http1Path) {
+    let bed = Bed::start(http1, |options| options.idle_timeout = SHORT);
     let mut stream = bed.connect().await;
     stream.write_all(b"GET /x HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
     read_response(&mut stream).await;
@@ -42,9 +55,8 @@ async fn an_idle_connection_is_closed_in_order() {
     bed.until("connections_ended_total{cause=\"idle_timeout\"}", 2).await;
 }
 
-#[tokio::test]
-async fn a_request_under_way_is_not_idle() {
-    let bed = Bed::start(|options| {
+async fn a_request_under_way_is_not_idle(http1: Http1Path) {
+    let bed = Bed::start(http1, |options| {
         options.idle_timeout = SHORT;
         options.header_timeout = SHORT;
         options.body_idle_timeout = SHORT;
@@ -56,9 +68,8 @@ async fn a_request_under_way_is_not_idle() {
     assert_eq!(read_response(&mut stream).await.1, "through");
 }
 
-#[tokio::test]
-async fn a_head_over_its_bounds_is_431() {
-    let bed = Bed::start(|options| options.header_bytes_max = HEADER_BYTES_MAX_FLOOR);
+async fn a_head_over_its_bounds_is_431(http1: Http1Path) {
+    let bed = Bed::start(http1, |options| options.header_bytes_max = HEADER_BYTES_MAX_FLOOR);
     let long = format!("GET /x HTTP/1.1\r\nhost: x\r\nlong: {}\r\n\r\n", "x".repeat(HEADER_BYTES_MAX_FLOOR));
     let many = format!("GET /x HTTP/1.1\r\nhost: x\r\n{}\r\n", "a: b\r\n".repeat(200));
     for request in [long, many] {
@@ -74,9 +85,8 @@ async fn a_head_over_its_bounds_is_431() {
     assert_eq!(answer.status(), StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
 }
 
-#[tokio::test]
-async fn the_number_of_header_fields_is_an_option() {
-    let bed = Bed::start(|options| options.headers_max = 3);
+async fn the_number_of_header_fields_is_an_option(http1: Http1Path) {
+    let bed = Bed::start(http1, |options| options.headers_max = 3);
     let request = |fields: usize| {
         format!("GET /x HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{}\r\n", "a: b\r\n".repeat(fields))
     };
@@ -84,9 +94,8 @@ async fn the_number_of_header_fields_is_an_option() {
     assert!(bed.exchange(request(2)).await.starts_with("HTTP/1.1 431 "));
 }
 
-#[tokio::test]
-async fn connections_over_the_bound_are_closed_at_once() {
-    let bed = Bed::start(|options| options.connections_max = 2);
+async fn connections_over_the_bound_are_closed_at_once(http1: Http1Path) {
+    let bed = Bed::start(http1, |options| options.connections_max = 2);
     let (mut first, second) = (bed.connect().await, bed.connect().await);
     bed.until("connections_accepted_total", 2).await;
     assert_eq!(read_to_end(&mut bed.connect().await).await, "");
@@ -101,9 +110,8 @@ async fn connections_over_the_bound_are_closed_at_once() {
     );
 }
 
-#[tokio::test]
-async fn requests_over_the_bound_are_503_at_once() {
-    let bed = Bed::start(|options| options.concurrency_max = 1);
+async fn requests_over_the_bound_are_503_at_once(http1: Http1Path) {
+    let bed = Bed::start(http1, |options| options.concurrency_max = 1);
     let mut first = bed.connect().await;
     first.write_all(b"GET /gate HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
     bed.until("requests_in_flight", 1).await;
@@ -124,17 +132,15 @@ async fn requests_over_the_bound_are_503_at_once() {
     );
 }
 
-#[tokio::test]
-async fn a_request_body_that_stalls_ends_with_an_error_the_service_sees() {
-    let bed = Bed::start(|options| options.body_idle_timeout = SHORT);
+async fn a_request_body_that_stalls_ends_with_an_error_the_service_sees(http1: Http1Path) {
+    let bed = Bed::start(http1, |options| options.body_idle_timeout = SHORT);
     let answer = bed.exchange("POST /read HTTP/1.1\r\nhost: x\r\ncontent-length: 10\r\n\r\nabc").await;
     assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
     bed.until("body_stalls_total{body=\"request\"}", 1).await;
 }
 
-#[tokio::test]
-async fn a_response_body_that_stalls_breaks_the_response_off() {
-    let bed = Bed::start(|options| options.body_idle_timeout = SHORT);
+async fn a_response_body_that_stalls_breaks_the_response_off(http1: Http1Path) {
+    let bed = Bed::start(http1, |options| options.body_idle_timeout = SHORT);
     let answer = bed.exchange("GET /stall HTTP/1.1\r\nhost: x\r\n\r\n").await;
     assert!(answer.starts_with("HTTP/1.1 200 ") && !answer.ends_with("0\r\n\r\n"), "cut, not ended");
     bed.until("body_stalls_total{body=\"response\"}", 1).await;
@@ -142,17 +148,15 @@ async fn a_response_body_that_stalls_breaks_the_response_off() {
     assert_eq!(bed.metric("requests_in_flight"), 0);
 }
 
-#[tokio::test]
-async fn a_response_that_fails_is_never_ended_as_if_it_were_whole() {
-    let bed = Bed::start(|_| {});
+async fn a_response_that_fails_is_never_ended_as_if_it_were_whole(http1: Http1Path) {
+    let bed = Bed::start(http1, |_| {});
     let answer = bed.exchange("GET /fail HTTP/1.1\r\nhost: x\r\n\r\n").await;
     assert!(!answer.ends_with("0\r\n\r\n"), "cut, not ended");
     bed.until("connections_ended_total{cause=\"broken\"}", 1).await;
 }
 
-#[tokio::test]
-async fn a_client_that_does_not_read_is_cut_off() {
-    let bed = Bed::start(|options| options.body_idle_timeout = SHORT);
+async fn a_client_that_does_not_read_is_cut_off(http1: Http1Path) {
+    let bed = Bed::start(http1, |options| options.body_idle_timeout = SHORT);
     let mut http1 = bed.connect().await;
     http1.write_all(b"GET /flood HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
     bed.until("connections_ended_total{cause=\"write_timeout\"}", 1).await;
@@ -165,9 +169,8 @@ async fn a_client_that_does_not_read_is_cut_off() {
     assert_eq!(bed.metric("requests_in_flight"), 0);
 }
 
-#[tokio::test]
-async fn a_panic_costs_its_connection_or_stream_and_nothing_else() {
-    let bed = Bed::start(|_| {});
+async fn a_panic_costs_its_connection_or_stream_and_nothing_else(http1: Http1Path) {
+    let bed = Bed::start(http1, |_| {});
     assert_eq!(bed.exchange("GET /panic HTTP/1.1\r\nhost: x\r\n\r\n").await, "");
     bed.until("panics_total", 1).await;
     bed.until("connections_ended_total{cause=\"panicked\"}", 1).await;
@@ -186,7 +189,7 @@ async fn a_panic_costs_its_connection_or_stream_and_nothing_else() {
 async fn a_rapid_reset_ends_the_connection() {
     const GOAWAY: u8 = 7;
     const ENHANCE_YOUR_CALM: [u8; 4] = [0, 0, 0, 0xb];
-    let bed = Bed::start(|_| {});
+    let bed = Bed::start(Http1Path::Hyper, |_| {});
     let mut flood = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
     flood.extend([0, 0, 0, 4, 0, 0, 0, 0, 0]);
     for stream in (1..2_001u32).step_by(2) {

@@ -2,6 +2,15 @@
 
 use super::*;
 
+on_both_paths! {
+    a_drain_refuses_newcomers_and_finishes_requests,
+    a_drain_ends_when_its_time_is_over,
+    requests_in_the_kernels_queue_are_answered,
+    dropping_the_listener_stops_it_at_once,
+    connections_the_runtime_does_not_know_of_are_answered_before_the_socket_closes,
+    a_worker_that_does_not_answer_is_left_behind,
+}
+
 /// Shuts the listener down in the background.
 fn shutdown(edge: Edge, drain: Duration) -> tokio::task::JoinHandle<Drained> {
     tokio::spawn(edge.shutdown(drain))
@@ -18,9 +27,8 @@ async fn until_refused(addr: SocketAddr) {
     .expect("new connections are refused");
 }
 
-#[tokio::test]
-async fn a_drain_refuses_newcomers_and_finishes_requests() {
-    let bed = Bed::start(|options| options.workers = 2);
+async fn a_drain_refuses_newcomers_and_finishes_requests(http1: Http1Path) {
+    let bed = Bed::start(http1, |options| options.workers = 2);
     let addr = bed.addr();
     let mut slow = bed.connect().await;
     slow.write_all(b"GET /gate HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
@@ -56,9 +64,8 @@ async fn a_drain_refuses_newcomers_and_finishes_requests() {
     assert_eq!(metric(&bed.metrics, "workers"), 0);
 }
 
-#[tokio::test]
-async fn a_drain_ends_when_its_time_is_over() {
-    let bed = Bed::start(|_| {});
+async fn a_drain_ends_when_its_time_is_over(http1: Http1Path) {
+    let bed = Bed::start(http1, |_| {});
     let mut stuck = bed.connect().await;
     stuck.write_all(b"GET /never HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
     bed.until("requests_in_flight", 1).await;
@@ -69,9 +76,8 @@ async fn a_drain_ends_when_its_time_is_over() {
     assert_eq!(metric(&bed.metrics, "requests_in_flight"), 0);
 }
 
-#[tokio::test]
-async fn requests_in_the_kernels_queue_are_answered() {
-    let bed = Bed::start(|_| {});
+async fn requests_in_the_kernels_queue_are_answered(http1: Http1Path) {
+    let bed = Bed::start(http1, |_| {});
     let addr = bed.addr();
     let mut queued = Vec::new();
     for _ in 0..8 {
@@ -88,9 +94,8 @@ async fn requests_in_the_kernels_queue_are_answered() {
     until_refused(addr).await;
 }
 
-#[tokio::test]
-async fn dropping_the_listener_stops_it_at_once() {
-    let bed = Bed::start(|_| {});
+async fn dropping_the_listener_stops_it_at_once(http1: Http1Path) {
+    let bed = Bed::start(http1, |_| {});
     let addr = bed.addr();
     let mut stuck = bed.connect().await;
     stuck.write_all(b"GET /never HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
@@ -113,11 +118,10 @@ async fn a_worker_that_dies_at_its_start_is_reported() {
     assert_eq!(metric(&metrics, "workers"), 0, "the others are stopped");
 }
 
-#[tokio::test]
-async fn connections_the_runtime_does_not_know_of_are_answered_before_the_socket_closes() {
+async fn connections_the_runtime_does_not_know_of_are_answered_before_the_socket_closes(http1: Http1Path) {
     // The worker is stuck in a request while clients queue and the drain begins, so it accepts them only
     // after that.
-    let bed = Bed::start(|_| {});
+    let bed = Bed::start(http1, |_| {});
     let mut blocker = bed.connect().await;
     blocker.write_all(b"GET /block HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
     bed.until("requests_in_flight", 1).await;
@@ -137,9 +141,8 @@ async fn connections_the_runtime_does_not_know_of_are_answered_before_the_socket
     assert_eq!(soon(drained).await.unwrap().unwrap().aborted, 0);
 }
 
-#[tokio::test]
-async fn a_worker_that_does_not_answer_is_left_behind() {
-    let bed = Bed::start(|_| {});
+async fn a_worker_that_does_not_answer_is_left_behind(http1: Http1Path) {
+    let bed = Bed::start(http1, |_| {});
     let mut blocker = bed.connect().await;
     blocker.write_all(b"GET /block HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
     bed.until("requests_in_flight", 1).await;
