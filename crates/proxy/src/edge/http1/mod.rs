@@ -220,3 +220,6 @@ impl Drop for UnderWay<'_> {
         self.cells.requests_in_flight.add(-1);
     }
 }
+
+#[cfg(test)]
+mod tests;

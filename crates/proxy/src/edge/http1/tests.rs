@@ -1,0 +1,90 @@
+//! What cannot be seen from outside: who holds a buffer, and who is woken.
+
+use std::future::poll_fn;
+
+use http_body_util::BodyExt as _;
+use tokio::io::{AsyncWriteExt as _, DuplexStream, duplex};
+
+use super::*;
+use crate::http1::head::FIELDS_MAX;
+use crate::metrics::Metrics;
+
+/// A stream that cannot say when it is readable, and so is asked.
+impl Transport for DuplexStream {
+    fn poll_readable(&mut self, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+const BOUNDS: Bounds = Bounds { bytes_max: 64 << 10, fields_max: FIELDS_MAX };
+
+fn wire() -> (DuplexStream, Rc<Wire<DuplexStream>>) {
+    let (client, server) = duplex(1 << 20);
+    let metrics = Metrics::new("test", Vec::new()).unwrap().worker(0);
+    let wire = Wire::new(server, b"", ConnectionClock::new(false), metrics, Duration::from_secs(30));
+    (client, Rc::new(wire))
+}
+
+/// The next head, if it is there.
+async fn head(wire: &Wire<DuplexStream>) -> Option<Next> {
+    poll_fn(|cx| {
+        Poll::Ready(match wire.poll_head(cx, BOUNDS) {
+            Poll::Ready(next) => Some(next),
+            Poll::Pending => None,
+        })
+    })
+    .await
+}
+
+fn holds_a_buffer(wire: &Wire<DuplexStream>) -> bool {
+    wire.state.borrow().input.capacity() > 0
+}
+
+#[tokio::test]
+async fn a_connection_holds_a_buffer_only_while_there_is_something_in_it() {
+    let (mut client, wire) = wire();
+    assert!(head(&wire).await.is_none() && !holds_a_buffer(&wire), "idle");
+    client.write_all(b"PUT /a HTTP/1.1\r\nhost: x\r\n").await.unwrap();
+    assert!(head(&wire).await.is_none() && holds_a_buffer(&wire), "half a head");
+    client.write_all(b"content-length: 6\r\n\r\nab").await.unwrap();
+    assert!(matches!(head(&wire).await, Some(Next::Head(_))) && holds_a_buffer(&wire), "a piece of a body");
+
+    let mut body = Body::from(ClientBody::new(&wire));
+    assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "ab");
+    assert!(!holds_a_buffer(&wire), "the rest of the body is not here");
+    client.write_all(b"cdefGET /b").await.unwrap();
+    assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "cdef");
+    assert!(body.frame().await.is_none() && holds_a_buffer(&wire), "the next request has begun");
+    client.write_all(b" HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    assert!(matches!(head(&wire).await, Some(Next::Head(_))) && !holds_a_buffer(&wire), "under way");
+}
+
+#[tokio::test]
+async fn a_body_that_outlives_its_request_reads_nothing_of_the_next() {
+    let (mut client, wire) = wire();
+    let request = b"PUT /a HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\nab";
+    client.write_all(&request.repeat(2)).await.unwrap();
+    assert!(head(&wire).await.is_some());
+    let mut first = Body::from(ClientBody::new(&wire));
+    assert_eq!(first.frame().await.unwrap().unwrap().into_data().unwrap(), "ab");
+    assert!(head(&wire).await.is_some());
+    let mut second = Body::from(ClientBody::new(&wire));
+    assert!(http_body::Body::is_end_stream(&first));
+    assert!(first.frame().await.unwrap().is_err(), "it is of another request");
+    drop(first);
+    assert!(wire.state.borrow().body_held, "nor does its end say anything of the other");
+    assert_eq!(second.frame().await.unwrap().unwrap().into_data().unwrap(), "ab");
+}
+
+#[tokio::test]
+async fn what_comes_ahead_is_read_up_to_one_buffer() {
+    let (mut client, wire) = wire();
+    client.write_all(b"GET /a HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    assert!(head(&wire).await.is_some());
+    client.write_all(&vec![b'x'; 200_000]).await.unwrap();
+    for _ in 0..5 {
+        assert!(poll_fn(|cx| Poll::Ready(wire.poll_broken(cx))).await.is_pending());
+    }
+    let held = wire.state.borrow().input.len();
+    assert!((1..=64 << 10).contains(&held), "{held} bytes");
+}
