@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ringway_gossip::{Keyring, KeyringFile};
-use ringway_proxy::edge::{CertificateFiles, EdgeOptions, TlsOptions};
+use ringway_proxy::edge::{CertificateFiles, EdgeOptions, Http1Path, TlsOptions};
 
 use crate::problem::echo;
 use crate::section::{Field, Section};
@@ -260,6 +260,7 @@ pub(super) fn edge(root: &Section<'_>, listen: SocketAddr) -> EdgeOptions {
     edge.tls = tls(root);
     let keys = [
         "workers",
+        "http1",
         "header_timeout",
         "idle_timeout",
         "body_idle_timeout",
@@ -273,6 +274,11 @@ pub(super) fn edge(root: &Section<'_>, listen: SocketAddr) -> EdgeOptions {
     let Some(section) = root.section("edge", &keys) else { return edge };
     let because = "one thread each, with its own listening socket; 0 means one per core";
     section.count("workers", &mut edge.workers, 0..=ringway_proxy::edge::WORKERS_MAX as u64, because);
+    let because = "`own` refuses with 400 what hyper lets through and could be read in two ways, and idle connections hold no buffer";
+    let paths = [("own", Http1Path::Own), ("hyper", Http1Path::Hyper)];
+    if let Some(http1) = section.choice("http1", &paths, because) {
+        edge.http1 = http1;
+    }
     let because = "a client that sends its head more slowly is cut off, so that slow ones cannot use up the connections";
     section.time("header_timeout", &mut edge.header_timeout, MS..=HOUR, because);
     let because = "a connection without a request costs memory";
