@@ -19,6 +19,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::task::coop::has_budget_remaining;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -28,7 +29,7 @@ use super::http1::{self as own, DateCache, SILENT_GRACE, Transport, Wire};
 use super::options::{EdgeOptions, HYPER_HEADERS_MAX, Http1Path};
 use super::request::{RequestBody, ResponseBody};
 use super::timing::{ConnectionClock, Limits, Sniffed, Timed};
-use super::worker::EdgeService;
+use super::worker::{EdgeService, Layers};
 use super::{ConnectionInfo, WorkerService};
 use crate::body::{Body, BoxError};
 use crate::metrics::WorkerMetrics;
@@ -148,7 +149,7 @@ pub(super) async fn serve<S: WorkerService>(
     tcp: TcpStream,
     peer: SocketAddr,
     worker: Rc<Connections<S>>,
-    layers: impl EdgeService,
+    layers: Layers<impl EdgeService>,
 ) -> ConnectionEnd {
     let mut phase = PhaseGuard::new(worker.metrics.clone());
     let mut drain = worker.drain.watch();
@@ -174,7 +175,7 @@ pub(super) async fn serve_opened<T: Transport, S: WorkerService>(
     sniffed: Sniffed,
     info: ConnectionInfo,
     worker: Rc<Connections<S>>,
-    layers: impl EdgeService,
+    layers: Layers<impl EdgeService>,
     drain: DrainWatch,
 ) -> ConnectionEnd {
     if !info.http2 && worker.options.http1 == Http1Path::Own {
@@ -185,7 +186,7 @@ pub(super) async fn serve_opened<T: Transport, S: WorkerService>(
     let service = {
         let (worker, clock) = (Rc::clone(&worker), Rc::clone(&clock));
         service_fn(move |request| {
-            respond(request, info, Rc::clone(&worker), Rc::clone(&clock), layers.clone())
+            respond(request, info, Rc::clone(&worker), Rc::clone(&clock), layers.service.clone())
         })
     };
     // Boxed, so that the connections of our own path do not have the size of hyper's.
@@ -204,7 +205,7 @@ async fn serve_http1<T: Transport, S: WorkerService>(
     first: &[u8],
     info: ConnectionInfo,
     worker: &Connections<S>,
-    layers: impl EdgeService,
+    layers: Layers<impl EdgeService>,
     drain: DrainWatch,
 ) -> ConnectionEnd {
     let clock = ConnectionClock::new(false);
@@ -232,7 +233,8 @@ async fn open<S>(
         return Ok((Stream::Plain(tcp), protocol, sniffed));
     };
     let tls = tls.current();
-    let handshake = TlsAcceptor::from(Arc::clone(&tls.config)).accept(tcp);
+    // Boxed: a handshake is large, and a connection without one keeps no room for it.
+    let handshake = Box::pin(TlsAcceptor::from(Arc::clone(&tls.config)).accept(tcp));
     let failed = |failure: HandshakeFailure| {
         WorkerCells::count(&worker.metrics.cells.handshake_failures, failure);
         ConnectionEnd::Handshake
@@ -394,6 +396,8 @@ async fn drive<C: Serving>(
     let mut alarm = pin!(sleep_until(Instant::now() + limits.shortest()));
     let mut finishing: Option<ConnectionEnd> = None;
     let mut give_up_at = None;
+    // The alarm has this task's waker. To look at it costs a load, to poll it much more, and each request polls twice.
+    let mut armed = false;
     poll_fn(|cx| {
         loop {
             if let Poll::Ready(end) = connection.as_mut().poll_end(cx) {
@@ -412,10 +416,17 @@ async fn drive<C: Serving>(
                 && at < alarm.deadline()
             {
                 alarm.as_mut().reset(at);
+                armed = false;
             }
+            if armed && !alarm.is_elapsed() {
+                return Poll::Pending;
+            }
+            // A task that has used up its turn is polled again, and the timer does not note its waker.
+            armed = has_budget_remaining();
             if alarm.as_mut().poll(cx).is_pending() {
                 return Poll::Pending;
             }
+            armed = false;
             let now = Instant::now();
             match due {
                 Some((at, ConnectionEnd::IdleTimeout)) if at <= now && finishing.is_none() => {

@@ -13,7 +13,7 @@ use super::drain::Drain;
 use super::http1::Transport;
 use super::options::EdgeOptions;
 use super::timing::Sniffed;
-use super::worker::edge_layers;
+use super::worker::{Layers, edge_layers};
 use super::{ConnectionInfo, WorkerService};
 use crate::headers::no_connection;
 use crate::metrics::WorkerMetrics;
@@ -35,7 +35,7 @@ where
     S: WorkerService,
 {
     let service = Rc::new(service);
-    let layers = edge_layers(Rc::clone(&service), options.concurrency_max);
+    let layers = Layers::new(edge_layers(Rc::clone(&service), options.concurrency_max));
     let drain = Rc::new(Drain::default());
     let watch = drain.watch();
     let worker = Connections::new(Arc::new(options), None, metrics, drain, service);

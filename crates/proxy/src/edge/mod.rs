@@ -12,6 +12,7 @@ mod listen;
 mod memory;
 mod options;
 mod request;
+mod slots;
 mod timing;
 mod worker;
 

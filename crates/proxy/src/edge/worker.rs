@@ -22,6 +22,7 @@ use super::connection::{self, Connections};
 use super::drain::Drain;
 use super::listen::LISTEN_BACKLOG;
 use super::options::EdgeOptions;
+use super::slots::Slots;
 use super::{ConnectionInfo, Drained, WorkerFailure, WorkerId, WorkerService};
 use crate::body::{Body, BoxError};
 use crate::clock;
@@ -142,7 +143,7 @@ async fn serve<S: WorkerService>(
     metrics: WorkerMetrics,
 ) -> Drained {
     let options = &context.options;
-    let layers = edge_layers(Rc::clone(&service), options.concurrency_max);
+    let layers = Layers::new(edge_layers(Rc::clone(&service), options.concurrency_max));
     let drain = Rc::new(Drain::default());
     let shared = Connections::new(
         Arc::clone(options),
@@ -190,7 +191,26 @@ pub(super) fn edge_layers<S: WorkerService>(service: Rc<S>, concurrency_max: usi
     LoadShed::new(ConcurrencyLimit::new(innermost, concurrency_max))
 }
 
-/// The layered service as connections use it: each request takes a clone; all clones share one limit.
+/// The layered service, and room for what it does for the requests of all connections.
+pub(super) struct Layers<L: EdgeService> {
+    pub(super) service: L,
+    pub(super) slots: Rc<Slots<L::Future>>,
+}
+
+impl<L: EdgeService> Layers<L> {
+    pub(super) fn new(service: L) -> Self {
+        Self { service, slots: Slots::new() }
+    }
+}
+
+impl<L: EdgeService> Clone for Layers<L> {
+    fn clone(&self) -> Self {
+        Self { service: self.service.clone(), slots: Rc::clone(&self.slots) }
+    }
+}
+
+/// The layered service as connections use it: each connection, and for hyper each request, takes a clone; all clones share
+/// one limit.
 pub(super) trait EdgeService:
     tower::Service<
         (Request<Body>, ConnectionInfo),

@@ -12,7 +12,7 @@ mod response;
 mod wire;
 
 use std::future::poll_fn;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -23,8 +23,9 @@ use tokio::time::{Instant, timeout};
 
 use super::connection::{Connections, Serving};
 use super::request::{LEFTOVER_BYTES_MAX, LEFTOVER_TIME};
+use super::slots::Running;
 use super::timing::ConnectionClock;
-use super::worker::EdgeService;
+use super::worker::{EdgeService, Layers};
 use super::{ConnectionInfo, WorkerService};
 use crate::body::Body;
 use crate::metrics::worker::{ConnectionEnd, EdgeRejection, WorkerCells};
@@ -64,7 +65,7 @@ pub(super) async fn serve<T: Transport, S: WorkerService>(
     wire: Rc<Wire<T>>,
     info: ConnectionInfo,
     worker: &Connections<S>,
-    mut layers: impl EdgeService,
+    mut layers: Layers<impl EdgeService>,
 ) -> ConnectionEnd {
     let bounds =
         Bounds { bytes_max: worker.options.header_bytes_max, fields_max: worker.options.headers_max };
@@ -100,7 +101,7 @@ async fn exchange<T: Transport, S: WorkerService>(
     head: Head,
     info: ConnectionInfo,
     worker: &Connections<S>,
-    layers: &mut impl EdgeService,
+    layers: &mut Layers<impl EdgeService>,
 ) -> Result<bool, ConnectionEnd> {
     let Head { request, facts, extent } = head;
     let _under_way = UnderWay::begin(&worker.metrics.cells, &wire.clock);
@@ -111,8 +112,8 @@ async fn exchange<T: Transport, S: WorkerService>(
     let request = request.map(|()| body);
 
     // Never waits: the outermost layer sheds load.
-    let _ = poll_fn(|cx| layers.poll_ready(cx)).await;
-    let answered = while_connected(wire, pin!(layers.call((request, info)))).await?;
+    let _ = poll_fn(|cx| layers.service.poll_ready(cx)).await;
+    let answered = while_connected(wire, layers.slots.run(layers.service.call((request, info)))).await?;
     let mut response = answered.unwrap_or_else(|_overloaded| {
         // The innermost service cannot fail: an error is load shed's refusal.
         WorkerCells::count(&worker.metrics.cells.edge_rejections, EdgeRejection::Concurrency);
@@ -130,9 +131,9 @@ async fn exchange<T: Transport, S: WorkerService>(
 /// Waits for the service, unless the connection breaks first.
 async fn while_connected<T: Transport, O>(
     wire: &Wire<T>,
-    mut service: Pin<&mut impl Future<Output = O>>,
+    mut service: Running<impl Future<Output = O>>,
 ) -> Result<O, ConnectionEnd> {
-    poll_fn(|cx| match service.as_mut().poll(cx) {
+    poll_fn(|cx| match Pin::new(&mut service).poll(cx) {
         Poll::Ready(answer) => Poll::Ready(Ok(answer)),
         Poll::Pending => wire.poll_broken(cx).map(|()| Err(ConnectionEnd::Broken)),
     })

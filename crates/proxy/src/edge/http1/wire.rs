@@ -73,6 +73,10 @@ struct Scan {
 }
 
 /// What a connection's wait for a request ended with.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly all are heads, and a box would cost each an allocation"
+)]
 pub(super) enum Next {
     Head(Head),
     Refused(Refusal, HeadOnly),

@@ -74,7 +74,7 @@ async fn what_is_not_http_is_400_and_the_end_of_the_connection(http1: Http1Path)
 
 /// How many answers there are in a text.
 fn answers(text: &str) -> usize {
-    let begins = |(at, _): (usize, &str)| text[at..].as_bytes().get(9).is_some_and(u8::is_ascii_digit);
+    let begins = |(at, _): (usize, &str)| text.as_bytes().get(at + 9).is_some_and(u8::is_ascii_digit);
     text.match_indices("HTTP/1.1 ").filter(|found| begins(*found)).count()
 }
 
