@@ -12,7 +12,7 @@ use ringway_topology::{
 };
 
 use super::*;
-use crate::edge::EdgeOptions;
+use crate::edge::{EdgeOptions, Http1Path};
 use crate::hints::ClaimHints;
 use crate::options::{RouteOptions, RoutingOptions};
 
@@ -42,6 +42,11 @@ fn node() -> (SocketAddr, mpsc::Receiver<String>) {
 }
 
 fn proxy(node: SocketAddr) -> (Proxy, watch::Sender<u64>) {
+    let (proxy, version, _) = proxy_on(Http1Path::default(), node);
+    (proxy, version)
+}
+
+fn proxy_on(http1: Http1Path, node: SocketAddr) -> (Proxy, watch::Sender<u64>, Metrics) {
     let settings = ClusterSettings {
         name: ClusterName::new("test").unwrap(),
         partitions: PartitionCount::new(16).unwrap(),
@@ -72,11 +77,11 @@ fn proxy(node: SocketAddr) -> (Proxy, watch::Sender<u64>) {
     };
     let routes = vec![RouteOptions::path("/kv/{key}", "key").unwrap()];
     let options = ProxyOptions {
-        edge: EdgeOptions { workers: 1, ..EdgeOptions::default() },
+        edge: EdgeOptions { workers: 1, http1, ..EdgeOptions::default() },
         routing: RoutingOptions { routes, ..RoutingOptions::default() },
     };
     let metrics = Metrics::new("test", vec!["/kv/{key}".to_owned()]).unwrap();
-    (Proxy::start(options, feed, &metrics).unwrap(), version)
+    (Proxy::start(options, feed, &metrics).unwrap(), version, metrics)
 }
 
 /// Sends bytes and reads until the proxy closes or has sent `until`.
@@ -125,8 +130,15 @@ fn expect_100_continue_is_answered_and_the_body_follows() {
 
 #[test]
 fn what_must_not_be_forwarded_is_400_and_the_end_of_the_connection() {
+    for http1 in [Http1Path::Own, Http1Path::Hyper] {
+        refuses_what_must_not_be_forwarded(http1);
+    }
+}
+
+/// Whoever refuses it, the edge or the router: the answer and the count are the same.
+fn refuses_what_must_not_be_forwarded(http1: Http1Path) {
     let (addr, seen) = node();
-    let (proxy, _version) = proxy(addr);
+    let (proxy, _version, metrics) = proxy_on(http1, addr);
     for (what, head) in [
         ("no host", "GET /kv/a HTTP/1.1\r\n\r\n"),
         ("two hosts", "GET /kv/a HTTP/1.1\r\nhost: a\r\nhost: a\r\n\r\n"),
@@ -144,6 +156,10 @@ fn what_must_not_be_forwarded_is_400_and_the_end_of_the_connection() {
         assert!(answer.starts_with("HTTP/1.1 400 "), "{what}: {answer}");
         assert_eq!(answer.matches("HTTP/1.1").count(), 1, "{what}: {answer}");
         assert!(answer.contains("\"reason\":\"malformed_request\""), "{what}: {answer}");
+        let status = format!("proxy-status: {}; error=http_request_error", proxy.pseudonym());
+        assert!(answer.to_ascii_lowercase().contains(&status), "{what}: {answer}");
     }
+    let counted = metrics.encode().unwrap();
+    assert!(counted.contains("ringway_errors_total{reason=\"malformed_request\"} 4"), "{counted}");
     assert!(seen.try_recv().is_err(), "nothing reached the node");
 }
