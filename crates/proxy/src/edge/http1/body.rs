@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::io::{self, IoSlice};
-use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
@@ -10,7 +9,7 @@ use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 use thiserror::Error;
 
-use super::wire::{State, Transport, Wire};
+use super::wire::{State, Transport, Wire, leave};
 use crate::body::BoxError;
 use crate::edge::request::Pause;
 use crate::http1::buffers::{self, Buffer};
@@ -117,7 +116,10 @@ impl<T: Transport> Source for Wire<T> {
         if state.request != request {
             return Poll::Ready(Some(Err(BodyError::Gone)));
         }
-        let polled = ready!(state.poll_frame(cx));
+        let Poll::Ready(polled) = state.poll_frame(cx) else {
+            leave(&mut state.reader, cx);
+            return Poll::Pending;
+        };
         if state.upload.is_over() {
             // The connection's task may watch the stream again; this one's poll may be its own.
             if let Some(server) = state.server.take_if(|server| !server.will_wake(cx.waker())) {
@@ -130,7 +132,8 @@ impl<T: Transport> Source for Wire<T> {
     fn left(&self, request: u64) -> Option<SizeHint> {
         let state = self.state.borrow();
         match state.upload {
-            _ if state.request != request => None,
+            // Cut off, or its owner would know that it had ended.
+            _ if state.request != request => Some(SizeHint::default()),
             Upload::Over => None,
             Upload::Length(left) => Some(SizeHint::with_exact(left)),
             Upload::Chunked(_) | Upload::Broken(_) => Some(SizeHint::default()),
@@ -192,21 +195,20 @@ impl<T: Transport> State<T> {
             self.interim = Interim::Unwanted;
         }
         loop {
-            let stream = Pin::new(&mut self.stream);
             self.interim = match self.interim {
                 Interim::Unwanted => return,
                 Interim::Wanted => Interim::Writing(0),
                 Interim::Writing(written) => {
-                    match stream.poll_write_vectored(cx, &[IoSlice::new(&CONTINUE[written..])]) {
+                    match self.poll_write(cx, &[IoSlice::new(&CONTINUE[written..])]) {
                         Poll::Pending => return,
-                        Poll::Ready(Ok(more)) if more > 0 && written + more < CONTINUE.len() => {
+                        Poll::Ready(Ok(more)) if written + more < CONTINUE.len() => {
                             Interim::Writing(written + more)
                         }
-                        Poll::Ready(Ok(more)) if more > 0 => Interim::Flushing,
-                        Poll::Ready(_) => Interim::Unwanted,
+                        Poll::Ready(Ok(_)) => Interim::Flushing,
+                        Poll::Ready(Err(_)) => Interim::Unwanted,
                     }
                 }
-                Interim::Flushing => match stream.poll_flush(cx) {
+                Interim::Flushing => match self.poll_flush(cx) {
                     Poll::Pending => return,
                     Poll::Ready(_) => Interim::Unwanted,
                 },
@@ -219,7 +221,7 @@ impl<T: Transport> State<T> {
 pub(crate) struct ClientBody {
     source: Rc<dyn Source>,
     request: u64,
-    /// It ended, or broke: what the connection reads now is not of it.
+    /// It ended, or broke: what the connection reads from now on is not of it.
     ended: bool,
     pause: Pause,
 }
@@ -245,7 +247,7 @@ impl ClientBody {
         }
         if let Poll::Ready(frame) = self.source.poll_body(self.request, cx) {
             self.pause.end();
-            self.ended = !matches!(frame, Some(Ok(_)));
+            self.ended = !matches!(frame, Some(Ok(_))) || self.source.left(self.request).is_none();
             return Poll::Ready(frame.map(|frame| frame.map_err(Into::into)));
         }
         let idle = ready!(self.pause.poll_expired(cx));

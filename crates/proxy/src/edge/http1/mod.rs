@@ -38,12 +38,12 @@ pub(super) use response::DateCache;
 pub(super) use wire::{SILENT_GRACE, Transport, Wire};
 
 /// A connection that is served, as [`super::connection`] drives it.
-pub(super) struct Served<'a, T, F> {
+pub(super) struct Served<'a, T: Transport, F> {
     serving: Pin<&'a mut F>,
     wire: &'a Wire<T>,
 }
 
-impl<'a, T, F> Served<'a, T, F> {
+impl<'a, T: Transport, F> Served<'a, T, F> {
     /// `serving` is [`serve`] of `wire`.
     pub(super) fn new(serving: Pin<&'a mut F>, wire: &'a Wire<T>) -> Self {
         Self { serving, wire }
@@ -57,6 +57,12 @@ impl<T: Transport, F: Future<Output = ConnectionEnd>> Serving for Served<'_, T, 
 
     fn finish(self: Pin<&mut Self>) {
         self.wire.finish();
+    }
+}
+
+impl<T: Transport, F> Drop for Served<'_, T, F> {
+    fn drop(&mut self) {
+        self.wire.hang_up();
     }
 }
 

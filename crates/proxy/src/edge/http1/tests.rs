@@ -3,7 +3,7 @@
 use std::future::poll_fn;
 
 use http_body_util::BodyExt as _;
-use tokio::io::{AsyncWriteExt as _, DuplexStream, duplex};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
 
 use super::*;
 use crate::http1::head::FIELDS_MAX;
@@ -70,10 +70,43 @@ async fn a_body_that_outlives_its_request_reads_nothing_of_the_next() {
     assert!(head(&wire).await.is_some());
     let mut second = Body::from(ClientBody::new(&wire));
     assert!(http_body::Body::is_end_stream(&first));
-    assert!(first.frame().await.unwrap().is_err(), "it is of another request");
+    assert!(first.frame().await.is_none(), "what is there is of another request");
     drop(first);
     assert!(wire.state.borrow().body_held, "nor does its end say anything of the other");
     assert_eq!(second.frame().await.unwrap().unwrap().into_data().unwrap(), "ab");
+}
+
+#[tokio::test]
+async fn a_connection_that_is_over_is_closed_whoever_holds_a_body() {
+    let (mut client, wire) = wire();
+    client.write_all(b"PUT /a HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\na").await.unwrap();
+    assert!(head(&wire).await.is_some());
+    let mut body = Body::from(ClientBody::new(&wire));
+    assert!(body.frame().await.unwrap().is_ok());
+    let reader = tokio::task::LocalSet::new();
+    let reading = reader.spawn_local(async move {
+        let cut = body.frame().await.unwrap().is_err();
+        cut && body.frame().await.is_none()
+    });
+    reader
+        .run_until(async {
+            tokio::task::yield_now().await;
+            wire.hang_up();
+            assert!(reading.await.unwrap(), "it is told that there is no more");
+        })
+        .await;
+    assert_eq!(client.read(&mut [0]).await.unwrap(), 0, "closed");
+}
+
+#[tokio::test]
+async fn a_body_that_was_cut_off_does_not_look_ended() {
+    let (mut client, wire) = wire();
+    client.write_all(b"PUT /a HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\na").await.unwrap();
+    assert!(head(&wire).await.is_some());
+    let mut body = Body::from(ClientBody::new(&wire));
+    wire.hang_up();
+    assert!(!http_body::Body::is_end_stream(&body));
+    assert!(body.frame().await.unwrap().is_err());
 }
 
 #[tokio::test]

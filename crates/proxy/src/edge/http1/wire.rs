@@ -45,7 +45,8 @@ pub(in crate::edge) struct Wire<T> {
 
 /// What is borrowed for the length of one poll.
 pub(super) struct State<T> {
-    pub(super) stream: T,
+    /// `None` once the connection is over, though a body may still know this.
+    stream: Option<T>,
     /// What was read and not yet taken.
     pub(super) input: Buffer,
     /// The client will send nothing any more.
@@ -58,6 +59,8 @@ pub(super) struct State<T> {
     pub(super) interim: Interim,
     /// The connection's task, to be told when it may read again.
     pub(super) server: Option<Waker>,
+    /// The task that waits for the body, to be told when there will be no more of it.
+    pub(super) reader: Option<Waker>,
     scan: Scan,
 }
 
@@ -101,7 +104,7 @@ impl<T: Transport> Wire<T> {
             input.extend_from_slice(first);
         }
         let state = State {
-            stream,
+            stream: Some(stream),
             input,
             read_closed: false,
             upload: Upload::Over,
@@ -109,6 +112,7 @@ impl<T: Transport> Wire<T> {
             body_held: false,
             interim: Interim::Unwanted,
             server: None,
+            reader: None,
             scan: Scan::default(),
         };
         Self { state: RefCell::new(state), clock, metrics, pause_max, finishing: Cell::new(false) }
@@ -117,6 +121,19 @@ impl<T: Transport> Wire<T> {
     /// Asks the connection to end after the request under way; poll it afterwards.
     pub(in crate::edge) fn finish(&self) {
         self.finishing.set(true);
+    }
+
+    /// The connection is over: closes the socket, whoever still holds a body, and tells them.
+    pub(super) fn hang_up(&self) {
+        // Not borrowed, unless a panic unwinds.
+        let Ok(mut state) = self.state.try_borrow_mut() else { return };
+        state.stream = None;
+        state.request += 1;
+        let reader = state.reader.take();
+        drop(state);
+        if let Some(reader) = reader {
+            reader.wake();
+        }
     }
 
     /// Waits for a whole head.
@@ -156,7 +173,8 @@ impl<T: Transport> Wire<T> {
     pub(super) fn poll_broken(&self, cx: &mut Context<'_>) -> Poll<()> {
         let state = &mut *self.state.borrow_mut();
         if state.body_held && !state.upload.is_over() {
-            state.remember(cx);
+            // Whoever ends the upload, in another task, tells this one.
+            leave(&mut state.server, cx);
             return Poll::Pending;
         }
         // What comes behind the request waits for its turn, as far as the buffer holds it.
@@ -172,26 +190,22 @@ impl<T: Transport> Wire<T> {
 
     /// Writes some of the slices, at least one byte.
     pub(super) fn poll_write(&self, cx: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        let stream = &mut self.state.borrow_mut().stream;
-        let outcome = match slices {
-            [one] => Pin::new(stream).poll_write(cx, one),
-            several => Pin::new(stream).poll_write_vectored(cx, several),
-        };
+        let outcome = self.state.borrow_mut().poll_write(cx, slices);
         self.clock.wrote(&outcome);
-        match outcome {
-            Poll::Ready(Ok(0)) => Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-            outcome => outcome,
-        }
+        outcome
     }
 
     pub(super) fn poll_flush(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let outcome = Pin::new(&mut self.state.borrow_mut().stream).poll_flush(cx);
+        let outcome = self.state.borrow_mut().poll_flush(cx);
         self.clock.wrote(&outcome);
         outcome
     }
 
     pub(super) fn poll_shutdown(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let outcome = Pin::new(&mut self.state.borrow_mut().stream).poll_shutdown(cx);
+        let outcome = match &mut self.state.borrow_mut().stream {
+            Some(stream) => Pin::new(stream).poll_shutdown(cx),
+            None => Poll::Ready(Ok(())),
+        };
         self.clock.wrote(&outcome);
         outcome
     }
@@ -291,14 +305,37 @@ impl<T: Transport> State<T> {
 
     /// Reads what has come, into a borrowed buffer; 0 when the client is done sending.
     pub(super) fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let Some(stream) = &mut self.stream else {
+            return Poll::Ready(Err(io::ErrorKind::NotConnected.into()));
+        };
         if self.input.capacity() == 0 {
-            ready!(self.stream.poll_readable(cx))?;
+            ready!(stream.poll_readable(cx))?;
         }
         self.input.ensure(1);
-        let outcome = pin!(self.stream.read_buf(&mut *self.input)).poll(cx);
+        let outcome = pin!(stream.read_buf(&mut *self.input)).poll(cx);
         self.input.release_if_empty();
         self.read_closed |= matches!(outcome, Poll::Ready(Ok(0)));
         outcome
+    }
+
+    /// Writes some of the slices, at least one byte.
+    pub(super) fn poll_write(
+        &mut self,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let Some(stream) = &mut self.stream else {
+            return Poll::Ready(Err(io::ErrorKind::NotConnected.into()));
+        };
+        let written = match slices {
+            [one] => ready!(Pin::new(stream).poll_write(cx, one)),
+            several => ready!(Pin::new(stream).poll_write_vectored(cx, several)),
+        };
+        Poll::Ready(if matches!(written, Ok(0)) { Err(io::ErrorKind::WriteZero.into()) } else { written })
+    }
+
+    pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.stream.as_mut().map_or(Poll::Ready(Ok(())), |stream| Pin::new(stream).poll_flush(cx))
     }
 
     /// A connection that finishes and has nothing from its client ends; at once, if it has served its client before.
@@ -312,12 +349,12 @@ impl<T: Transport> State<T> {
         }
         Poll::Ready(Next::Over(ConnectionEnd::Finished))
     }
+}
 
-    /// Leaves word for whoever ends the upload in another task.
-    fn remember(&mut self, cx: &Context<'_>) {
-        if !self.server.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
-            self.server = Some(cx.waker().clone());
-        }
+/// Leaves a task's waker, unless it is there.
+pub(super) fn leave(place: &mut Option<Waker>, cx: &Context<'_>) {
+    if !place.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+        *place = Some(cx.waker().clone());
     }
 }
 

@@ -146,6 +146,21 @@ async fn sizes_and_versions_have_statuses_of_their_own() {
 }
 
 #[tokio::test]
+async fn no_reset_overtakes_the_last_answer() {
+    let bed = own();
+    for request in [
+        format!("GET /a HTTP/1.1\r\n\r\n{}", "x".repeat(60_000)),
+        format!("PUT /connection HTTP/1.1\r\nhost: x\r\ncontent-length: 80000\r\n\r\n{}", "x".repeat(60_000)),
+    ] {
+        let mut stream = bed.connect().await;
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        soon(stream.read_to_string(&mut answer)).await.unwrap().expect("an end in order, and no reset");
+        assert!(answer.contains("connection: close"), "{answer}");
+    }
+}
+
+#[tokio::test]
 async fn http_1_0_gets_what_it_can_read() {
     let bed = own();
     let answer = undated(&bed.exchange("GET /a HTTP/1.0\r\n\r\n").await);
