@@ -237,6 +237,10 @@ impl WorkerService for Puppet {
                 self.gate.clone().wait_for(|open| *open).await.unwrap();
                 Response::new(size.to_string().into())
             }
+            "/aside" => {
+                tokio::task::spawn_local(request.into_body().collect());
+                pending().await
+            }
             "/read" => match request.into_body().collect().await {
                 Ok(body) => Response::new(body.to_bytes().len().to_string().into()),
                 Err(error) => {

@@ -81,21 +81,67 @@ async fn a_connection_that_is_over_is_closed_whoever_holds_a_body() {
     let (mut client, wire) = wire();
     client.write_all(b"PUT /a HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\na").await.unwrap();
     assert!(head(&wire).await.is_some());
+    let _body = ClientBody::new(&wire);
+    wire.hang_up();
+    let mut byte = [0];
+    let closed = timeout(Duration::from_secs(10), client.read(&mut byte)).await.expect("it is closed");
+    assert_eq!(closed.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn whoever_waits_for_a_body_is_told_that_its_connection_is_over() {
+    let first = b"PUT /a HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\n";
+    let metrics = Metrics::new("test", Vec::new()).unwrap().worker(0);
+    let clock = ConnectionClock::new(false);
+    let wire = Rc::new(Wire::new(Mute, first, clock, metrics, Duration::from_secs(30)));
+    assert!(poll_fn(|cx| Poll::Ready(wire.poll_head(cx, BOUNDS).is_ready())).await);
     let mut body = Body::from(ClientBody::new(&wire));
-    assert!(body.frame().await.unwrap().is_ok());
     let reader = tokio::task::LocalSet::new();
     let reading = reader.spawn_local(async move {
         let cut = body.frame().await.unwrap().is_err();
         cut && body.frame().await.is_none()
     });
-    reader
-        .run_until(async {
+    let told = reader.run_until(async {
+        while wire.state.borrow().reader.is_none() {
             tokio::task::yield_now().await;
-            wire.hang_up();
-            assert!(reading.await.unwrap(), "it is told that there is no more");
-        })
-        .await;
-    assert_eq!(client.read(&mut [0]).await.unwrap(), 0, "closed");
+        }
+        wire.hang_up();
+        reading.await.unwrap()
+    });
+    assert!(timeout(Duration::from_secs(10), told).await.expect("it is woken"));
+}
+
+/// A stream that never says anything, nor wakes anybody.
+struct Mute;
+
+impl Transport for Mute {
+    fn poll_readable(&mut self, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Poll::Pending
+    }
+}
+
+impl tokio::io::AsyncRead for Mute {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        _: &mut tokio::io::ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        Poll::Pending
+    }
+}
+
+impl tokio::io::AsyncWrite for Mute {
+    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<std::io::Result<usize>> {
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
 }
 
 #[tokio::test]

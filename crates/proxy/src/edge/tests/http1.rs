@@ -300,6 +300,26 @@ async fn a_broken_connection_drops_its_request() {
     bed.until("connections_ended_total{cause=\"broken\"}", 2).await;
 }
 
+/// The service waits for something else while another task reads the body to its end: the connection must learn of it.
+#[tokio::test]
+async fn a_connection_is_watched_again_once_its_body_is_read() {
+    const LONG: Duration = Duration::from_secs(3_600);
+    let bed = Bed::start(Http1Path::Own, |options| {
+        options.header_timeout = LONG;
+        options.idle_timeout = LONG;
+        options.body_idle_timeout = LONG;
+    });
+    let mut stream = bed.connect().await;
+    stream.write_all(b"PUT /aside HTTP/1.1\r\nhost: x\r\ncontent-length: 3\r\n\r\n").await.unwrap();
+    bed.until("requests_in_flight", 1).await;
+    stream.write_all(b"abc").await.unwrap();
+    // Read by then, or not: the reset is to be seen either way.
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
+    drop(stream);
+    bed.until("requests_in_flight", 0).await;
+}
+
 /// The upstream's task reads the body; the connection learns from it that it may read again.
 async fn a_body_read_in_another_task_frees_the_connection(http1: Http1Path) {
     let bed = Bed::start(http1, |_| {});
