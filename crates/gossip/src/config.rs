@@ -30,8 +30,8 @@ pub struct Config {
     pub suspicion_beta: u32,
     /// K: independent accusers that bring a suspicion down to its shortest. *Range*: 0 to 8. *Default*: 2.
     pub suspicion_confirmations: u32,
-    /// Do not declare anybody dead while we ourselves seem slow or deaf. *Default*: on. Off only in tests
-    /// that show what it is for.
+    /// Do not declare anybody dead while we ourselves seem slow or deaf, or while so many are doubted at once that the
+    /// network seems to be in two parts. *Default*: on. Off only in tests that show what it is for.
     pub expiry_gate: bool,
     /// Largest local health score: timers stretch up to this + 1 times. *Range*: 0 to 32. *Default*: 8.
     pub health_max: u32,

@@ -208,17 +208,24 @@ impl Gossip {
     }
 
     /// A suspicion ran out. The expiry gate: who is slow or deaf itself does not pass the verdict yet, as the
-    /// refutation may be what it did not hear.
+    /// refutation may be what it did not hear; nor does anybody while so many are doubted that a network in two parts is likelier.
     pub(crate) fn on_suspicion_expired(&mut self, now: Duration, slot: Slot) {
         let Some(member) = self.members.at(slot) else { return };
         let Some(suspicion) = member.suspicion else { return };
         let (gate_end, judged) = (suspicion.gate_end(), suspicion.is_judged());
         let gated = self.is_deaf_or_woke(now) || self.health > 0 && !judged;
-        if self.config.expiry_gate && now < gate_end && gated {
-            self.stats.expiries_gated += 1;
+        let (doubted, members) = (self.members.suspect_count(), self.members.live_count());
+        // Others' verdicts do not count here: they see no more of the network than we.
+        let held = now < suspicion.verdict_not_before(doubted, members);
+        if self.config.expiry_gate && now < gate_end && (gated || held) {
+            self.stats.expiries_gated += u64::from(gated);
+            self.stats.expiries_held += u64::from(held);
             let again = (now + self.config.probe_interval).min(gate_end);
             self.timers.set(Timer::Suspicion(slot), again);
-            self.ask_for_verdicts(now);
+            // What nobody passes is not asked for.
+            if !held {
+                self.ask_for_verdicts(now);
+            }
             return;
         }
         // It may have refuted long ago, and its word was lost on the way here. It has a last one.

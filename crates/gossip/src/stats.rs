@@ -82,6 +82,8 @@ counters! {
     warnings,
     /// Suspicions whose end was put off by the expiry gate.
     expiries_gated,
+    /// Suspicions whose end was put off since so many members were doubted at once: the network may be in two parts.
+    expiries_held,
     /// Members declared dead by our own clock.
     expiries,
     /// Times we refuted an accusation against ourselves.

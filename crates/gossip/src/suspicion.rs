@@ -8,6 +8,21 @@ use std::time::Duration;
 
 use crate::config::Config;
 
+/// With fewer members in doubt at once their number says nothing of the network: a rack or a few machines may be a large share
+/// of a small group, whose takeovers shall not wait. So it matters from some 170 members on.
+const DOUBTED_AT_ONCE_MIN: usize = 64;
+/// With more than this share of all members in doubt, in percent, it is counted first how many there will be. A quarter that is
+/// slow or gone has less in doubt when its first verdicts fall; of half a group of a thousand 26 are by then.
+const COUNT_PERCENT: usize = 24;
+/// How long it is counted, in shortest suspicions from the beginning of each: then most of those out of reach were probed.
+const COUNT_SHORTEST: u32 = 2;
+/// With more than this share in doubt, in percent, it is rather the network that is at fault. More than a third: one zone of
+/// three may be lost, and is not half a network.
+const NETWORK_PERCENT: usize = 37;
+
+const _: () =
+    assert!(COUNT_PERCENT < NETWORK_PERCENT && 3 * NETWORK_PERCENT > 100 + 10 && 2 * NETWORK_PERCENT < 100);
+
 /// One suspicion against one member.
 #[derive(Debug, Clone)]
 pub(crate) struct Suspicion {
@@ -97,6 +112,19 @@ impl Suspicion {
     pub(crate) fn gate_end(&self) -> Duration {
         self.started + self.longest
     }
+
+    /// When its verdict may be passed, for all that the number of those doubted at the same time says: so many of so many that
+    /// are not dead. At once, unless the fault may be the network's. *Cost*: O(1).
+    pub(crate) fn verdict_not_before(&self, doubted: usize, members: usize) -> Duration {
+        let more_than = |percent: usize| doubted * 100 > members * percent;
+        if doubted < DOUBTED_AT_ONCE_MIN || !more_than(COUNT_PERCENT) {
+            self.started
+        } else if more_than(NETWORK_PERCENT) {
+            self.gate_end()
+        } else {
+            self.started + self.shortest * COUNT_SHORTEST
+        }
+    }
 }
 
 /// α·max(1, log10 n)·probe interval.
@@ -132,6 +160,27 @@ mod tests {
         assert!(suspicion.confirm(&"e".into()));
         assert_eq!(suspicion.deadline(), S(101), "2K others agree");
         assert!(!suspicion.confirm(&"f".into()), "more are not wanted");
+    }
+
+    #[test]
+    fn the_more_are_doubted_at_once_the_longer_a_verdict_waits() {
+        let suspicion = Suspicion::new(&Config::default(), S(100), 1_000, "a".into());
+        let (at_once, counted, held) = (S(100), S(100 + 12), S(100 + 72));
+        for (doubted, members, expected) in [
+            (1, 1_000, at_once),
+            (240, 1_000, at_once),
+            (241, 1_000, counted),
+            (370, 1_000, counted),
+            (371, 1_000, held),
+            (1_000, 1_000, held),
+            // Few are never too many.
+            (63, 64, at_once),
+            (64, 128, held),
+            (2, 3, at_once),
+        ] {
+            assert_eq!(suspicion.verdict_not_before(doubted, members), expected, "{doubted} of {members}");
+        }
+        assert!(suspicion.gate_end() == held);
     }
 
     #[test]

@@ -271,6 +271,11 @@ impl Members {
         self.live.len() + 1
     }
 
+    /// Members that are suspect. *Cost*: O(1), as the table keeps their suspicions apart.
+    pub(crate) fn suspect_count(&self) -> usize {
+        self.suspicions.len()
+    }
+
     /// Everybody with the hashes of their names, bucket by bucket.
     pub(crate) fn keys(&self) -> impl Iterator<Item = (u64, Slot)> {
         (0..BUCKETS).flat_map(|bucket| self.in_bucket(bucket))

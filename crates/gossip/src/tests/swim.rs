@@ -1,5 +1,7 @@
 //! SWIM and Lifeguard, by section of the papers.
 
+use std::time::Duration;
+
 use super::harness::*;
 use crate::merge::Source;
 use crate::probe::Doubted;
@@ -370,5 +372,87 @@ fn whom_bad_health_keeps_from_a_verdict_asks_and_joins_in_that_of_others() {
         let verdict = said("n009", State::Dead, "n002", 9);
         gossip.hear(expires, &verdict, Source::Exchange { spread: true });
         assert_eq!(gossip.timers.deadline(Timer::Suspicion(slot)), Some(expires));
+    });
+}
+
+/// A member that knows `members`, itself included, of whom five others each doubt the first `doubted`.
+fn crowd(members: usize, doubted: usize) -> Cluster {
+    let mut crowd = Cluster::empty(1);
+    crowd.add(&name(0), 1, 0, &Make::default());
+    crowd.with(0, |gossip, now| {
+        for host in 1..members {
+            gossip.hear(now, &said(&name(host), State::Alive, "", host), Source::News);
+        }
+        for host in 1..=doubted {
+            for by in (members - 5..members).map(name) {
+                gossip.hear(now, &said(&name(host), State::Suspect, &by, host), Source::News);
+            }
+        }
+    });
+    crowd
+}
+
+/// Whether that member declares the first one dead so long after it was doubted, when all it has to wait for is their number.
+fn passes_verdict(crowd: &mut Cluster, after: Duration) -> bool {
+    crowd.with(0, |gossip, now| {
+        let slot = gossip.members.find("n001").unwrap();
+        let now = now + after;
+        gossip.last_heard = now;
+        let hellos = gossip.stats().hellos;
+        // The first time it is told, the second time it is over.
+        gossip.on_suspicion_expired(now, slot);
+        gossip.on_suspicion_expired(now, slot);
+        gossip.check_invariants();
+        let passed = gossip.member("n001").unwrap().state == State::Dead;
+        assert_eq!(gossip.stats().expiries_held, if passed { 0 } else { 2 });
+        assert_eq!((gossip.stats().expiries_gated, gossip.stats().hellos), (0, hellos), "nobody is asked");
+        passed
+    })
+}
+
+#[test]
+fn gate_with_half_of_all_in_doubt_the_verdict_waits_for_the_longest_suspicion() {
+    // Among 300: 2.5 s with five accusers, 5 s at the shortest, 59.5 s at the longest.
+    for (after, passed) in [(S(3), false), (S(10), false), (S(59), false), (S(60), true)] {
+        assert_eq!(passes_verdict(&mut crowd(300, 150), after), passed, "{after:?}");
+    }
+}
+
+#[test]
+fn gate_a_zone_of_three_is_given_up_as_soon_as_it_is_clear_that_it_is_not_half() {
+    // As far as the doubts have come when the first verdicts fall, and when nobody has passed one.
+    assert!(passes_verdict(&mut crowd(300, 72), S(3)), "at once");
+    for (after, passed) in [(S(3), false), (S(9), false), (S(10), true)] {
+        assert_eq!(passes_verdict(&mut crowd(300, 100), after), passed, "{after:?}");
+    }
+}
+
+#[test]
+fn gate_few_members_are_given_up_at_once_however_large_a_share_they_are() {
+    for (members, doubted) in [(8, 2), (64, 58), (127, 63)] {
+        assert!(passes_verdict(&mut crowd(members, doubted), S(3)), "{doubted} of {members}");
+    }
+    assert!(!passes_verdict(&mut crowd(128, 64), S(3)));
+}
+
+#[test]
+fn gate_what_keeps_a_verdict_is_how_many_are_doubted_now_and_nobody_elses_verdict() {
+    let mut half = crowd(300, 150);
+    half.with(0, |gossip, now| {
+        gossip.hear(now, &said("n001", State::Dead, "n299", 1), Source::Exchange { spread: true });
+    });
+    assert!(!passes_verdict(&mut half, S(10)), "somebody's verdict by exchange is a doubt");
+    let mut refuted = crowd(300, 150);
+    refuted.with(0, |gossip, now| {
+        for host in 2..=60 {
+            let id = name(host);
+            let alive = Update { incarnation: 1, ..said(&id, State::Alive, "", host) };
+            gossip.hear(now, &alive, Source::News);
+        }
+    });
+    assert!(passes_verdict(&mut refuted, S(10)), "91 are left");
+    half.with(0, |gossip, now| {
+        gossip.hear(now, &said("n001", State::Dead, "n299", 1), Source::News);
+        assert_eq!(gossip.member("n001").unwrap().state, State::Dead, "one that is told as news is believed");
     });
 }

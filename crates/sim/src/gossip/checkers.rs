@@ -205,6 +205,15 @@ impl Checkers {
         }
     }
 
+    /// The run is over, in which nobody that lives was to be declared dead, in trouble or not: how often somebody was.
+    /// *Rule*: [`Rule::FalseDeath`].
+    pub fn spared(&mut self, at: Duration, declared: f64) {
+        if declared > 0.0 {
+            let what = format!("{declared} times somebody who lives was held for dead, who was to be spared");
+            self.violated(Rule::FalseDeath, at, what);
+        }
+    }
+
     /// The bound for agreement has passed: pairs that are wrong, and different states among those that are up.
     /// *Rule*: [`Rule::Disagreement`].
     pub fn agreement(&mut self, at: Duration, wrong: (u64, u64), states: usize) {
@@ -289,6 +298,17 @@ mod tests {
         checkers.said(S(103), 0, Note::Expired(1));
         checkers.said(S(206), 2, Note::Dead(0));
         assert_eq!((fired(&checkers), checkers.count(Rule::FalseDeath)), (Some(Rule::FalseDeath), 2));
+    }
+
+    #[test]
+    fn who_is_to_be_spared_is_declared_dead_by_nobody_even_while_it_is_cut_off() {
+        let mut checkers = all_well();
+        checkers.cut_off(S(10), 1);
+        checkers.said(S(11), 0, Note::Expired(1));
+        checkers.spared(S(60), 0.0);
+        assert_eq!(fired(&checkers), None);
+        checkers.spared(S(60), 1.0);
+        assert_eq!((fired(&checkers), checkers.count(Rule::FalseDeath)), (Some(Rule::FalseDeath), 1));
     }
 
     #[test]

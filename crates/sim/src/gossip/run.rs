@@ -101,6 +101,7 @@ pub fn run<P: Protocol>(scenario: &Scenario, options: &Options) -> Outcome {
         next_key: records as u32,
         keys: None,
         told_within: scenario.told_within,
+        spares: scenario.spares_among.is_some_and(|among| nodes >= among),
         told_from: Duration::ZERO,
         world,
     };
@@ -133,6 +134,8 @@ struct Stage<P: Protocol> {
     /// The keys that were given last, and which change that was.
     keys: Option<(u64, &'static [u8])>,
     told_within: Duration,
+    /// Nobody that lives may be declared dead, whatever is wrong with it.
+    spares: bool,
     /// Before that nobody is asked whether it was told of a crash.
     told_from: Duration,
     world: World<P>,
@@ -339,6 +342,9 @@ impl<P: Protocol> Stage<P> {
         let mut samples = std::mem::take(&mut world.meters).finish();
         let declared = samples.entry(Metric::LivingDeclared).or_default();
         *declared = vec![declared.iter().fold(0.0, |sum, it| sum + it)];
+        if self.spares {
+            world.checkers.spared(world.now, declared[0]);
+        }
         let counts = BTreeMap::from([
             ("bytes sent", world.sent_bytes_of_all()),
             ("message delivered", world.history.messages()),

@@ -91,6 +91,8 @@ pub struct Scenario {
     pub news_late: Duration,
     /// A crash is known to everybody who is well within this.
     pub told_within: Duration,
+    /// Among so many or more, nobody that lives is declared dead by anybody.
+    pub spares_among: Option<usize>,
     /// Everybody agrees so long after the last that happens; then the run ends.
     pub agrees_within: Duration,
 }
@@ -113,6 +115,12 @@ const MIXTURE_NODES_MIN: usize = 24;
 pub const SLOW_MEMBERS: [usize; 4] = [1, 4, 13, 32];
 /// For how many seconds they are slow.
 pub const SLOW_SECONDS: [u64; 3] = [8, 16, 33];
+/// Everybody knows who was in a zone that is gone.
+const THIRD_TOLD_WITHIN: Duration = Duration::from_secs(45);
+/// Among so many a cut of [`SPLIT_SECONDS`] is shorter than the longest suspicion, and who is behind it is spared.
+const SPLIT_SPARES_AMONG: usize = 1_024;
+/// For how long halves are apart.
+const SPLIT_SECONDS: u64 = 60;
 /// Datagrams lost where loss is what matters, in parts per million.
 const LOSS_PPM: u32 = 200_000;
 
@@ -132,6 +140,7 @@ impl Scenario {
             timeline: Vec::new(),
             news_late: Duration::ZERO,
             told_within: S(30),
+            spares_among: None,
             agrees_within: S(30),
         }
     }
@@ -170,11 +179,12 @@ fn crashes() -> Vec<Scenario> {
         .at(S(2), Act::Crash(Who::Some(1)));
     let many =
         new("crash-tenth", "a tenth of all members crashes at once").at(S(0), Act::Crash(Who::Percent(10)));
-    // Who is slow may doubt as long as the longest suspicion lasts.
-    [quarter, many].into_iter().fold(vec![crash], |mut all, scenario| {
-        all.push(Scenario { told_within: S(90), agrees_within: S(90), ..scenario });
-        all
-    })
+    let third = new("crash-third", "a third of all members crashes at once: one of three zones")
+        .at(S(0), Act::Crash(Who::Percent(33)));
+    // Who is slow may doubt as long as the longest suspicion lasts. Where nobody is, a doubt that lasted so long would be
+    // found: among a thousand that is more than a minute.
+    let bound = |time, scenario| Scenario { told_within: time, agrees_within: time, ..scenario };
+    vec![crash, bound(S(90), quarter), bound(S(90), many), bound(THIRD_TOLD_WITHIN, third)]
 }
 
 /// Slow members by number and time; paused ones; slow ones whose inboxes overflow.
@@ -214,7 +224,8 @@ fn bad_networks() -> Vec<Scenario> {
         .at(S(60), Act::Weather(FAIR));
     let split = new("split", "half of the members cannot reach the other half for 60 s")
         .at(S(0), Act::Cut { who: Who::Percent(50), one_way: false })
-        .at(S(60), Act::Mend);
+        .at(S(SPLIT_SECONDS), Act::Mend);
+    let split = Scenario { spares_among: Some(SPLIT_SPARES_AMONG), ..split };
     let mute = new("one-way", "what a twentieth of all members sends is lost for 20 s")
         .at(S(0), Act::Cut { who: Who::Percent(5), one_way: true })
         .at(S(20), Act::Mend);
