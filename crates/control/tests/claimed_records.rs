@@ -19,6 +19,7 @@ use ringway_control::{
     Binding, BindingRecord, BootstrapRecord, KeptKeys, MemberKind, MemberRecord, NodeRecord, Nonce, Order,
     OrderPhase, Pause, RecordProblem, StartRecord,
 };
+use ringway_gossip::wire::record_bytes;
 use ringway_gossip::{KEYS_MAX, Key, KeyMark, Keyring, RECORD_VALUE_BYTES_MAX};
 use ringway_topology::settings::EPSILON_PPM_DEFAULT;
 use ringway_topology::{
@@ -303,6 +304,27 @@ fn the_bytes_are_those_of_the_documentation() {
     ];
     let shown: Vec<(&str, String)> = records.iter().map(|(key, bytes)| (key.as_str(), hex(bytes))).collect();
     CONTROL.shows("records", &shown);
+}
+
+#[test]
+fn a_claim_takes_the_room_that_is_reckoned_with() {
+    for (owners, name_bytes) in [(1, 1), (3, 10), (5, 10), (REPLICAS_MAX, 63)] {
+        let owner = |at: usize| {
+            let name = format!("{at}{}", "n".repeat(name_bytes - 1));
+            Owner { node: node(&name), store: StoreId(u128::MAX) }
+        };
+        let claim = Claim {
+            partition: Partition(65_535),
+            epoch: Epoch(10_000),
+            owners: (0..owners).map(owner).collect(),
+            end: Position { epoch: Epoch(100), seq: 100 },
+        };
+        let value = claim::encode(&claim).len();
+        let takes = record_bytes(&claim::key(claim.partition), claim.epoch.0, value);
+        let reckoned = claim::bytes_of(owners, name_bytes);
+        // The length of a short value is a byte.
+        assert_eq!(takes, if value < 128 { reckoned - 1 } else { reckoned }, "{owners} × {name_bytes}");
+    }
 }
 
 #[test]

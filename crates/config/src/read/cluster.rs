@@ -17,7 +17,7 @@ use crate::section::{Field, Section};
 use crate::settings::{NodeSettings, RouterSettings};
 
 /// Q when nothing is said: good to 64 nodes.
-const PARTITIONS_DEFAULT: u32 = 16_384;
+pub(super) const PARTITIONS_DEFAULT: u32 = 16_384;
 /// Zone of a node that names none.
 const ZONE_DEFAULT: &str = "default";
 /// Most nodes one bootstrap list can name.

@@ -3,11 +3,14 @@
 use std::time::Duration;
 
 use ringway_control::ownership::Timing;
-use ringway_control::records::BOOTSTRAP_NODES_MAX;
+use ringway_control::records::{BOOTSTRAP_NODES_MAX, claim};
+use ringway_gossip::RECORDS_BYTES_MAX;
 use ringway_kv::{Durability, KvOptions};
 use ringway_proxy::RoutingOptions;
-use ringway_topology::{ClusterSettings, Ownership};
+use ringway_topology::ids::NAME_BYTES_MAX;
+use ringway_topology::{ClusterSettings, Ownership, REPLICAS_MAX};
 
+use super::cluster::PARTITIONS_DEFAULT;
 use super::network::Network;
 use crate::section::Section;
 use crate::settings::{ImportSettings, NodeSettings};
@@ -21,6 +24,10 @@ const GIB: u64 = 1 << 30;
 
 /// Most partitions with claims.
 const PARTITIONS_MAX: u32 = 65_536;
+
+// With the partitions that nobody chose, any names and any number of replicas fit.
+const _: () =
+    assert!(PARTITIONS_DEFAULT as usize * claim::bytes_of(REPLICAS_MAX, NAME_BYTES_MAX) <= RECORDS_BYTES_MAX);
 
 /// So many asks must fit into a lease, or one lost packet ends it.
 const ASKS_PER_LEASE_MIN: u32 = 3;
@@ -228,6 +235,11 @@ fn bounds_of_claims(root: &Section<'_>, cluster: &ClusterSettings, node: Option<
         .because("every partition has a claim that all members hold and compare")
         .remedy(format!("write {PARTITIONS_MAX} or less: it is good to {} nodes", PARTITIONS_MAX / 256));
     }
+    if let Some(node) = node
+        && partitions <= PARTITIONS_MAX
+    {
+        room_for_claims(root, partitions, cluster.replicas, node);
+    }
     let first = node.map_or(0, |node| node.bootstrap.len());
     if first > BOOTSTRAP_NODES_MAX {
         root.refuse_in("node", "bootstrap", format!("names {first} nodes"))
@@ -235,6 +247,37 @@ fn bounds_of_claims(root: &Section<'_>, cluster: &ClusterSettings, node: Option<
             .because("the cluster is formed by one record that names all of them")
             .remedy("form it of fewer nodes; the others join it through `gossip.seeds`");
     }
+}
+
+/// Whether the claims of all partitions fit among the records of gossip, if every owner has the longest name that is known
+/// here. A warning only: the others' names may be shorter, and a partition that never changed hands has no claim.
+fn room_for_claims(root: &Section<'_>, partitions: u32, replicas: u8, node: &NodeSettings) {
+    let (partitions, replicas) = (partitions as usize, usize::from(replicas));
+    let names = node.bootstrap.iter().chain([&node.id]);
+    let longest = names.map(|name| name.as_str().len()).max().unwrap_or(0);
+    let claim = claim::bytes_of(replicas, longest);
+    if partitions * claim <= RECORDS_BYTES_MAX {
+        return;
+    }
+    let fit = RECORDS_BYTES_MAX / claim;
+    let fewer = 1usize << fit.ilog2();
+    let shorter = (RECORDS_BYTES_MAX / partitions).saturating_sub(claim::bytes_of(replicas, 0)) / replicas;
+    let mebibytes = |bytes: usize| bytes as f64 / f64::from(1 << 20);
+    root.warn_in(
+        "cluster",
+        "partitions",
+        format!(
+            "the claims of {partitions} partitions with {replicas} owners each and names of {longest} bytes may take {:.1} MiB",
+            mebibytes(partitions * claim)
+        ),
+    )
+    .accepted(format!("claims of at most {} MiB in all: {fit} of {claim} bytes", RECORDS_BYTES_MAX >> 20))
+    .because(
+        "members tell each other every partition's claim; one that finds no room is refused, and routers learn of that move only when a node refuses them",
+    )
+    .remedy(format!(
+        "write {fewer} or less before the first start, or name the nodes with at most {shorter} bytes, or keep fewer replicas"
+    ));
 }
 
 /// Who forms the cluster: nothing is served before every node of the list has accepted it.

@@ -7,8 +7,9 @@
 //!
 //! The claims of the first epoch are no records: everybody derives them from the bootstrap record.
 //!
-//! A claim of three owners with short names takes about 80 bytes with its key. Gossip holds
-//! [`RECORDS_BYTES_MAX`](ringway_gossip::RECORDS_BYTES_MAX) of records: 65,536 claims of up to 190 bytes each.
+//! A claim of three owners with short names takes about 80 bytes with its key ([`bytes_of`]). Gossip holds
+//! [`RECORDS_BYTES_MAX`](ringway_gossip::RECORDS_BYTES_MAX) of records: 65,536 claims of up to 192 bytes each. Whether those
+//! of a cluster fit is checked in its configuration.
 
 use std::sync::Arc;
 
@@ -18,6 +19,19 @@ use super::codec::{Reader, put_number, put_text};
 use super::{FORMAT, RecordProblem};
 use crate::bootstrap::FIRST_EPOCH;
 use crate::ownership::{Claim, Position};
+
+/// Bytes of a claim's record beside its owners: a key with five digits, a version and a length of two bytes each, the format,
+/// the end and the count. Epochs and logs beyond 127 entries add a byte or two.
+pub const CLAIM_BYTES: usize = 20;
+/// Bytes of an owner in a claim beside its name.
+pub const OWNER_BYTES: usize = 17;
+
+/// About how much room the claim of a partition takes among the records of gossip, with so many owners whose names have so
+/// many bytes.
+#[must_use]
+pub const fn bytes_of(owners: usize, name_bytes: usize) -> usize {
+    CLAIM_BYTES + owners * (OWNER_BYTES + name_bytes)
+}
 
 /// Keys of claims start with this.
 pub const CLAIM_KEY_PREFIX: &str = "claim/";
