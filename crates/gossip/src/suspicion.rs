@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use crate::config::Config;
 
-/// With fewer members in doubt at once their number says nothing of the network: a rack or a few machines may be a large share
-/// of a small group, whose takeovers shall not wait. So it matters from some 170 members on.
+/// With fewer members in doubt at once their share says nothing of the network: of a small group a few machines that fail
+/// together are half, and that shall be told at once.
 const DOUBTED_AT_ONCE_MIN: usize = 64;
 /// With more than this share of all members in doubt, in percent, it is counted first how many there will be. A quarter that is
 /// slow or gone has less in doubt when its first verdicts fall; of half a group of a thousand 26 are by then.
