@@ -1,14 +1,15 @@
 //! The project's automation, as code: what continuous integration runs is what a person runs.
 //!
-//! `cargo xtask test | ci | tidy | sweep | sim-compare | instructions | long NAME`. The story: [`ci`] strings the steps
+//! `cargo xtask test | ci | tidy | sweep | sim-compare | instructions | peers | long NAME`. The story: [`ci`] strings the steps
 //! together, [`mod@test`] runs the tests and counts them, [`tidy`] checks what compilers do not, [`sim`] runs the simulator,
-//! [`instructions`] counts what a request costs, [`long`] is what takes longer than a coffee, and [`tools`] installs what any of
-//! them lacks.
+//! [`instructions`] counts what a request costs, [`peers`] runs other proxies beside ours, [`long`] is what takes longer than a
+//! coffee, and [`tools`] installs what any of them lacks.
 #![expect(clippy::print_stdout, reason = "a command line tool talks on stdout")]
 
 mod ci;
 mod instructions;
 mod long;
+mod peers;
 mod run;
 mod sim;
 mod test;
@@ -25,6 +26,8 @@ cargo xtask COMMAND
   sweep             simulated clusters in every kind of trouble: [--seeds N]
   sim-compare       our membership beside foca's, simulated: [--nodes N] [--seeds N]
   instructions      what a request costs the worker, beside what is written down: [--write]
+  peers             our proxy beside HAProxy, nginx, Envoy, Pingora and a bare forwarder, on one core each:
+                    [--rounds N] [--seconds S] [--only ROW,ROW] [--peers NAME,NAME]
   long NAME         a long run; without NAME, lists them";
 
 fn main() -> ExitCode {
@@ -37,6 +40,7 @@ fn main() -> ExitCode {
         ["sweep", rest @ ..] => sim::sweep(rest).map(|()| ExitCode::SUCCESS),
         ["sim-compare", rest @ ..] => sim::compare(rest).map(|()| ExitCode::SUCCESS),
         ["instructions", rest @ ..] => instructions::run(rest).map(|()| ExitCode::SUCCESS),
+        ["peers", rest @ ..] => peers::run(rest).map(|()| ExitCode::SUCCESS),
         ["long", rest @ ..] => long::run(rest).map(|()| ExitCode::SUCCESS),
         _ => {
             eprintln!("{USAGE}");

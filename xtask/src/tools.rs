@@ -161,34 +161,41 @@ fn promtool() -> Result<()> {
     if run::succeeds("promtool", &["--version"]) {
         return Ok(());
     }
-    let dir = target_dir().join("tools/prometheus");
-    fs::create_dir_all(&dir)?;
-    let download = || {
-        let mut command = run::command("apt-get", &["download", "prometheus"]);
-        command.current_dir(&dir);
-        run::check_command(command)
-    };
-    if download().is_err() {
-        privileged(&["apt-get", "update"])?;
-        download().context("put promtool (part of Prometheus) on the path by hand and try again")?;
-    }
-    let package = fs::read_dir(&dir)?
-        .filter_map(|entry| entry.ok().map(|entry| entry.path()))
-        .find(|path| path.extension().is_some_and(|ext| ext == "deb"))
-        .context("apt-get downloaded no package for prometheus")?;
-    let unpacked = dir.join("unpacked");
-    run::check("dpkg-deb", &["-x", &package.to_string_lossy(), &unpacked.to_string_lossy()])?;
-    fs::copy(unpacked.join("usr/bin/promtool"), bin_dir()?.join("promtool"))
-        .context("the prometheus package holds no usr/bin/promtool")?;
-    fs::remove_dir_all(&dir)?;
+    unpack_debian("prometheus", "usr/bin/promtool")
+        .context("put promtool (part of Prometheus) on the path by hand and try again")?;
     if !run::succeeds("promtool", &["--version"]) {
         bail!("the unpacked promtool does not run");
     }
     Ok(())
 }
 
+/// Takes one program out of a Debian package, and puts it on the tools' path; nothing is installed or started.
+pub(crate) fn unpack_debian(package: &str, program: &str) -> Result<()> {
+    let dir = target_dir().join("tools/unpacking").join(package);
+    fs::create_dir_all(&dir)?;
+    let download = || {
+        let mut command = run::command("apt-get", &["download", package]);
+        command.current_dir(&dir);
+        run::check_command(command)
+    };
+    if download().is_err() {
+        privileged(&["apt-get", "update"])?;
+        download()?;
+    }
+    let archive = fs::read_dir(&dir)?
+        .filter_map(|entry| entry.ok().map(|entry| entry.path()))
+        .find(|path| path.extension().is_some_and(|ext| ext == "deb"))
+        .with_context(|| format!("apt-get downloaded no package for {package}"))?;
+    let unpacked = dir.join("unpacked");
+    run::check("dpkg-deb", &["-x", &archive.to_string_lossy(), &unpacked.to_string_lossy()])?;
+    let name = Path::new(program).file_name().context("a program has a name")?;
+    fs::copy(unpacked.join(program), bin_dir()?.join(name))
+        .with_context(|| format!("the package {package} holds no {program}"))?;
+    fs::remove_dir_all(&dir).with_context(|| dir.display().to_string())
+}
+
 /// Installs Debian packages; the package lists are fetched when the first try fails.
-fn apt_install(packages: &[&str]) -> Result<()> {
+pub(crate) fn apt_install(packages: &[&str]) -> Result<()> {
     let install: Vec<&str> =
         ["apt-get", "install", "-y", "--no-install-recommends"].iter().chain(packages).copied().collect();
     if privileged(&install).is_err() {
@@ -209,7 +216,8 @@ fn privileged(words: &[&str]) -> Result<()> {
     run::check_command(command)
 }
 
-fn bin_dir() -> Result<std::path::PathBuf> {
+/// Where programs are put that were not installed; [`run::command`] looks there first.
+pub(crate) fn bin_dir() -> Result<std::path::PathBuf> {
     let dir = target_dir().join("tools/bin");
     fs::create_dir_all(&dir).with_context(|| format!("creating {}", dir.display()))?;
     debug_assert!(root().is_absolute(), "the tools' path must not depend on the working directory");

@@ -26,19 +26,29 @@ pub(crate) fn run() -> Result<()> {
     Ok(())
 }
 
+/// Packages with workspaces of their own: `cargo fmt --all` does not come there.
+const FORMATTED_APART: [&str; 2] = ["benches/peers/Cargo.toml", "benches/peers/pingora/Cargo.toml"];
+
 /// The files that `cargo fmt` would change; it says so by their names and its exit code.
 fn unformatted() -> Result<Vec<String>> {
     tools::rust_component("rustfmt")?;
-    let output = run::command("cargo", &["fmt", "--all", "--", "--check", "-l"]).output()?;
-    let listing = String::from_utf8_lossy(&output.stdout);
-    let mut files: Vec<&str> = listing.lines().collect();
-    if files.is_empty() && !output.status.success() {
-        bail!("cargo fmt failed: {}", String::from_utf8_lossy(&output.stderr).trim_end());
+    let mut files = unformatted_of(&["fmt", "--all"])?;
+    for manifest in FORMATTED_APART {
+        files.extend(unformatted_of(&["fmt", "--manifest-path", manifest])?);
     }
     // A file that several test binaries include is listed for each of them.
     files.sort_unstable();
     files.dedup();
-    Ok(files.into_iter().map(|file| format!("{file}: run `cargo fmt --all`")).collect())
+    Ok(files.into_iter().map(|file| format!("{file}: run `cargo fmt` on its package")).collect())
+}
+
+fn unformatted_of(words: &[&str]) -> Result<Vec<String>> {
+    let output = run::command("cargo", &[words, &["--", "--check", "-l"]].concat()).output()?;
+    let files: Vec<String> = String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect();
+    if files.is_empty() && !output.status.success() {
+        bail!("cargo fmt failed: {}", String::from_utf8_lossy(&output.stderr).trim_end());
+    }
+    Ok(files)
 }
 
 /// A text file of the project.

@@ -9,6 +9,9 @@ use crate::tools::GIT_TRUSTS_CHECKOUT;
 /// A file this long has more than one meaning; split it by meaning. No exceptions.
 const LINES_MAX: usize = 900;
 
+/// Folders with workspaces of their own, which cannot inherit from ours.
+const APART: [&str; 2] = ["fuzz/", "benches/peers/"];
+
 /// The YAML library, as manifests and as sources name it.
 const YAML_LIBRARY: [&str; 2] = ["saphyr-parser", "saphyr_parser"];
 
@@ -39,7 +42,8 @@ fn file_problems(file: &ProjectFile) -> Vec<String> {
             }
         }
     }
-    if path.ends_with("Cargo.toml") && !path.starts_with("fuzz/") && file.text.contains("[package]") {
+    let has_own_workspace = APART.iter().any(|folder| path.starts_with(folder));
+    if path.ends_with("Cargo.toml") && !has_own_workspace && file.text.contains("[package]") {
         problems.extend(manifest_problem(path, &file.text));
     }
     let names_yaml = YAML_LIBRARY.iter().any(|name| file.text.contains(name));
@@ -87,6 +91,7 @@ mod tests {
     fn a_manifest_inherits_the_lints() {
         assert_eq!(problems_of("crates/a/Cargo.toml", "[package]\nname = \"a\"\n").len(), 1);
         assert_eq!(problems_of("crates/a/Cargo.toml", "[package]\n[lints]\nworkspace = true\n").len(), 0);
+        assert_eq!(problems_of("benches/peers/pingora/Cargo.toml", "[package]\nname = \"a\"\n").len(), 0);
     }
 
     #[test]
