@@ -189,6 +189,9 @@ fn check_http2(text: &str, requests: u64) -> Result<()> {
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Memory {
     pub(super) connections: usize,
+    /// Open, and never used.
+    pub(super) open: f64,
+    /// Waiting after a request.
     pub(super) idle: f64,
     pub(super) in_flight: f64,
 }
@@ -200,7 +203,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// How long after all of them were sent it is looked at; the backends let them wait longer.
 const LOOK_FOR: Duration = Duration::from_secs(6);
 
-/// Opens thousands of connections; idle, then with a request on each that waits.
+/// Opens thousands of connections; asks once on each; then lets a request wait on each.
 ///
 /// # Errors
 /// As [`run`].
@@ -212,6 +215,10 @@ pub(super) fn memory(stage: &Stage<'_>, proxy: &Proxy, connections: usize) -> Re
     let hold = Load::Own { kind: "hold", connections, body: 128, rate: None };
     let words = own_words(stage, proxy.address, hold, Front::Plain, Length::Requests(1))?;
     let mut load = Talking::start(stage.machine, "load", &words)?;
+    load.hear("open")?;
+    sleep(SETTLE);
+    let open = proxy.running.resident_kib();
+    load.go()?;
     load.hear("ready")?;
     sleep(SETTLE);
     let idle = proxy.running.resident_kib();
@@ -225,7 +232,12 @@ pub(super) fn memory(stage: &Stage<'_>, proxy: &Proxy, connections: usize) -> Re
     }
     load.hear("result")?;
     let per_connection = |kib: u64| kib.saturating_sub(empty) as f64 / connections as f64;
-    Ok(Memory { connections, idle: per_connection(idle), in_flight: per_connection(most) })
+    Ok(Memory {
+        connections,
+        open: per_connection(open),
+        idle: per_connection(idle),
+        in_flight: per_connection(most),
+    })
 }
 
 #[cfg(test)]

@@ -157,7 +157,7 @@ impl<'a> Stage<'a> {
             }
             Peer::HaProxy => {
                 let file = self.configured("haproxy.cfg", name, front, address)?;
-                Ok(owned(&["haproxy", "-db", "-q", "-f", &file]))
+                Ok(owned(&["haproxy", "-db", "-f", &file]))
             }
             Peer::Nginx => {
                 let file = self.configured("nginx.conf", name, front, address)?;

@@ -406,9 +406,9 @@ mod tests {
         };
         let before = usage(&[(1, 1_000_000_000, 50, 50), (2, 7, 7, 7)]);
         // Thread 2 is gone, thread 3 is new.
-        let after = usage(&[(1, 3_000_000_000, 100, 200), (3, 2_000_000_000, 0, 200)]);
+        let after = usage(&[(1, 2_000_000_000, 100, 200), (3, 1_000_000_000, 0, 200)]);
         let (user, system) = after.since(&before);
-        assert!((user - 0.5).abs() < 1e-9 && (system - 3.5).abs() < 1e-9, "{user} {system}");
+        assert!((user - 0.25).abs() < 1e-9 && (system - 1.75).abs() < 1e-9, "{user} {system}");
         // Without the scheduler's figures, the ticks are all there is.
         let (user, system) = usage(&[(1, 0, 100, 200)]).since(&usage(&[(1, 0, 50, 50)]));
         assert!((user - 0.5).abs() < 1e-9 && (system - 1.5).abs() < 1e-9, "{user} {system}");

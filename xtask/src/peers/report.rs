@@ -7,7 +7,7 @@ use std::fs;
 use anyhow::Result;
 
 use super::Options;
-use super::load::Sample;
+use super::load::{Memory, Sample};
 use super::measure::Results;
 use super::peer::Peer;
 use super::row::{Load, Row};
@@ -74,7 +74,11 @@ fn head(page: &mut String, options: &Options, circumstances: &Circumstances) {
         page,
         "- Rounds: {rounds}, of {seconds} s for each peer and row, in another order each time"
     );
-    let said: Vec<String> = versions.iter().map(|(name, said)| format!("{name}: {said}")).collect();
+    // Most say their own name.
+    let version = |(name, said): (&String, &String)| {
+        if said.to_lowercase().contains(name.as_str()) { said.clone() } else { format!("{name} {said}") }
+    };
+    let said: Vec<String> = versions.iter().map(version).collect();
     let _ = writeln!(page, "- Versions: {}\n", said.join("; "));
 }
 
@@ -143,16 +147,11 @@ fn memory(page: &mut String, results: &Results) {
         return;
     }
     let _ = writeln!(page, "## {}\n", Row::Memory.title());
-    page.push_str("| | KiB, idle | KiB, in flight | connections |\n|---|---|---|---|\n");
+    page.push_str("| | KiB, never used | KiB, idle after a request | KiB, in flight | connections |\n|---|---|---|---|---|\n");
     for (peer, memory) in &results.memory {
-        let _ = writeln!(
-            page,
-            "| {} | {:.1} | {:.1} | {} |",
-            peer.name(),
-            memory.idle,
-            memory.in_flight,
-            memory.connections
-        );
+        let Memory { connections, open, idle, in_flight } = memory;
+        let _ =
+            writeln!(page, "| {} | {open:.1} | {idle:.1} | {in_flight:.1} | {connections} |", peer.name());
     }
     page.push('\n');
 }
@@ -180,7 +179,6 @@ fn instructions(page: &mut String, results: &Results) {
 mod tests {
     use super::*;
     use crate::peers::instructions::{Counted, Counter};
-    use crate::peers::load::Memory;
 
     fn results() -> Results {
         let sample = |cpu: f64| Sample {
@@ -199,7 +197,9 @@ mod tests {
                 .insert((Row::Small, peer), vec![sample(cpu), sample(2.0 * cpu), sample(3.0 * cpu)]);
         }
         results.samples.insert((Row::Http2, Peer::Ringway), vec![sample(16.0)]);
-        results.memory.insert(Peer::Ringway, Memory { connections: 5_000, idle: 13.5, in_flight: 28.04 });
+        results
+            .memory
+            .insert(Peer::Ringway, Memory { connections: 5_000, open: 2.0, idle: 13.5, in_flight: 28.04 });
         results.instructions.insert(Peer::Ringway, Ok(Counted { user: 20_000.0, kernel: None }));
         results.instructions.insert(Peer::Envoy, Err("Unrecognised instruction".to_owned()));
         results
@@ -228,7 +228,7 @@ mod tests {
             "| ringway | 32.00 | 8.00 | 24.00 | 0.80 | 1.60 | 10000 |",
             "| haproxy | 40.00 | 10.00 | 30.00 | 1.00 | 2.00 | 10000 |",
             "| CPU ÷ HAProxy, saturated | 0.80 | ≤ 0.9 | ≤ 0.75 | first release |",
-            "| ringway | 13.5 | 28.0 | 5000 |",
+            "| ringway | 2.0 | 13.5 | 28.0 | 5000 |",
             "| envoy | – (Unrecognised instruction) | – | – |",
             "| ringway | 20000 | – | – |",
             "Without floor: it forwards bytes of HTTP/1.1 only.",

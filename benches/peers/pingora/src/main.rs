@@ -52,7 +52,14 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let conf = ServerConf { threads: 1, upstream_keepalive_pool_size: IDLE_MAX, ..ServerConf::default() };
+    let conf = ServerConf {
+        threads: 1,
+        upstream_keepalive_pool_size: IDLE_MAX,
+        // By default it waits for minutes after SIGTERM.
+        grace_period_seconds: Some(0),
+        graceful_shutdown_timeout_seconds: Some(1),
+        ..ServerConf::default()
+    };
     let mut server = Server::new_with_opt_and_conf(None, conf);
     server.bootstrap();
     let mut service = http_proxy_service(&server.configuration, Ketama(Arc::new(balancer)));

@@ -110,17 +110,17 @@ impl Connection {
     }
 
     fn receive_tls(&mut self, chunk: &mut [u8]) -> Result<bool> {
-        let mut is_whole = false;
-        while let Some(tls) = &mut self.tls {
+        loop {
+            let Some(tls) = &mut self.tls else { return Ok(false) };
             match tls.read_tls(&mut self.stream) {
                 Ok(0) => bail!("the connection ended before the answer"),
                 Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(is_whole),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
                 Err(error) => return Err(error.into()),
             }
             tls.process_new_packets()?;
-            loop {
-                let Some(tls) = &mut self.tls else { break };
+            let mut is_whole = false;
+            while let Some(tls) = &mut self.tls {
                 match tls.reader().read(chunk) {
                     Ok(0) => bail!("the connection ended before the answer"),
                     Ok(length) => is_whole = self.take(&chunk[..length])?,
@@ -133,7 +133,6 @@ impl Connection {
                 return Ok(true);
             }
         }
-        Ok(is_whole)
     }
 
     /// Waits for the whole answer; for a connection that blocks.

@@ -6,7 +6,8 @@
 //! - `closed`: each connection sends the next request when the answer to the last has come.
 //! - `rate`: requests are due at fixed times whatever the answers do, and their latency counts from when they were due.
 //! - `handshakes`: each request has a connection and a full TLS handshake to itself.
-//! - `hold`: one request on each connection; then, on the next line, one on all of them at once that the backend lets wait.
+//! - `hold`: opens connections, and nothing else; on a line, one request on each; on the next, one on all of them at once that
+//!   the backend lets wait.
 
 mod connection;
 mod histogram;
@@ -293,17 +294,21 @@ fn handshakes(plan: &Plan) -> Result<()> {
     result(&times, started.elapsed())
 }
 
-/// First one request on each connection, one connection after the other; then all at once.
+/// No request; one on each connection, one connection after the other; one on all at once.
 fn hold(plan: &Plan) -> Result<()> {
     let (warm, waits) = (requests(plan.kind), requests(Kind::Waits));
     let mut chunk = vec![0; CHUNK];
     let mut connections = Vec::new();
-    for at in 0..plan.connections {
-        let mut connection = Connection::open(plan.target, plan.tls.as_ref(), plan.kind.body_bytes())?;
+    for _ in 0..plan.connections {
+        let connection = Connection::open(plan.target, plan.tls.as_ref(), plan.kind.body_bytes())?;
         connection.stream.set_read_timeout(Some(PATIENCE))?;
+        connections.push(connection);
+    }
+    say("open")?;
+    hear()?;
+    for (at, connection) in connections.iter_mut().enumerate() {
         connection.send(&warm[at % KEYS])?;
         connection.wait(&mut chunk)?;
-        connections.push(connection);
     }
     say("ready")?;
     hear()?;
