@@ -145,7 +145,21 @@ fn http2(machine: &Machine, proxy: &Proxy, length: Length) -> Result<Sample> {
     std::fs::write(&keys, lines)?;
     let (requests_text, connections) = (requests.to_string(), HTTP2_CONNECTIONS.to_string());
     let (streams, keys) = (HTTP2_STREAMS.to_string(), keys.to_string_lossy().into_owned());
-    let words = ["h2load", "-n", &requests_text, "-c", &connections, "-m", &streams, "-t", "1", "-i", &keys];
+    let words = [
+        "h2load",
+        "-n",
+        &requests_text,
+        "-c",
+        &connections,
+        "-m",
+        &streams,
+        "-t",
+        "1",
+        "-N",
+        "30s",
+        "-i",
+        &keys,
+    ];
     let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
     let before = proxy.running.usage();
     let started = now();

@@ -4,6 +4,7 @@ use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use rustls::client::Resumption;
@@ -14,6 +15,8 @@ use rustls::{ClientConfig, ClientConnection, RootCertStore};
 use crate::http;
 use crate::poll;
 
+/// Without an answer for so long, the run failed.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 /// The name that certificates are made out to.
 const SERVER: &str = "localhost";
 
@@ -54,6 +57,7 @@ impl Connection {
     pub(crate) fn open(target: SocketAddr, tls: Option<&Arc<ClientConfig>>, body: usize) -> Result<Self> {
         let mut stream = TcpStream::connect(target).with_context(|| format!("connecting to {target}"))?;
         stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
         let mut session = None;
         if let Some(config) = tls {
             let mut client = ClientConnection::new(Arc::clone(config), ServerName::try_from(SERVER)?)?;
@@ -138,9 +142,14 @@ impl Connection {
     /// Waits for the whole answer; for a connection that blocks.
     ///
     /// # Errors
-    /// As [`Self::receive`].
+    /// As [`Self::receive`]; or nothing comes.
     pub(crate) fn wait(&mut self, chunk: &mut [u8]) -> Result<()> {
-        while !self.receive(chunk)? {}
+        let started = Instant::now();
+        while !self.receive(chunk)? {
+            if started.elapsed() >= PATIENCE {
+                bail!("no answer for {PATIENCE:?}");
+            }
+        }
         Ok(())
     }
 

@@ -27,7 +27,7 @@ use crate::arguments::Arguments;
 use crate::http::{Kind, LARGE, SMALL};
 use crate::poll::Poll;
 
-use connection::Connection;
+use connection::{Connection, PATIENCE};
 use histogram::Histogram;
 
 /// Different keys that are asked for.
@@ -36,8 +36,6 @@ const KEYS: usize = 1_000;
 const WARM_UP: usize = 20;
 /// Read at once.
 const CHUNK: usize = 64 << 10;
-/// Without an answer for so long, the run failed.
-const PATIENCE: Duration = Duration::from_secs(30);
 const TIMER: usize = usize::MAX;
 
 struct Plan {
@@ -253,7 +251,6 @@ fn handshakes(plan: &Plan) -> Result<()> {
     let one = |at: u64, chunk: &mut [u8]| -> Result<Duration> {
         let started = Instant::now();
         let mut connection = Connection::open(plan.target, plan.tls.as_ref(), plan.kind.body_bytes())?;
-        connection.stream.set_read_timeout(Some(PATIENCE))?;
         connection.send(&requests[at as usize % KEYS])?;
         connection.wait(chunk)?;
         connection.close();
@@ -301,7 +298,6 @@ fn hold(plan: &Plan) -> Result<()> {
     let mut connections = Vec::new();
     for _ in 0..plan.connections {
         let connection = Connection::open(plan.target, plan.tls.as_ref(), plan.kind.body_bytes())?;
-        connection.stream.set_read_timeout(Some(PATIENCE))?;
         connections.push(connection);
     }
     say("open")?;
