@@ -3,6 +3,7 @@
 //! A request that a router sent is served here or refused; the engine says which. One that a client sent goes through
 //! this node's own router, like at any other node, and so gets its request id, its holds and its repeats from there.
 
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -55,7 +56,7 @@ enum Unserved {
 }
 
 impl<S: ReplicaStore> WorkerService for ClaimedService<S> {
-    async fn call(&self, request: Request<Body>, connection: ConnectionInfo) -> Response<Body> {
+    async fn call(self: Rc<Self>, request: Request<Body>, connection: ConnectionInfo) -> Response<Body> {
         let began = Instant::now();
         let method = MethodClass::from(request.method());
         let (response, counted) = self.answer(request, connection).await;

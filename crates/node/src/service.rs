@@ -1,5 +1,6 @@
 //! One request on the data listener of a node in derived ownership, from its head to its answer. Read it top-down.
 
+use std::rc::Rc;
 use std::sync::Arc;
 
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header, request};
@@ -32,7 +33,7 @@ struct Admitted {
 }
 
 impl<S: PartitionStore> WorkerService for NodeService<S> {
-    async fn call(&self, request: Request<Body>, connection: ConnectionInfo) -> Response<Body> {
+    async fn call(self: Rc<Self>, request: Request<Body>, connection: ConnectionInfo) -> Response<Body> {
         let began = Instant::now();
         let method = MethodClass::from(request.method());
         let (response, counted) = self.answer(request, connection).await;

@@ -171,8 +171,12 @@ impl Router {
     /// Dropping the future (the client went away) drops the attempt under way and closes its connection.
     ///
     /// *Cost*: no lock, no boxed future, no allocation but for the headers added and, with a body, its shared state.
-    pub async fn serve(&self, request: Request<Body>, connection: ConnectionInfo) -> Response<Body> {
-        serve_request(&self.core, request, connection).await
+    pub fn serve(
+        &self,
+        request: Request<Body>,
+        connection: ConnectionInfo,
+    ) -> impl Future<Output = Response<Body>> + use<> {
+        serve_request(Rc::clone(&self.core), request, connection)
     }
 
     #[cfg(test)]
@@ -182,8 +186,13 @@ impl Router {
 }
 
 impl WorkerService for Router {
-    async fn call(&self, request: Request<Body>, connection: ConnectionInfo) -> Response<Body> {
-        self.serve(request, connection).await
+    // Not an async block around it: a future in a future is moved once more.
+    fn call(
+        self: Rc<Self>,
+        request: Request<Body>,
+        connection: ConnectionInfo,
+    ) -> impl Future<Output = Response<Body>> {
+        self.serve(request, connection)
     }
 
     fn overloaded(&self, connection: ConnectionInfo) -> Response<Body> {

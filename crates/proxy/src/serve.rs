@@ -4,6 +4,7 @@
 use std::cell::Cell;
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
+use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -33,10 +34,11 @@ const SUPERSEDED_AFTER: Duration = Duration::from_millis(25);
 
 /// Answers a request: finds its key, then tries owners until a verdict ends it.
 pub(crate) async fn serve_request(
-    core: &Core,
+    core: Rc<Core>,
     request: Request<Body>,
     connection: ConnectionInfo,
 ) -> Response<Body> {
+    let core = &*core;
     let mut exchange = match Exchange::open(core, request, &connection, clock::now()) {
         Ok(exchange) => exchange,
         Err(refused) => return core.refuse(refused.0, 0, refused.1),

@@ -25,11 +25,11 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use super::drain::{Drain, DrainWatch};
+use super::gate::{Gate, Serve};
 use super::http1::{self as own, DateCache, SILENT_GRACE, Transport, Wire};
 use super::options::{EdgeOptions, HYPER_HEADERS_MAX, Http1Path};
 use super::request::{RequestBody, ResponseBody};
 use super::timing::{ConnectionClock, Limits, Sniffed, Timed};
-use super::worker::{EdgeService, Layers};
 use super::{ConnectionInfo, WorkerService};
 use crate::body::{Body, BoxError};
 use crate::metrics::WorkerMetrics;
@@ -149,7 +149,7 @@ pub(super) async fn serve<S: WorkerService>(
     tcp: TcpStream,
     peer: SocketAddr,
     worker: Rc<Connections<S>>,
-    layers: Layers<impl EdgeService>,
+    gate: Gate<impl Serve>,
 ) -> ConnectionEnd {
     let mut phase = PhaseGuard::new(worker.metrics.clone());
     let mut drain = worker.drain.watch();
@@ -166,7 +166,7 @@ pub(super) async fn serve<S: WorkerService>(
     phase.enter(if http2 { ConnectionPhase::Http2 } else { ConnectionPhase::Http1 });
 
     let info = ConnectionInfo { peer, local, tls: matches!(stream, Stream::Tls(_)), http2 };
-    serve_opened(stream, sniffed, info, worker, layers, drain).await
+    serve_opened(stream, sniffed, info, worker, gate, drain).await
 }
 
 /// Serves a connection whose protocol is known.
@@ -175,19 +175,17 @@ pub(super) async fn serve_opened<T: Transport, S: WorkerService>(
     sniffed: Sniffed,
     info: ConnectionInfo,
     worker: Rc<Connections<S>>,
-    layers: Layers<impl EdgeService>,
+    gate: Gate<impl Serve>,
     drain: DrainWatch,
 ) -> ConnectionEnd {
     if !info.http2 && worker.options.http1 == Http1Path::Own {
-        return serve_http1(stream, sniffed.read(), info, &worker, layers, drain).await;
+        return serve_http1(stream, sniffed.read(), info, &worker, gate, drain).await;
     }
     let clock = ConnectionClock::new(info.http2);
     let io = TokioIo::new(Timed::new(stream, sniffed, Rc::clone(&clock)));
     let service = {
         let (worker, clock) = (Rc::clone(&worker), Rc::clone(&clock));
-        service_fn(move |request| {
-            respond(request, info, Rc::clone(&worker), Rc::clone(&clock), layers.service.clone())
-        })
+        service_fn(move |request| respond(request, info, Rc::clone(&worker), Rc::clone(&clock), gate.clone()))
     };
     // Boxed, so that the connections of our own path do not have the size of hyper's.
     if info.http2 {
@@ -205,13 +203,13 @@ async fn serve_http1<T: Transport, S: WorkerService>(
     first: &[u8],
     info: ConnectionInfo,
     worker: &Connections<S>,
-    layers: Layers<impl EdgeService>,
+    gate: Gate<impl Serve>,
     drain: DrainWatch,
 ) -> ConnectionEnd {
     let clock = ConnectionClock::new(false);
     let pause_max = worker.options.body_idle_timeout;
     let wire = Rc::new(Wire::new(stream, first, Rc::clone(&clock), worker.metrics.clone(), pause_max));
-    let serving = pin!(own::serve(Rc::clone(&wire), info, worker, layers));
+    let serving = pin!(own::serve(Rc::clone(&wire), info, worker, gate));
     drive(pin!(own::Served::new(serving, &wire)), &clock, &worker.limits, drain).await
 }
 
@@ -285,13 +283,13 @@ async fn sniff(tcp: &mut TcpStream, drain: &mut DrainWatch) -> Result<(Protocol,
     Ok((Protocol::Http2, sniffed))
 }
 
-/// One request through the edge: bodies get their idle timers, the layers decide, the service answers.
+/// One request through the edge: bodies get their idle timers, the gate lets it in, the service answers.
 async fn respond<S: WorkerService>(
     request: Request<Incoming>,
     info: ConnectionInfo,
     worker: Rc<Connections<S>>,
     clock: Rc<ConnectionClock>,
-    mut layers: impl EdgeService,
+    gate: Gate<impl Serve>,
 ) -> Result<Response<ResponseBody>, BoxError> {
     let in_flight = InFlight::new(worker.metrics.clone());
     let ticket = clock.request();
@@ -306,11 +304,9 @@ async fn respond<S: WorkerService>(
         upload = Some(watched);
         body.into()
     });
-    poll_fn(|cx| layers.poll_ready(cx)).await?;
-    let mut response = match layers.call((request, info)).await {
-        Ok(response) => response,
-        // The innermost service cannot fail: an error is load shed's refusal.
-        Err(_overloaded) => {
+    let mut response = match gate.enter(request, info) {
+        Some(running) => running.await,
+        None => {
             WorkerCells::count(&worker.metrics.cells.edge_rejections, EdgeRejection::Concurrency);
             worker.service.overloaded(info)
         }

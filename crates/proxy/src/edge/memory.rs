@@ -10,10 +10,10 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::connection::{Connections, serve_opened};
 use super::drain::Drain;
+use super::gate::gate;
 use super::http1::Transport;
 use super::options::EdgeOptions;
 use super::timing::Sniffed;
-use super::worker::{Layers, edge_layers};
 use super::{ConnectionInfo, WorkerService};
 use crate::headers::no_connection;
 use crate::metrics::WorkerMetrics;
@@ -35,12 +35,12 @@ where
     S: WorkerService,
 {
     let service = Rc::new(service);
-    let layers = Layers::new(edge_layers(Rc::clone(&service), options.concurrency_max));
+    let gate = gate(Rc::clone(&service), options.concurrency_max);
     let drain = Rc::new(Drain::default());
     let watch = drain.watch();
     let worker = Connections::new(Arc::new(options), None, metrics, drain, service);
     let info = ConnectionInfo { http2: false, ..no_connection() };
-    serve_opened(Blind(stream), Sniffed::default(), info, Rc::new(worker), layers, watch).await.text()
+    serve_opened(Blind(stream), Sniffed::default(), info, Rc::new(worker), gate, watch).await.text()
 }
 
 /// A stream that cannot say when it is readable, and so is asked.

@@ -2,22 +2,23 @@
 //!
 //! The story, in the order a connection lives it: `listen` opens the sockets, a `worker` accepts,
 //! `connection` does the TLS handshake, tells HTTP/1.1 from HTTP/2 and serves requests until the client
-//! leaves, a limit of `timing` is reached or the listener drains. Each request passes the tower layers put
-//! together in `worker::edge_layers` and reaches the [`WorkerService`].
+//! leaves, a limit of `timing` is reached or the listener drains. Each request that finds room at the
+//! `gate` reaches the [`WorkerService`].
 
 mod connection;
 mod drain;
+mod gate;
 mod http1;
 mod listen;
 mod memory;
 mod options;
 mod request;
-mod slots;
 mod timing;
 mod worker;
 
 use std::future::Future;
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -49,16 +50,16 @@ use worker::{Command, Exit, WorkerContext};
 const STOP_GRACE: Duration = Duration::from_secs(5);
 
 /// What answers requests. Each worker has one, made in its thread, so it need be neither `Send` nor `Sync`.
-pub trait WorkerService: 'static {
+pub trait WorkerService: Sized + 'static {
     /// Answers one request.
     ///
     /// Dropped half-way when an HTTP/2 client resets the stream or the connection breaks ([`Http1Path::Hyper`] notices
     /// that only when it writes). An HTTP/1.1 client that only closes its sending side still gets its answer.
     fn call(
-        &self,
+        self: Rc<Self>,
         request: Request<Body>,
         connection: ConnectionInfo,
-    ) -> impl Future<Output = Response<Body>>;
+    ) -> impl Future<Output = Response<Body>> + 'static;
 
     /// The answer to a request that met a full worker ([`EdgeOptions::concurrency_max`]): 503, at once.
     ///

@@ -21,6 +21,7 @@ mod shutdown;
 use std::future::pending;
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::sync::Mutex;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -188,7 +189,7 @@ impl Puppet {
 }
 
 impl WorkerService for Puppet {
-    async fn call(&self, request: Request<Body>, connection: ConnectionInfo) -> Response<Body> {
+    async fn call(self: Rc<Self>, request: Request<Body>, connection: ConnectionInfo) -> Response<Body> {
         match request.uri().path() {
             "/echo" => Response::new(request.into_body()),
             "/worker" => Response::new(self.worker.0.to_string().into()),

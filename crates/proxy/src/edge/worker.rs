@@ -1,7 +1,6 @@
 //! One worker: a thread, its runtime, its listening socket, its service, and the connections it accepted.
 
 use std::any::Any;
-use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -10,21 +9,17 @@ use std::sync::{Arc, mpsc as blocking};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use http::{Request, Response};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinError, JoinSet, LocalSet};
 use tokio::time::Instant;
-use tower::limit::ConcurrencyLimit;
-use tower::load_shed::LoadShed;
 
 use super::connection::{self, Connections};
 use super::drain::Drain;
+use super::gate::gate;
 use super::listen::LISTEN_BACKLOG;
 use super::options::EdgeOptions;
-use super::slots::Slots;
-use super::{ConnectionInfo, Drained, WorkerFailure, WorkerId, WorkerService};
-use crate::body::{Body, BoxError};
+use super::{Drained, WorkerFailure, WorkerId, WorkerService};
 use crate::clock;
 use crate::metrics::worker::{ConnectionEnd, EdgeRejection, WorkerCells};
 use crate::metrics::{Metrics, WorkerMetrics};
@@ -143,7 +138,7 @@ async fn serve<S: WorkerService>(
     metrics: WorkerMetrics,
 ) -> Drained {
     let options = &context.options;
-    let layers = Layers::new(edge_layers(Rc::clone(&service), options.concurrency_max));
+    let gate = gate(Rc::clone(&service), options.concurrency_max);
     let drain = Rc::new(Drain::default());
     let shared = Connections::new(
         Arc::clone(options),
@@ -163,7 +158,7 @@ async fn serve<S: WorkerService>(
             command = changed(&mut commands) => break command,
             Some(ended) = worker.tasks.join_next() => worker.ended(ended),
             accepted = acceptor.accept(&worker.metrics) => {
-                worker.admit(accepted, |stream, peer| connection::serve(stream, peer, Rc::clone(&shared), layers.clone()));
+                worker.admit(accepted, |stream, peer| connection::serve(stream, peer, Rc::clone(&shared), gate.clone()));
             }
         }
     };
@@ -173,64 +168,11 @@ async fn serve<S: WorkerService>(
     // them.
     for accepted in acceptor.close() {
         worker.admit(accepted, |stream, peer| {
-            connection::serve(stream, peer, Rc::clone(&shared), layers.clone())
+            connection::serve(stream, peer, Rc::clone(&shared), gate.clone())
         });
     }
     drain.begin();
     worker.drain(deadline, &mut commands).await
-}
-
-/// What every request passes before the service, outermost first:
-/// 1. load shed: a request that finds no room is answered 503 at once and does not queue;
-/// 2. concurrency limit: room for `concurrency_max` requests at a time, each until its response's head.
-pub(super) fn edge_layers<S: WorkerService>(service: Rc<S>, concurrency_max: usize) -> impl EdgeService {
-    let innermost = tower::service_fn(move |(request, info): (Request<Body>, ConnectionInfo)| {
-        let service = Rc::clone(&service);
-        async move { Ok::<_, Infallible>(service.call(request, info).await) }
-    });
-    LoadShed::new(ConcurrencyLimit::new(innermost, concurrency_max))
-}
-
-/// The layered service, and room for what it does for the requests of all connections.
-pub(super) struct Layers<L: EdgeService> {
-    pub(super) service: L,
-    pub(super) slots: Rc<Slots<L::Future>>,
-}
-
-impl<L: EdgeService> Layers<L> {
-    pub(super) fn new(service: L) -> Self {
-        Self { service, slots: Slots::new() }
-    }
-}
-
-impl<L: EdgeService> Clone for Layers<L> {
-    fn clone(&self) -> Self {
-        Self { service: self.service.clone(), slots: Rc::clone(&self.slots) }
-    }
-}
-
-/// The layered service as connections use it: each connection, and for hyper each request, takes a clone; all clones share
-/// one limit.
-pub(super) trait EdgeService:
-    tower::Service<
-        (Request<Body>, ConnectionInfo),
-        Response = Response<Body>,
-        Error = BoxError,
-        Future: 'static,
-    > + Clone
-    + 'static
-{
-}
-
-impl<T> EdgeService for T where
-    T: tower::Service<
-            (Request<Body>, ConnectionInfo),
-            Response = Response<Body>,
-            Error = BoxError,
-            Future: 'static,
-        > + Clone
-        + 'static
-{
 }
 
 /// The next command; a listener that is gone means stop.

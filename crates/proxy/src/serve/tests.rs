@@ -674,5 +674,12 @@ fn an_embedded_router_serves_a_program_on_another_runtime() {
     for task in tasks {
         runtime.block_on(task).unwrap();
     }
+
+    // It is a `Service` like any other: tower's layers go around it.
+    let limited = tower::limit::ConcurrencyLimit::new(router, 1);
+    let layered = tower::load_shed::LoadShed::new(limited);
+    let get = || Request::get("/kv/1").body(http_body_util::Full::<Bytes>::default()).unwrap();
+    let answer = runtime.block_on(tower::ServiceExt::oneshot(layered.clone(), get())).unwrap();
+    assert_eq!(answer.status(), 200);
     drop(stop);
 }

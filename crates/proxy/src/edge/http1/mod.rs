@@ -22,10 +22,9 @@ use ringway_route::Reason;
 use tokio::time::{Instant, timeout};
 
 use super::connection::{Connections, Serving};
+use super::gate::{Gate, Running, Serve};
 use super::request::{LEFTOVER_BYTES_MAX, LEFTOVER_TIME};
-use super::slots::Running;
 use super::timing::ConnectionClock;
-use super::worker::{EdgeService, Layers};
 use super::{ConnectionInfo, WorkerService};
 use crate::body::Body;
 use crate::metrics::worker::{ConnectionEnd, EdgeRejection, WorkerCells};
@@ -71,13 +70,13 @@ pub(super) async fn serve<T: Transport, S: WorkerService>(
     wire: Rc<Wire<T>>,
     info: ConnectionInfo,
     worker: &Connections<S>,
-    mut layers: Layers<impl EdgeService>,
+    gate: Gate<impl Serve>,
 ) -> ConnectionEnd {
     let bounds =
         Bounds { bytes_max: worker.options.header_bytes_max, fields_max: worker.options.headers_max };
     let end = loop {
         match poll_fn(|cx| wire.poll_head(cx, bounds)).await {
-            Next::Head(head) => match exchange(&wire, head, info, worker, &mut layers).await {
+            Next::Head(head) => match exchange(&wire, head, info, worker, &gate).await {
                 Ok(true) => {}
                 Ok(false) => break ConnectionEnd::Finished,
                 Err(end) => return end,
@@ -107,7 +106,7 @@ async fn exchange<T: Transport, S: WorkerService>(
     head: Head,
     info: ConnectionInfo,
     worker: &Connections<S>,
-    layers: &mut Layers<impl EdgeService>,
+    gate: &Gate<impl Serve>,
 ) -> Result<bool, ConnectionEnd> {
     let Head { request, facts, extent } = head;
     let _under_way = UnderWay::begin(&worker.metrics.cells, &wire.clock);
@@ -117,14 +116,12 @@ async fn exchange<T: Transport, S: WorkerService>(
     };
     let request = request.map(|()| body);
 
-    // Never waits: the outermost layer sheds load.
-    let _ = poll_fn(|cx| layers.service.poll_ready(cx)).await;
-    let answered = while_connected(wire, layers.slots.run(layers.service.call((request, info)))).await?;
-    let mut response = answered.unwrap_or_else(|_overloaded| {
-        // The innermost service cannot fail: an error is load shed's refusal.
+    let mut response = if let Some(running) = gate.enter(request, info) {
+        while_connected(wire, running).await?
+    } else {
         WorkerCells::count(&worker.metrics.cells.edge_rejections, EdgeRejection::Concurrency);
         worker.service.overloaded(info)
-    });
+    };
     if response.status().is_informational() {
         let detail = "the service gave an interim answer for the last one";
         response = refused(&Refusal { reason: Reason::Internal, detail }, info, worker);
@@ -135,10 +132,10 @@ async fn exchange<T: Transport, S: WorkerService>(
 }
 
 /// Waits for the service, unless the connection breaks first.
-async fn while_connected<T: Transport, O>(
+async fn while_connected<T: Transport>(
     wire: &Wire<T>,
-    mut service: Running<impl Future<Output = O>>,
-) -> Result<O, ConnectionEnd> {
+    mut service: Running<impl Serve>,
+) -> Result<Response<Body>, ConnectionEnd> {
     poll_fn(|cx| match Pin::new(&mut service).poll(cx) {
         Poll::Ready(answer) => Poll::Ready(Ok(answer)),
         Poll::Pending => wire.poll_broken(cx).map(|()| Err(ConnectionEnd::Broken)),
