@@ -398,3 +398,55 @@ async fn the_paths_serve_streams_in_memory() {
         assert_eq!((end, answers.matches("HTTP/1.1 200 OK").count()), ("finished", 2), "{answers}");
     }
 }
+
+/// A spoiled pipeline: what our own path serves of it, hyper serves alike; it may only stop earlier.
+#[tokio::test(start_paused = true)]
+async fn what_is_served_is_what_hyper_would_serve() {
+    const PIPELINE: &[u8] = b"POST /read HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello\
+        POST /read HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n1;a\r\n!\r\n0\r\na: b\r\n\r\n\
+        GET /a?b HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\n\r\nOPTIONS * HTTP/1.1\r\nhost: x\r\n\r\n\
+        GET http://x/c HTTP/1.0\r\nconnection: keep-alive\r\n\r\nGET /d HTTP/1.1\r\nhost: x\r\n\r\n";
+    const SPOILERS: &[u8] = b"\r\n\0 \t:;,0a1/#*\x7f\xff";
+    let mut random = 1u64;
+    let mut below = |bound: usize| {
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        random as usize % bound
+    };
+    let mut served = 0;
+    for round in 0..1_500 {
+        let mut bytes = PIPELINE.to_vec();
+        for _ in 0..=below(2) {
+            let at = below(bytes.len());
+            match below(3) {
+                0 => bytes[at] = SPOILERS[below(SPOILERS.len())],
+                1 => bytes.insert(at, SPOILERS[below(SPOILERS.len())]),
+                _ => drop(bytes.remove(at)),
+            }
+        }
+        let (own, hyper) = (
+            served_in_memory(Http1Path::Own, &bytes).await,
+            served_in_memory(Http1Path::Hyper, &bytes).await,
+        );
+        let text = String::from_utf8_lossy(&bytes);
+        assert!(hyper.starts_with(&own), "round {round}: {text:?}\nown {own:#?}\nhyper {hyper:#?}");
+        served += own.len();
+    }
+    assert!(served > 3_000, "most requests are not spoiled: {served}");
+}
+
+/// The bodies of the answers before the first that refuses something.
+async fn served_in_memory(http1: Http1Path, bytes: &[u8]) -> Vec<String> {
+    let (mut client, server) = tokio::io::duplex(1 << 20);
+    let metrics = Metrics::new("test", Vec::new()).unwrap().worker(0);
+    let options = EdgeOptions { http1, ..EdgeOptions::default() };
+    client.write_all(bytes).await.unwrap();
+    client.shutdown().await.unwrap();
+    let local = tokio::task::LocalSet::new();
+    let served = local.run_until(serve_in_memory(server, options, metrics, Puppet::new(WorkerId(0))));
+    let (_, answers) = tokio::join!(served, read_to_end(&mut client));
+    let answers = answers.replace("HTTP/1.1 100 Continue\r\n\r\n", "").replace("HTTP/1.0 ", "HTTP/1.1 ");
+    let good = answers.split("HTTP/1.1 ").skip(1).take_while(|answer| answer.starts_with("200"));
+    good.map(|answer| answer.split_once("\r\n\r\n").unwrap_or_default().1.to_owned()).collect()
+}
