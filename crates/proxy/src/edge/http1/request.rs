@@ -6,6 +6,7 @@ use bytes::Bytes;
 use http::{Method, Request, Uri, Version};
 use ringway_route::Reason;
 
+use crate::http1::buffers;
 use crate::http1::head::{self, FIELDS_MAX, Framing, HeadError};
 
 /// Longest request target: what [`Uri`] can hold. 414 above.
@@ -138,7 +139,7 @@ fn parse_in<'t>(
         return Err(malformed("there is not exactly one `Host`"));
     }
     let method = Method::from_bytes(method.as_bytes()).map_err(|_| malformed("the method is no token"))?;
-    let head = Bytes::copy_from_slice(text);
+    let head = buffers::copy(text);
     let uri = read_target(&method, target, &head, text)?;
     let (headers, framing) =
         head::read_fields(&head, text, fields, minor).map_err(|error| malformed(detail(error)))?;
