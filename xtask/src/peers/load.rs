@@ -9,7 +9,7 @@ use super::process::{Machine, Talking, now, sleep};
 use super::row::{Load, Row};
 
 /// Requests that `h2load` sends for each second asked for: it counts requests and not time, so that every answer is waited for.
-const HTTP2_REQUESTS_PER_SECOND: f64 = 15_000.0;
+const HTTP2_REQUESTS_PER_SECOND: f64 = 30_000.0;
 /// Connections and streams on each, of the HTTP/2 row.
 const HTTP2_CONNECTIONS: u32 = 8;
 const HTTP2_STREAMS: u32 = 32;

@@ -44,7 +44,7 @@ struct Options {
 
 /// `cargo xtask peers [--rounds N] [--seconds S] [--only ROW,ROW] [--peers NAME,NAME]`.
 ///
-/// *Cost*: with everything, about 2 min for a round, and 5 min besides; building takes longer, once.
+/// *Cost*: with everything, about 3 min for a round, and 6 min besides; building takes longer, once.
 pub(crate) fn run(args: &[&str]) -> Result<()> {
     let options = Options::read(args)?;
     let dir = target_dir().join("peers/run");
