@@ -1,12 +1,11 @@
 //! One request on its way: what is kept of it between attempts.
 
+use std::cell::Cell;
 use std::fmt::Write as _;
 use std::rc::Rc;
 use std::time::Duration;
 
-use http::{
-    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, request,
-};
+use http::{HeaderValue, Request, Response, StatusCode, Version, request};
 use ringway_route::{Access, Reason, Tried, Why};
 use ringway_topology::{Epoch, Map, NodeIndex, Partition};
 use tokio::time::Instant;
@@ -16,8 +15,9 @@ use crate::body::Body;
 use crate::claim::Claim;
 use crate::clock;
 use crate::edge::ConnectionInfo;
-use crate::headers::{self, Found, Screened, X_REQUEST_ID};
+use crate::headers::{self, Address, Found, Screened, X_REQUEST_ID};
 use crate::hold::Held;
+use crate::http1::buffers;
 use crate::ids::WriteId;
 use crate::key::{self, Head};
 use crate::metrics::{MethodClass, RouteLabel};
@@ -34,15 +34,11 @@ pub(crate) struct Exchange {
     pub(crate) access: Access,
     pub(crate) safe: bool,
     pub(crate) transfer: Transfer,
-    method: Method,
-    uri: Uri,
-    /// The headers of the first attempt; taken by it.
-    first: Option<HeaderMap>,
-    /// The same headers, for every later attempt. A list, as a map would cost two allocations per request.
-    spare: Spare,
+    /// The head as every attempt sends it, but for what is told to that one node.
+    parts: request::Parts,
     write_id: Option<WriteId>,
     /// The request's deadline; moves on while its body flows.
-    pub(crate) deadline: Instant,
+    pub(crate) deadline: Cell<Instant>,
     pub(crate) tried: Tried,
     /// The newest claim a 421 brought; serves this request only.
     claim: Option<Learned>,
@@ -60,9 +56,6 @@ struct Learned {
     claim: Claim,
     until: Instant,
 }
-
-/// Headers as a list that workers recycle.
-pub(crate) type Spare = Vec<(HeaderName, HeaderValue)>;
 
 /// What the end of a request needs to know, however it ends: for the answer, the log, the metrics and `explain`.
 pub(crate) struct Facts {
@@ -89,6 +82,24 @@ pub(crate) struct Facts {
     pub(crate) held_since: Option<Instant>,
     /// What the access log will say, when there is one.
     pub(crate) line: Option<Box<Line>>,
+}
+
+/// A request as one attempt sends it. Its head stays where it is, for the next one.
+#[derive(Debug)]
+pub(crate) struct Sending<'r> {
+    pub(crate) parts: &'r request::Parts,
+    pub(crate) address: Address<'r>,
+    pub(crate) body: SentBody,
+}
+
+#[cfg(test)]
+impl<'r> Sending<'r> {
+    /// To partition 0 at epoch 0.
+    pub(crate) fn plain(parts: &'r request::Parts, body: SentBody) -> Self {
+        let address =
+            Address { partition: Partition(0), epoch: Epoch::DERIVED, request_id: None, any: false };
+        Self { parts, address, body }
+    }
 }
 
 /// The owner chosen for one attempt.
@@ -261,8 +272,6 @@ impl Exchange {
         if !facts.screened.length {
             headers::frame_body(&mut parts.headers, &parts.method, facts.http2, &body);
         }
-        let mut spare = core.take_spare();
-        spare.extend(parts.headers.iter().map(|(name, value)| (name.clone(), value.clone())));
         let safe = parts.method.is_safe();
         let any = facts.route.is_some_and(|at| core.options.routes[at].reads == Reads::Any);
         let access = match (safe, any) {
@@ -276,12 +285,9 @@ impl Exchange {
             access,
             safe,
             transfer: Transfer::new(body, core.options.upstream.replay_bytes),
-            method: parts.method,
-            uri: parts.uri,
-            first: Some(parts.headers),
-            spare,
+            parts,
             write_id: (!safe).then(|| core.ids.write_id()),
-            deadline: facts.started + core.options.upstream.total_timeout,
+            deadline: Cell::new(facts.started + core.options.upstream.total_timeout),
             tried: Tried::default(),
             claim: None,
             held: None,
@@ -291,23 +297,8 @@ impl Exchange {
         }
     }
 
-    /// The request as one attempt sends it.
-    pub(crate) fn attempt(&mut self, target: &Target) -> Request<SentBody> {
-        let mut request = Request::new(self.transfer.send());
-        *request.method_mut() = self.method.clone();
-        *request.uri_mut() = self.uri.clone();
-        let mut headers = self.first.take().unwrap_or_else(|| {
-            let mut again = HeaderMap::with_capacity(self.spare.len() + 3);
-            for (name, value) in &self.spare {
-                again.append(name.clone(), value.clone());
-            }
-            again
-        });
-        let id = self.write_id.as_ref().map(|id| &id.header);
-        let any = self.access == Access::ReadAny && target.claimed;
-        headers::address(&mut headers, self.partition, target.epoch, id, any);
-        *request.headers_mut() = headers;
-
+    /// One more attempt, at this target.
+    pub(crate) fn begin_attempt(&mut self, target: &Target) {
         let facts = &mut self.facts;
         if facts.attempts > 0 || facts.held_since.is_some() {
             facts.attempted = clock::now();
@@ -315,12 +306,19 @@ impl Exchange {
         facts.attempts += 1;
         facts.epoch = target.epoch;
         facts.node = Some(Rc::clone(&target.node));
-        request
     }
 
-    /// Ends the exchange; the list of headers goes back for the next request.
-    pub(crate) fn finish(mut self, core: &Core) -> Facts {
-        core.give_spare(std::mem::take(&mut self.spare));
+    /// The request as the attempt sends it.
+    pub(crate) fn sending(&self, target: &Target) -> Sending<'_> {
+        let request_id = self.write_id.as_ref().map(|id| &id.header);
+        let any = self.access == Access::ReadAny && target.claimed;
+        let address = Address { partition: self.partition, epoch: target.epoch, request_id, any };
+        Sending { parts: &self.parts, address, body: self.transfer.send() }
+    }
+
+    /// Ends the exchange; the memory of its headers goes to the next request.
+    pub(crate) fn finish(self) -> Facts {
+        buffers::give_headers(self.parts.headers);
         self.facts
     }
 

@@ -4,12 +4,13 @@ use std::cell::Cell;
 use std::rc::Rc;
 
 use http::header::CONTENT_LENGTH;
-use http::{Request, Response, StatusCode};
+use http::{Response, StatusCode};
 use ringway_route::Reason;
 
 use crate::claim::Claim;
+use crate::exchange::Sending;
 use crate::headers::{RINGWAY_CLAIM, RINGWAY_OUTCOME};
-use crate::transfer::{SentBody, Transfer};
+use crate::transfer::Transfer;
 use crate::upstream::{Call, CallError, Node, Nodes, Outgoing, Outstanding, UpstreamBody};
 
 /// Largest body of an answer that no client sees that is read to its end to keep the connection.
@@ -88,7 +89,7 @@ pub(crate) async fn forward(
     nodes: &Nodes,
     node: &Rc<Node>,
     outstanding: Outstanding,
-    request: Request<SentBody>,
+    sending: Sending<'_>,
     attempt: Attempt<'_>,
 ) -> Forwarded {
     let mut lease = match nodes.lease(node).await {
@@ -96,7 +97,7 @@ pub(crate) async fn forward(
         Err(reason) => return Forwarded::NotSent(reason),
     };
     // Only now: a request that waits for a connection takes no buffer, and pulls nothing from its client.
-    let mut outgoing = Outgoing::new(request);
+    let mut outgoing = Outgoing::new(sending);
     loop {
         let reused = lease.reused;
         let answer = match outgoing {

@@ -20,12 +20,9 @@ use crate::options::HeaderOptions;
 /// Longest `X-Request-Id` that is kept; a longer one is replaced.
 pub(crate) const REQUEST_ID_BYTES_MAX: usize = 256;
 
-pub(crate) const RINGWAY_PARTITION: HeaderName = HeaderName::from_static("ringway-partition");
 pub(crate) const RINGWAY_EPOCH: HeaderName = HeaderName::from_static("ringway-epoch");
-pub(crate) const RINGWAY_REQUEST_ID: HeaderName = HeaderName::from_static("ringway-request-id");
 pub(crate) const RINGWAY_CLAIM: HeaderName = HeaderName::from_static("ringway-claim");
 pub(crate) const RINGWAY_OUTCOME: HeaderName = HeaderName::from_static("ringway-outcome");
-pub(crate) const RINGWAY_READS: HeaderName = HeaderName::from_static("ringway-reads");
 pub(crate) const RINGWAY_EXPLAIN: HeaderName = HeaderName::from_static("ringway-explain");
 pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 pub(crate) const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
@@ -357,22 +354,29 @@ fn add_forwarded(headers: &mut HeaderMap, connection: &ConnectionInfo, options: 
     }
 }
 
-/// What one attempt tells the node: partition, epoch and, for writes, the request id. `any`: the client takes a read from
-/// any owner.
-pub(crate) fn address(
-    headers: &mut HeaderMap,
-    partition: Partition,
-    epoch: Epoch,
-    request_id: Option<&HeaderValue>,
-    any: bool,
-) {
-    headers.insert(RINGWAY_PARTITION, HeaderValue::from(partition.0));
-    headers.insert(RINGWAY_EPOCH, HeaderValue::from(epoch.0));
-    if let Some(id) = request_id {
-        headers.insert(RINGWAY_REQUEST_ID, id.clone());
-    }
-    if any {
-        headers.insert(RINGWAY_READS, HeaderValue::from_static("any"));
+/// What one attempt tells the node, beside what the client said. Written behind the client's fields, none of which has
+/// such a name any more.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Address<'r> {
+    pub(crate) partition: Partition,
+    pub(crate) epoch: Epoch,
+    /// Of a write.
+    pub(crate) request_id: Option<&'r HeaderValue>,
+    /// The client takes a read from any owner.
+    pub(crate) any: bool,
+}
+
+impl Address<'_> {
+    pub(crate) fn put(&self, out: &mut BytesMut) {
+        out.put_slice(b"ringway-partition: ");
+        put_decimal(out, u64::from(self.partition.0));
+        out.put_slice(b"\r\nringway-epoch: ");
+        put_decimal(out, self.epoch.0);
+        if let Some(id) = self.request_id {
+            out.put_slice(b"\r\nringway-request-id: ");
+            out.put_slice(id.as_bytes());
+        }
+        out.put_slice(if self.any { b"\r\nringway-reads: any\r\n" } else { b"\r\n" });
     }
 }
 

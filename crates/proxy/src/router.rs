@@ -20,7 +20,7 @@ use crate::body::Body;
 use crate::clock;
 use crate::edge::{ConnectionInfo, WorkerService};
 use crate::error::{Problem, put_request_id};
-use crate::exchange::{Exchange, Facts, Spare};
+use crate::exchange::{Exchange, Facts};
 use crate::headers::{self, Identity, RINGWAY_EXPLAIN, SERVER_TIMING};
 use crate::hints::ClaimHints;
 use crate::hold::SharedRoom;
@@ -30,9 +30,6 @@ use crate::metrics::{UnknownOutcome, WorkerMetrics};
 use crate::options::{RouteError, RoutingOptions};
 use crate::serve::serve_request;
 use crate::upstream::{Nodes, UpstreamBody};
-
-/// Header lists kept for the next requests.
-const SPARES_MAX: usize = 1_024;
 
 /// The cluster as a router sees it.
 #[derive(Clone)]
@@ -143,7 +140,6 @@ impl Routers {
             ready_check: Arc::clone(&self.feed.ready),
             ready: Cell::new(false),
             budget: RefCell::new(RetryBudget::new(self.options.budget)),
-            spares: RefCell::default(),
             random: Cell::new(incarnation as u64 | 1),
             alarms: Alarms::default(),
             log: LogGate::default(),
@@ -232,7 +228,6 @@ pub(crate) struct Core {
     ready_check: Arc<dyn Fn() -> bool + Send + Sync>,
     ready: Cell<bool>,
     budget: RefCell<RetryBudget>,
-    spares: RefCell<Vec<Spare>>,
     random: Cell<u64>,
     pub(crate) alarms: Alarms,
     log: LogGate,
@@ -301,22 +296,10 @@ impl Core {
         granted
     }
 
-    pub(crate) fn take_spare(&self) -> Spare {
-        self.spares.borrow_mut().pop().unwrap_or_default()
-    }
-
-    pub(crate) fn give_spare(&self, mut spare: Spare) {
-        let mut spares = self.spares.borrow_mut();
-        if spares.len() < SPARES_MAX {
-            spare.clear();
-            spares.push(spare);
-        }
-    }
-
     /// Passes a node's answer on.
     pub(crate) fn answer(&self, exchange: Exchange, answer: Response<UpstreamBody>) -> Response<Body> {
         let hash = exchange.hash;
-        let facts = exchange.finish(self);
+        let facts = exchange.finish();
         if facts.unsettled {
             self.metrics.unknown_outcome(UnknownOutcome::Resolved);
         }
@@ -334,7 +317,7 @@ impl Core {
     /// Whatever kept a write from being repeated, what matters to its client is that it may have taken effect.
     pub(crate) fn fail(&self, exchange: Exchange, reason: Reason) -> Response<Body> {
         let hash = exchange.hash;
-        let facts = exchange.finish(self);
+        let facts = exchange.finish();
         let own_fault = matches!(reason, Reason::RequestBody | Reason::RequestTimeout);
         let reason = if facts.unsettled && !own_fault { Reason::OutcomeUnknown } else { reason };
         if reason == Reason::OutcomeUnknown {

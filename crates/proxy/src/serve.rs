@@ -135,15 +135,19 @@ async fn attempt(
     exchange: &mut Exchange,
     target: &Target,
 ) -> (Outcome, Option<Response<UpstreamBody>>) {
-    let request = exchange.attempt(target);
+    exchange.begin_attempt(target);
     let outstanding = target.node.chosen(|| core.now());
     // Its own handle, so that the deadline can move while the attempt runs.
     let transfer = exchange.transfer.clone();
     let sent = Cell::new(false);
     let attempt = Attempt { transfer: &transfer, claimed: target.claimed, sent: &sent };
     // Pinned where it is made: moved any further, it would be kept twice.
-    let forwarding = pin!(forward(&core.nodes, &target.node, outstanding, request, attempt));
-    let forwarded = within_time(core, exchange, target, &transfer, forwarding).await;
+    let forwarded = {
+        let sending = exchange.sending(target);
+        // Pinned where it is made: moved any further, it would be kept twice.
+        let forwarding = pin!(forward(&core.nodes, &target.node, outstanding, sending, attempt));
+        within_time(core, exchange, target, &transfer, forwarding).await
+    };
     if let (true, 2.., Some(cause)) = (sent.get(), exchange.facts.attempts, exchange.facts.cause) {
         core.metrics.retry(cause.label());
     }
@@ -157,7 +161,7 @@ async fn attempt(
 /// [`Reason::Superseded`].
 async fn within_time(
     core: &Core,
-    exchange: &mut Exchange,
+    exchange: &Exchange,
     target: &Target,
     transfer: &Transfer,
     mut forwarding: Pin<&mut impl Future<Output = Forwarded>>,
@@ -167,7 +171,7 @@ async fn within_time(
     // Most attempts are over before they would ask what became of the claim.
     let mut patience = target.claimed.then(|| exchange.facts.attempted + SUPERSEDED_AFTER);
     loop {
-        let limit = exchange.deadline.min(attempt_end);
+        let limit = exchange.deadline.get().min(attempt_end);
         if !target.claimed || patience.is_some() {
             let until = patience.map_or(limit, |patience| patience.min(limit));
             let mut alarm = core.alarms.set(until);
@@ -193,11 +197,12 @@ async fn within_time(
         }
         // While the client still sends, the time to answer has not begun.
         if let Some(sent) = exchange.transfer.progress() {
-            exchange.deadline = exchange.deadline.max(sent + options.total_timeout);
+            exchange.deadline.set(exchange.deadline.get().max(sent + options.total_timeout));
             attempt_end = attempt_end.max(sent + options.head_timeout);
         }
-        if exchange.deadline.min(attempt_end) <= limit {
-            let whole = exchange.deadline <= attempt_end;
+        let deadline = exchange.deadline.get();
+        if deadline.min(attempt_end) <= limit {
+            let whole = deadline <= attempt_end;
             return Err(if whole { Reason::Deadline } else { Reason::UpstreamTimeout });
         }
     }
@@ -387,10 +392,10 @@ async fn held(
     let view = || core.with_map(|map| PartitionView::of(map, partition));
     let recovered = target.map(|target| &target.node.recovered);
     let changed = core.changed.clone();
-    let woken = wait(changed, view, recovered, pause, until.min(exchange.deadline)).await;
+    let woken = wait(changed, view, recovered, pause, until.min(exchange.deadline.get())).await;
     match woken {
         Woken::Changed | Woken::Recovered | Woken::Paused => Ok(()),
-        Woken::Expired if exchange.deadline < until => Err(Reason::Deadline),
+        Woken::Expired if exchange.deadline.get() < until => Err(Reason::Deadline),
         Woken::Expired => {
             let owner = core.with_map(|map| {
                 let named = target.and_then(|target| map.node_by_id(&target.node.id));

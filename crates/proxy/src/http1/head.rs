@@ -126,13 +126,6 @@ fn fill(
     Ok(())
 }
 
-/// Writes the fields, each with its line end, in the map's order. The empty line is the caller's.
-pub(crate) fn put_fields(out: &mut BytesMut, headers: &HeaderMap) {
-    for (name, value) in headers {
-        put_field(out, name.as_str().as_bytes(), value.as_bytes());
-    }
-}
-
 /// Writes one field with its line end.
 pub(crate) fn put_field(out: &mut BytesMut, name: &[u8], value: &[u8]) {
     // One check for room instead of four.
@@ -199,7 +192,9 @@ mod tests {
             (&"".parse().unwrap(), "caf\u{e9}".as_bytes())
         );
         let mut out = BytesMut::new();
-        put_fields(&mut out, &headers);
+        for (name, value) in &headers {
+            put_field(&mut out, name.as_str().as_bytes(), value.as_bytes());
+        }
         let written = String::from_utf8(out.to_vec()).unwrap();
         assert_eq!(written, "host: h\r\nx-a: 1\r\nx-a: two words\r\nx-empty: \r\nx-b: caf\u{e9}\r\n");
         buffers::give_headers(headers);

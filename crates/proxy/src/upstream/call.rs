@@ -6,13 +6,13 @@ use std::io;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use http::{HeaderMap, Request, Response};
+use http::{HeaderMap, Response};
 use http_body::{Frame, SizeHint};
 
 use crate::body::BoxError;
+use crate::exchange::Sending;
 use crate::http1::buffers::{Buffer, take_front};
 use crate::http1::chunked::{Decoder, Step};
-use crate::transfer::SentBody;
 use crate::upstream::Outstanding;
 use crate::upstream::codec::{AnswerError, AnswerHead, BodyEnd, HeadReader};
 use crate::upstream::connection::Lease;
@@ -47,7 +47,7 @@ impl Outgoing {
     /// Writes the request's head.
     ///
     /// *Errors*: [`CallError::RequestBody`] when the head says a length that the body does not have.
-    pub(crate) fn new(request: Request<SentBody>) -> Result<Self, CallError> {
+    pub(crate) fn new(request: Sending<'_>) -> Result<Self, CallError> {
         Upload::new(request).map(Self).map_err(|_| CallError::RequestBody)
     }
 }

@@ -1,14 +1,15 @@
 //! A request's head as bytes, and an answer's head from bytes: HTTP/1.1 towards a node, without the sockets.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use http::{HeaderMap, HeaderName, Request, StatusCode, header};
+use http::{HeaderMap, HeaderName, StatusCode, header};
 use http_body::Body as _;
 
+use crate::exchange::Sending;
 use crate::headers::put_decimal;
 use crate::http1::buffers::{self, COPIED_BYTES_MAX};
 use crate::http1::chunked::announced_trailers;
 use crate::http1::head::{
-    self, Framing, HEAD_BYTES_MAX, HeadError, HeadScan, field_room, parse_decimal, put_fields, read_fields,
+    self, Framing, HEAD_BYTES_MAX, HeadError, HeadScan, field_room, parse_decimal, put_field, read_fields,
 };
 use crate::transfer::SentBody;
 
@@ -35,59 +36,58 @@ pub(super) struct Misframed;
 /// Writes a request's head and says how its body has to be framed.
 ///
 /// *Errors*: [`Misframed`], before anything is sent.
-pub(super) fn put_head(
-    out: &mut BytesMut,
-    request: &mut Request<SentBody>,
-) -> Result<BodyFraming, Misframed> {
-    let (framing, tell_length) = frame(request)?;
-    let uri = request.uri();
-    out.put_slice(request.method().as_str().as_bytes());
+pub(super) fn put_head(out: &mut BytesMut, request: &Sending<'_>) -> Result<BodyFraming, Misframed> {
+    let parts = request.parts;
+    let (framing, left_out) = frame(&parts.headers, &request.body)?;
+    out.put_slice(parts.method.as_str().as_bytes());
     out.put_u8(b' ');
-    out.put_slice(uri.path().as_bytes());
-    if let Some(query) = uri.query() {
+    out.put_slice(parts.uri.path().as_bytes());
+    if let Some(query) = parts.uri.query() {
         out.put_u8(b'?');
         out.put_slice(query.as_bytes());
     }
     out.put_slice(b" HTTP/1.1\r\n");
-    put_fields(out, request.headers());
-    if let Some(length) = tell_length {
-        out.put_slice(b"content-length: ");
-        put_decimal(out, length);
-        out.put_slice(b"\r\n");
+    let mut told = false;
+    for (name, value) in &parts.headers {
+        let framing = *name == header::CONTENT_LENGTH || *name == header::TRANSFER_ENCODING;
+        if !framing || Some(name) != left_out.as_ref() {
+            told |= framing;
+            put_field(out, name.as_str().as_bytes(), value.as_bytes());
+        }
     }
+    match &framing {
+        BodyFraming::Length(length @ 1..) if !told => {
+            out.put_slice(b"content-length: ");
+            put_decimal(out, *length);
+            out.put_slice(b"\r\n");
+        }
+        BodyFraming::Chunked(_) if !told => out.put_slice(b"transfer-encoding: chunked\r\n"),
+        BodyFraming::Length(_) | BodyFraming::Chunked(_) => {}
+    }
+    request.address.put(out);
     out.put_slice(b"\r\n");
     Ok(framing)
 }
 
 /// One framing and one only: no body, chunks when the headers say so (`headers::frame_body` has put that there for
-/// every body of unknown length), the length the headers say, the length the body says.
-fn frame(request: &mut Request<SentBody>) -> Result<(BodyFraming, Option<u64>), Misframed> {
-    let said = match request.headers().get(header::CONTENT_LENGTH) {
+/// every body of unknown length), the length the headers say, the length the body says. With it, the field that must not
+/// be sent.
+fn frame(headers: &HeaderMap, body: &SentBody) -> Result<(BodyFraming, Option<HeaderName>), Misframed> {
+    let said = match headers.get(header::CONTENT_LENGTH) {
         Some(value) => Some(parse_decimal(value.as_bytes()).ok_or(Misframed)?),
         None => None,
     };
-    let (ended, size) = (request.body().is_end_stream(), request.body().size_hint().exact());
-    let headers = request.headers_mut();
-    if ended {
-        headers.remove(header::TRANSFER_ENCODING);
-        return if said.is_none_or(|length| length == 0) {
-            Ok((BodyFraming::Length(0), None))
-        } else {
-            Err(Misframed)
-        };
+    if body.is_end_stream() {
+        let nothing = said.is_none_or(|length| length == 0);
+        let left_out = Some(header::TRANSFER_ENCODING);
+        return if nothing { Ok((BodyFraming::Length(0), left_out)) } else { Err(Misframed) };
     }
+    let chunked = || BodyFraming::Chunked(announced_trailers(headers));
     if headers.contains_key(header::TRANSFER_ENCODING) {
-        headers.remove(header::CONTENT_LENGTH);
-        return Ok((BodyFraming::Chunked(announced_trailers(headers)), None));
+        return Ok((chunked(), Some(header::CONTENT_LENGTH)));
     }
-    match (said, size) {
-        (Some(length), _) => Ok((BodyFraming::Length(length), None)),
-        (None, Some(length)) => Ok((BodyFraming::Length(length), Some(length))),
-        (None, None) => {
-            headers.insert(header::TRANSFER_ENCODING, header::HeaderValue::from_static("chunked"));
-            Ok((BodyFraming::Chunked(announced_trailers(headers)), None))
-        }
-    }
+    let length = said.or_else(|| body.size_hint().exact());
+    Ok((length.map_or_else(chunked, BodyFraming::Length), None))
 }
 
 /// Why a node's bytes are no answer. The connection is closed, as nothing after them can be trusted.

@@ -6,11 +6,12 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, BufMut, Bytes};
-use http::{HeaderMap, Method, Request};
+use http::{HeaderMap, Method};
 use http_body::{Body as _, Frame};
 use tokio::io::AsyncWrite;
 
-use crate::http1::buffers::{self, BUFFER_BYTES, Buffer};
+use crate::exchange::Sending;
+use crate::http1::buffers::{BUFFER_BYTES, Buffer};
 use crate::http1::chunked::{self, CHUNK_END, LAST_CHUNK};
 use crate::transfer::SentBody;
 use crate::upstream::codec::{self, BodyFraming, Misframed};
@@ -59,12 +60,11 @@ impl Upload {
     /// The request, with its head written.
     ///
     /// *Errors*: [`Misframed`].
-    pub(super) fn new(mut request: Request<SentBody>) -> Result<Self, Misframed> {
+    pub(super) fn new(request: Sending<'_>) -> Result<Self, Misframed> {
         let mut out = Buffer::take();
-        let framing = codec::put_head(&mut out, &mut request)?;
-        let to_head = *request.method() == Method::HEAD;
-        let (parts, body) = request.into_parts();
-        buffers::give_headers(parts.headers);
+        let framing = codec::put_head(&mut out, &request)?;
+        let to_head = request.parts.method == Method::HEAD;
+        let body = request.body;
         // Nothing to ask for: most requests have no body.
         let stage = if body.is_end_stream() { Stage::Flushing } else { Stage::Flowing };
         Ok(Self { body, framing, out, frame: Bytes::new(), stage, written: false, to_head })

@@ -16,6 +16,7 @@ use tokio::time::Instant;
 
 use super::harness::*;
 use super::*;
+use crate::exchange::Sending;
 use crate::options::UpstreamOptions;
 use crate::upstream::{CONNECTS_PER_NODE_MAX, Node, Nodes};
 
@@ -49,7 +50,7 @@ impl Side {
         let sent = Cell::new(false);
         let attempt = Attempt { transfer: &transfer, claimed: false, sent: &sent };
         let outstanding = self.node.chosen(|| Duration::ZERO);
-        let request = Request::from_parts(parts, transfer.send());
+        let request = Sending::plain(&parts, transfer.send());
         let forwarded = forward(&self.nodes, &self.node, outstanding, request, attempt).await;
         (forwarded, sent.get())
     }
@@ -495,7 +496,8 @@ fn what_is_sent_is_known_from_the_first_byte_on() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let side = Side::of(listener.local_addr().unwrap());
         let (transfer, sent) = (Transfer::new("v".into(), 9), Cell::new(false));
-        let request = put("v").map(|_| transfer.send());
+        let (parts, _) = put("v").into_parts();
+        let request = Sending::plain(&parts, transfer.send());
         let attempt = Attempt { transfer: &transfer, claimed: false, sent: &sent };
         let outstanding = side.node.chosen(|| Duration::ZERO);
         let mut attempt = pin!(forward(&side.nodes, &side.node, outstanding, request, attempt));

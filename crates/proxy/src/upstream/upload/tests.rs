@@ -2,7 +2,7 @@ use std::collections::VecDeque;
 
 use futures_util::stream;
 use futures_util::task::noop_waker_ref;
-use http::{HeaderValue, header};
+use http::{HeaderValue, Request, header};
 use http_body_util::StreamBody;
 
 use super::*;
@@ -81,7 +81,8 @@ fn upload(length: Option<&'static str>, body: Body) -> Result<Upload, Misframed>
         request.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from_static(length));
     }
     request.headers_mut().insert(header::TRAILER, HeaderValue::from_static("x-sum"));
-    Upload::new(request)
+    let (parts, body) = request.into_parts();
+    Upload::new(Sending::plain(&parts, body))
 }
 
 /// Polls to the end, however often that takes.
