@@ -3,7 +3,7 @@
 use std::any::Any;
 use std::io;
 use std::net::SocketAddr;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::rc::Rc;
 use std::sync::{Arc, mpsc as blocking};
 use std::thread::JoinHandle;
@@ -77,6 +77,7 @@ where
     let WorkerId(worker) = context.id;
     let purpose = context.options.purpose;
     let name = format!("{purpose}-{worker}");
+    let context = Arc::new(context);
     let body = move || {
         let outcome = catch_unwind(AssertUnwindSafe(|| run(&context, listener, &make, &ready)));
         let drained = match outcome {
@@ -108,7 +109,7 @@ fn report_death(context: &WorkerContext, cause: String) {
 
 /// A worker's life: everything of it stays in this thread.
 fn run<S, M>(
-    context: &WorkerContext,
+    context: &Arc<WorkerContext>,
     listener: std::net::TcpListener,
     make: &M,
     ready: &blocking::SyncSender<Result<(), String>>,
@@ -126,13 +127,22 @@ where
         let listener = TcpListener::from_std(listener)?;
         let service = Rc::new(make(context.id));
         let _ = ready.send(Ok(()));
-        Ok(serve(context, listener, service, metrics.clone()).await)
+        // A task of its own: what stands here is polled again with every turn in which any connection moves.
+        let serving =
+            tokio::task::spawn_local(serve(Arc::clone(context), listener, service, metrics.clone()));
+        match serving.await {
+            Ok(drained) => Ok(drained),
+            Err(died) => match died.try_into_panic() {
+                Ok(panic) => resume_unwind(panic),
+                Err(cancelled) => Err(io::Error::other(cancelled)),
+            },
+        }
     })
 }
 
 /// Accepts and serves until told to stop.
 async fn serve<S: WorkerService>(
-    context: &WorkerContext,
+    context: Arc<WorkerContext>,
     listener: TcpListener,
     service: Rc<S>,
     metrics: WorkerMetrics,
