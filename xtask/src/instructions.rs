@@ -83,7 +83,7 @@ fn total(profile: &str) -> Option<u64> {
 fn show(counted: &BTreeMap<String, u64>) -> String {
     let mut text = String::from(
         "# Instructions of one worker per request, by `cargo xtask instructions --write`.\n\
-         # One connection, one request at a time: each pays for two waits of the event loop alone.\n",
+         # Sixteen connections with one request each at a time.\n",
     );
     for (case, instructions) in counted {
         let _ = writeln!(text, "{case} {instructions}");

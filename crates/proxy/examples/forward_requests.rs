@@ -5,7 +5,7 @@
 //! those, without what starting costs. `cargo xtask instructions` does that.
 //!
 //! ```text
-//! cargo run --release --package ringway-proxy --example forward_requests -- get-128 10000 [--nodes 3] [--partitions 2048]
+//! cargo run --release --package ringway-proxy --example forward_requests -- get-128 10000 [--connections 16] [--nodes 3] [--partitions 2048]
 //! ```
 
 #![expect(clippy::print_stderr, reason = "an example talks to the person who runs it")]
@@ -56,6 +56,7 @@ const CASES: [Case; 5] = [
 struct Arguments {
     case: Case,
     requests: usize,
+    connections: usize,
     nodes: u16,
     partitions: u32,
 }
@@ -74,13 +75,18 @@ fn arguments() -> Result<Arguments, Failure> {
     let mut words = std::env::args().skip(1);
     let (Some(case), Some(requests)) = (words.next(), words.next()) else {
         let names = CASES.map(|case| case.name).join("|");
-        return Err(format!("usage: forward_requests {names} REQUESTS [--nodes N] [--partitions Q]").into());
+        return Err(format!(
+            "usage: forward_requests {names} REQUESTS [--connections C] [--nodes N] [--partitions Q]"
+        )
+        .into());
     };
     let case = CASES.into_iter().find(|known| known.name == case).ok_or_else(|| format!("no case {case}"))?;
-    let mut found = Arguments { case, requests: requests.parse()?, nodes: 3, partitions: 2_048 };
+    let mut found =
+        Arguments { case, requests: requests.parse()?, connections: 16, nodes: 3, partitions: 2_048 };
     while let Some(word) = words.next() {
         let value = words.next().ok_or_else(|| format!("{word} needs a value"))?;
         match word.as_str() {
+            "--connections" => found.connections = value.parse()?,
             "--nodes" => found.nodes = value.parse()?,
             "--partitions" => found.partitions = value.parse()?,
             _ => return Err(format!("unknown argument {word}").into()),
@@ -109,7 +115,9 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
     // The first thread that is made: its number is what the counts are found by.
     let proxy = Proxy::start(options, feed, &Metrics::new("count", vec![ROUTE.to_owned()])?)?;
     std::thread::spawn(move || serve_nodes(listener, case));
-    ask(proxy.addr(), case, arguments.requests, trusted)
+    let connect = || connect(proxy.addr(), trusted.as_ref());
+    let mut connections = (0..arguments.connections).map(|_| connect()).collect::<Result<Vec<_>, _>>()?;
+    ask(&mut connections, case, arguments.requests)
 }
 
 /// All nodes listen at one address; each has connections of its own.
@@ -186,44 +194,46 @@ async fn converse(mut stream: tokio::net::TcpStream, case: Case) -> io::Result<(
     Ok(())
 }
 
-/// Sends the requests one after the other on one connection and reads each answer whole.
-fn ask(
-    proxy: SocketAddr,
-    case: Case,
-    requests: usize,
-    trusted: Option<CertificateDer<'static>>,
-) -> Result<(), Failure> {
+/// A connection to the proxy, encrypted when there is a certificate to trust.
+fn connect(proxy: SocketAddr, trusted: Option<&CertificateDer<'static>>) -> Result<Connection, Failure> {
     let tcp = TcpStream::connect(proxy)?;
     tcp.set_nodelay(true)?;
-    let mut stream: Box<dyn ReadWrite> = match trusted {
-        None => Box::new(tcp),
-        Some(trusted) => {
-            let mut roots = rustls::RootCertStore::empty();
-            roots.add(trusted)?;
-            let config = rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
-            let session = rustls::ClientConnection::new(config.into(), ServerName::try_from("localhost")?)?;
-            Box::new(rustls::StreamOwned::new(session, tcp))
-        }
-    };
+    let Some(trusted) = trusted else { return Ok(Box::new(tcp)) };
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(trusted.clone())?;
+    let config = rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+    let session = rustls::ClientConnection::new(config.into(), ServerName::try_from("localhost")?)?;
+    Ok(Box::new(rustls::StreamOwned::new(session, tcp)))
+}
+
+/// Sends one request on each connection, then reads each answer whole, until there were so many.
+fn ask(connections: &mut [Connection], case: Case, requests: usize) -> Result<(), Failure> {
     let length = if case.upload > 0 { format!("content-length: {}\r\n", case.upload) } else { String::new() };
     let mut answer = vec![0; case.download + 4_096];
-    for number in 0..requests {
-        let mut request = format!(
-            "{} /kv/key-{:04} HTTP/1.1\r\nhost: localhost:8080\r\nuser-agent: forward_requests/1\r\naccept: */*\r\n{length}\r\n",
-            case.method,
-            number % KEYS,
-        )
-        .into_bytes();
-        request.resize(request.len() + case.upload, b'y');
-        stream.write_all(&request)?;
-        let read = read_answer(&mut stream, &mut answer, case.download)?;
-        if !answer.starts_with(b"HTTP/1.1 200") {
-            let text = String::from_utf8_lossy(&answer[..read]).into_owned();
-            return Err(format!("request {number} was answered {text}").into());
+    for first in (0..requests).step_by(connections.len().max(1)) {
+        let many = connections.len().min(requests - first);
+        for (offset, connection) in connections.iter_mut().take(many).enumerate() {
+            let mut request = format!(
+                "{} /kv/key-{:04} HTTP/1.1\r\nhost: localhost:8080\r\nuser-agent: forward_requests/1\r\naccept: */*\r\n{length}\r\n",
+                case.method,
+                (first + offset) % KEYS,
+            )
+            .into_bytes();
+            request.resize(request.len() + case.upload, b'y');
+            connection.write_all(&request)?;
+        }
+        for connection in connections.iter_mut().take(many) {
+            let read = read_answer(connection, &mut answer, case.download)?;
+            if !answer.starts_with(b"HTTP/1.1 200") {
+                let text = String::from_utf8_lossy(&answer[..read]).into_owned();
+                return Err(format!("a request was answered {text}").into());
+            }
         }
     }
     Ok(())
 }
+
+type Connection = Box<dyn ReadWrite>;
 
 /// Reads a head and a body of `length` bytes.
 fn read_answer(stream: &mut dyn ReadWrite, answer: &mut [u8], length: usize) -> Result<usize, Failure> {
