@@ -47,16 +47,20 @@ pub(super) fn put_head(out: &mut BytesMut, request: &Sending<'_>) -> Result<Body
         out.put_slice(query.as_bytes());
     }
     out.put_slice(b" HTTP/1.1\r\n");
-    let mut told = false;
+    let (mut told, mut left) = (false, false);
     for (name, value) in &parts.headers {
         let framing = *name == header::CONTENT_LENGTH || *name == header::TRANSFER_ENCODING;
-        if !framing || Some(name) != left_out.as_ref() {
-            told |= framing;
-            put_field(out, name.as_str().as_bytes(), value.as_bytes());
+        if framing && Some(name) == left_out.as_ref() {
+            left = true;
+            continue;
         }
+        told |= framing;
+        put_field(out, name.as_str().as_bytes(), value.as_bytes());
     }
     match &framing {
-        BodyFraming::Length(length @ 1..) if !told => {
+        // An empty value that came in chunks is one when it is sent again, too: a node takes a PUT that says nothing of
+        // its length for one whose value was forgotten.
+        BodyFraming::Length(length) if !told && (*length > 0 || left) => {
             out.put_slice(b"content-length: ");
             put_decimal(out, *length);
             out.put_slice(b"\r\n");

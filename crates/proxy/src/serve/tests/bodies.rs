@@ -99,6 +99,20 @@ fn every_body_is_framed_for_http1() {
 }
 
 #[test]
+fn an_empty_value_in_chunks_is_no_forgotten_one_when_it_is_sent_again() {
+    run(async {
+        let node = FakeNode::start([reply(MISDIRECTED)]).await;
+        let router = Cluster::derived(&[(node.addr, Alive)]).router(options());
+        assert_eq!(call(&router, put(stream(vec![]))).await.0, 200);
+        let [first, again] = node.requests().try_into().unwrap();
+        assert_eq!(sent_header(&first.0, "transfer-encoding").as_deref(), Some("chunked"));
+        assert_eq!((first.1, again.1), (b"0\r\n\r\n".to_vec(), vec![]));
+        assert_eq!(sent_header(&again.0, "content-length").as_deref(), Some("0"), "{}", again.0);
+        assert_eq!(sent_header(&again.0, "transfer-encoding"), None);
+    });
+}
+
+#[test]
 fn a_client_that_stops_sending_is_told_so() {
     run(async {
         let node = FakeNode::start([]).await;

@@ -58,7 +58,7 @@ fn a_body_is_framed_once_and_as_the_headers_say() {
     for (fields, body, framing, told) in [
         (&[][..], Body::empty(), Length(0), ""),
         (&[("content-length", "0")], Body::empty(), Length(0), "content-length: 0\r\n"),
-        (&[chunked], Body::empty(), Length(0), ""),
+        (&[chunked], Body::empty(), Length(0), "content-length: 0\r\n"),
         (&[], Body::from("abc"), Length(3), "content-length: 3\r\n"),
         (&[("content-length", "3")], Body::from("abc"), Length(3), "content-length: 3\r\n"),
         (&[("content-length", "7")], unknown_length(), Length(7), "content-length: 7\r\n"),
