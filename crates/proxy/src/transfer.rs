@@ -17,6 +17,10 @@ use crate::edge::BodyIdle;
 /// Most frames kept for a replay: a body that comes byte by byte would take many times its size in memory.
 const KEPT_FRAMES_MAX: usize = 1_024;
 
+/// A kept frame of up to so many bytes gets memory of its own, unless it is the first: as it comes it may keep 16 KiB
+/// alive, and a body of crumbs would hold a thousand times that.
+const CRUMB_BYTES_MAX: usize = 4 << 10;
+
 /// The body of one request, whatever the number of attempts.
 ///
 /// Each attempt sends a [`SentBody`] made by [`Transfer::send`]. It begins with the frames kept so far and then
@@ -177,7 +181,8 @@ impl Shared {
             self.kept = Vec::new();
             self.kept_bytes = 0;
         } else {
-            self.kept.push(data.clone());
+            let crumb = data.len() <= CRUMB_BYTES_MAX && !self.kept.is_empty();
+            self.kept.push(if crumb { Bytes::copy_from_slice(data) } else { data.clone() });
         }
     }
 }
@@ -280,6 +285,20 @@ mod tests {
             assert_eq!(all(transfer.send()).await.unwrap().len(), count);
             assert_eq!(transfer.replayable(), kept);
         }
+    }
+
+    #[tokio::test]
+    async fn kept_crumbs_hold_no_memory_but_their_own() {
+        let pages: Vec<_> = [b'a', b'b', b'c'].map(|byte| Bytes::from(vec![byte; 16 << 10])).into();
+        let crumbs: Vec<_> =
+            pages.iter().map(|page| Ok::<_, BoxError>(Frame::data(page.slice(..1)))).collect();
+        let transfer =
+            Transfer::new(Body::boxed(StreamBody::new(futures_util::stream::iter(crumbs))), 1 << 20);
+        for _ in 0..2 {
+            assert_eq!(all(transfer.send()).await.unwrap(), "abc");
+        }
+        let free: Vec<_> = pages.iter().map(Bytes::is_unique).collect();
+        assert_eq!(free, [false, true, true], "a body that comes whole is not copied");
     }
 
     #[tokio::test]
