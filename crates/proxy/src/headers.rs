@@ -32,7 +32,7 @@ const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 
-const RINGWAY_PREFIX: &str = "ringway-";
+pub(crate) const RINGWAY_PREFIX: &str = "ringway-";
 const STALENESS: &str = "ringway-staleness";
 
 /// How this router names itself to others.

@@ -3,6 +3,7 @@
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, header};
 
+use crate::headers::RINGWAY_PREFIX;
 use crate::http1::{buffers, head};
 
 /// Longest line with a chunk's size, its extensions and the line end included.
@@ -249,9 +250,9 @@ fn section_slice(text: &Bytes, section: &[u8], value: &[u8]) -> Bytes {
 }
 
 /// Whether a field may stand in a trailer section: framing, routing, authentication and what tells how to read the
-/// content may not (RFC 9110 §6.5.1).
+/// content may not (RFC 9110 §6.5.1). Nor may `Ringway-*`: whoever merges trailers into the head would take them for ours.
 pub(crate) fn may_trail(name: &HeaderName) -> bool {
-    !matches!(
+    let forbidden = matches!(
         *name,
         header::AUTHORIZATION
             | header::CACHE_CONTROL
@@ -267,7 +268,8 @@ pub(crate) fn may_trail(name: &HeaderName) -> bool {
             | header::TRAILER
             | header::TRANSFER_ENCODING
             | header::UPGRADE
-    )
+    );
+    !forbidden && !name.as_str().starts_with(RINGWAY_PREFIX)
 }
 
 /// Writes the line before a chunk's data; [`CHUNK_END`] follows the data.
@@ -474,11 +476,11 @@ mod tests {
     #[test]
     fn what_is_written_is_read_back() {
         let mut headers = HeaderMap::new();
-        headers.insert("trailer", "X-Sum, , not a name , set-cookie".parse().unwrap());
+        headers.insert("trailer", "X-Sum, , not a name , set-cookie, Ringway-Epoch".parse().unwrap());
         headers.append("trailer", "x-more".parse().unwrap());
         let announced = announced_trailers(&headers);
         let mut trailers = HeaderMap::new();
-        for name in ["x-sum", "x-more", "x-silent", "set-cookie"] {
+        for name in ["x-sum", "x-more", "x-silent", "set-cookie", "ringway-epoch"] {
             trailers.insert(name, "7".parse().unwrap());
         }
         let mut out = BytesMut::new();
