@@ -2,9 +2,12 @@
 //!
 //! A request asks for the time half a dozen times, most of them within microseconds of each other. A worker's runtime
 //! forgets the reading before it waits for events ([`forget`]), so all that one turn of its loop does happens at one time.
+//! While some task is always cut off in the middle of its work the runtime never waits; then the task's end of turn counts
+//! ([`forget_when_cut_off`]).
 
 use std::cell::Cell;
 
+use tokio::task::coop::has_budget_remaining;
 use tokio::time::Instant;
 
 /// Most answers from one reading. A turn that has this much to do takes longer than timings should be off.
@@ -52,6 +55,16 @@ pub(crate) fn keep() {
 /// A turn is over, and waiting takes time.
 pub(crate) fn forget() {
     TURN.with(|turn| turn.kept.set(None));
+}
+
+/// Call it when a task stops for now. One that was cut off, because it had done as much as a task may at a time, goes on
+/// without a wait in between: a bulk transfer can keep a worker from waiting for as long as it lasts.
+///
+/// *Cost*: a load.
+pub(crate) fn forget_when_cut_off() {
+    if !has_budget_remaining() {
+        forget();
+    }
 }
 
 #[cfg(test)]

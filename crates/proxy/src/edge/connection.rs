@@ -124,7 +124,13 @@ impl<F: Future + 'static> Executor<F> for LocalExecutor {
         let count = PanicCount { metrics: self.metrics.clone() };
         tokio::task::spawn_local(async move {
             let _count = count;
-            stream.await;
+            let mut stream = pin!(stream);
+            poll_fn(|cx| {
+                let polled = stream.as_mut().poll(cx);
+                crate::clock::forget_when_cut_off();
+                polled
+            })
+            .await;
         });
     }
 }
@@ -399,6 +405,7 @@ async fn drive<C: Serving>(
             if let Poll::Ready(end) = connection.as_mut().poll_end(cx) {
                 return Poll::Ready(finishing.unwrap_or(end));
             }
+            crate::clock::forget_when_cut_off();
             if finishing.is_none() && drain.begun(cx) {
                 finishing = Some(ConnectionEnd::Finished);
                 connection.as_mut().finish();
@@ -560,5 +567,78 @@ impl AsyncWrite for Stream {
             Self::Plain(tcp) => Pin::new(tcp).poll_shutdown(cx),
             Self::Tls(tls) => Pin::new(tls).poll_shutdown(cx),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use tokio::task::coop::consume_budget;
+    use tokio::task::{LocalSet, spawn_local};
+
+    use super::*;
+    use crate::clock;
+
+    /// Does all that a task may do at a time, and has always more to do. Notes what time it was at each turn.
+    async fn toil(turns: usize) -> Vec<Instant> {
+        let mut readings = Vec::new();
+        poll_fn(|cx| {
+            let now = clock::now();
+            readings.push(now);
+            while Instant::now() <= now {}
+            while pin!(consume_budget()).poll(cx).is_ready() {}
+            if readings.len() < turns { Poll::Pending } else { Poll::Ready(()) }
+        })
+        .await;
+        readings
+    }
+
+    struct Toiling<F>(Pin<Box<F>>);
+
+    impl<F: Future<Output = ()>> Serving for Toiling<F> {
+        fn poll_end(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<ConnectionEnd> {
+            self.0.as_mut().poll(cx).map(|()| ConnectionEnd::Finished)
+        }
+
+        fn finish(self: Pin<&mut Self>) {}
+    }
+
+    #[test]
+    fn time_passes_while_a_worker_never_waits() {
+        const TURNS: usize = 8;
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        let runtime = runtime.enable_all().on_thread_park(clock::forget).build().unwrap();
+        clock::keep();
+        LocalSet::new().block_on(&runtime, async {
+            let readings = Rc::new(RefCell::new(Vec::new()));
+            let noted = |readings: &Rc<RefCell<Vec<Instant>>>| {
+                let readings = Rc::clone(readings);
+                async move {
+                    let toiled = toil(TURNS).await;
+                    readings.borrow_mut().extend(toiled);
+                }
+            };
+
+            let mut connection = Toiling(Box::pin(noted(&readings)));
+            let served = spawn_local(async move {
+                let (clock, limits) = (ConnectionClock::new(false), Limits::of(&EdgeOptions::default()));
+                drive(Pin::new(&mut connection), &clock, &limits, Rc::new(Drain::default()).watch()).await
+            });
+            assert_eq!(served.await.unwrap(), ConnectionEnd::Finished);
+            assert_eq!(readings.borrow().len(), TURNS);
+            assert!(readings.borrow().is_sorted_by(|a, b| a < b), "a connection: {readings:?}");
+
+            readings.borrow_mut().clear();
+            let (done, streamed) = tokio::sync::oneshot::channel();
+            let work = noted(&readings);
+            let metrics = crate::metrics::Metrics::new("test", Vec::new()).unwrap().worker(0);
+            LocalExecutor { metrics }.execute(async move {
+                work.await;
+                let _ = done.send(());
+            });
+            streamed.await.unwrap();
+            assert!(readings.borrow().is_sorted_by(|a, b| a < b), "a stream: {readings:?}");
+        });
     }
 }
