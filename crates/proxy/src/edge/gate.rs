@@ -73,9 +73,11 @@ impl<C: Serve> Gate<C> {
             return None;
         }
         inner.requests.set(inner.requests.get() + 1);
-        let mut slot = inner.free.borrow_mut().pop().unwrap_or_else(|| Box::pin(None));
-        slot.set(Some(inner.service.serve(request, info)));
-        Some(Running { slot: Some(slot), inner: Rc::clone(inner) })
+        // Before the service is called: one that panics gives its room back, too.
+        let mut running = Running { slot: None, inner: Rc::clone(inner) };
+        let slot = inner.free.borrow_mut().pop().unwrap_or_else(|| Box::pin(None));
+        running.slot.insert(slot).set(Some(inner.service.serve(request, info)));
+        Some(running)
     }
 }
 
@@ -159,6 +161,19 @@ mod tests {
         assert!(
             gate.inner.free.borrow().iter().any(|slot| Some(std::ptr::from_ref(&**slot).addr()) == place)
         );
+    }
+
+    #[test]
+    fn a_service_that_panics_at_once_gives_its_room_back() {
+        let service = |request: Request<Body>, _| {
+            assert_ne!(request.uri().path(), "/panic", "as it was asked to");
+            async { Response::new(Body::empty()) }
+        };
+        let gate = Gate::new(service, 1);
+        let ask = |path: &str| gate.enter(Request::get(path).body(Body::empty()).unwrap(), no_connection());
+        let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| ask("/panic").is_some()));
+        assert!(panicked.is_err());
+        assert!(ask("/").is_some());
     }
 
     struct Dropped(Rc<Cell<u32>>);
