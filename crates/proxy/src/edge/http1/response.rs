@@ -151,7 +151,9 @@ impl Answer {
                 return Poll::Pending;
             }
             if self.ended {
-                return wire.poll_flush(cx).map_err(Into::into);
+                let flushed = wire.poll_flush(cx);
+                self.paused |= flushed.is_pending();
+                return flushed.map_err(Into::into);
             }
             if matches!(gathered, Ok(Poll::Pending)) {
                 self.paused = true;

@@ -144,6 +144,61 @@ impl tokio::io::AsyncWrite for Mute {
     }
 }
 
+/// An answer that TLS has taken and the socket has not: the connection is idle from when it is gone.
+#[tokio::test]
+async fn an_answer_that_waits_to_be_flushed_takes_its_time() {
+    for (flushes, paused) in [(0, false), (1, true)] {
+        let metrics = Metrics::new("test", Vec::new()).unwrap().worker(0);
+        let (clock, pause_max) = (ConnectionClock::new(false), Duration::from_secs(30));
+        let wire = Wire::new(Slow { flushes }, b"", clock, metrics, pause_max);
+        let (response, facts) = (Response::new(Body::from("ok")), Facts::unknown(false));
+        let (mut answer, _) =
+            Answer::new(response, &facts, true, &DateCache::default(), Instant::now(), pause_max);
+        poll_fn(|cx| answer.poll_send(&wire, cx)).await.unwrap();
+        assert_eq!(answer.has_paused(), paused);
+    }
+}
+
+/// A stream that takes everything and asks for patience before it is flushed.
+struct Slow {
+    flushes: u32,
+}
+
+impl Transport for Slow {
+    fn poll_readable(&mut self, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Poll::Pending
+    }
+}
+
+impl tokio::io::AsyncRead for Slow {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        _: &mut tokio::io::ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        Poll::Pending
+    }
+}
+
+impl tokio::io::AsyncWrite for Slow {
+    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<std::io::Result<usize>> {
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        if self.flushes == 0 {
+            return Poll::Ready(Ok(()));
+        }
+        self.flushes -= 1;
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
 #[tokio::test]
 async fn a_body_that_was_cut_off_does_not_look_ended() {
     let (mut client, wire) = wire();
