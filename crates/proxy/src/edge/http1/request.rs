@@ -123,6 +123,10 @@ fn parse_in<'t>(
             let line_ends = text[..text.len().min(bounds.bytes_max)].contains(&b'\n');
             return Err(if line_ends { TOO_LARGE } else { TARGET_TOO_LONG });
         }
+        // Which refusal it is, the rest of the line says; however the bytes come, it is the same.
+        Err(httparse::Error::Version) if !text.contains(&b'\n') && text.len() < bounds.bytes_max => {
+            return Ok(None);
+        }
         Err(error) => return Err(refusal_of(error, text)),
     };
     let (Some(method), Some(target), Some(minor)) = (parsed.method, parsed.path, parsed.version) else {
@@ -359,6 +363,19 @@ mod tests {
             ("HTCPCP/1.0", Reason::MalformedRequest),
         ] {
             assert_eq!(reason(&format!("GET / {version}\r\nhost: h\r\n\r\n")), expected, "{version}");
+        }
+    }
+
+    #[test]
+    fn a_version_is_judged_when_its_line_is_whole() {
+        for (version, reason) in
+            [("HTTP/2.0", Reason::VersionUnsupported), ("HTTX", Reason::MalformedRequest)]
+        {
+            let text = format!("GET / {version}\r\n");
+            for end in 0..text.len() {
+                assert!(matches!(read(&text[..end]), Ok(None)), "{:?}", &text[..end]);
+            }
+            assert_eq!(read(&text).unwrap_err().reason, reason, "{version}");
         }
     }
 
