@@ -158,14 +158,19 @@ fn advisories() -> Result<()> {
     check("cargo-deny", &["--locked", "check", "advisories"])
 }
 
-/// Fuzzes one target. The corpus stays in `fuzz/corpus`, so that the next run goes on where this one ended.
+/// Fuzzes one target. The corpus stays in `fuzz/corpus`, so that the next run goes on where this one ended; the target's
+/// words, if it has any, are in `fuzz/dict`.
 ///
 /// The sanitizers need a nightly feature; `RUSTC_BOOTSTRAP` lends it to the stable compiler, so that what is
 /// fuzzed is what is shipped.
 fn fuzz(target: &str, seconds: u32) -> Result<()> {
     tools::cargo_tool(&CARGO_FUZZ)?;
     let time = format!("-max_total_time={seconds}");
+    let words = root().join(format!("fuzz/dict/{target}.dict"));
     let mut command = run::command("cargo-fuzz", &["run", target, "--", &time, "-timeout=10"]);
+    if words.exists() {
+        command.arg(format!("-dict={}", words.display()));
+    }
     command.current_dir(root()).env("RUSTC_BOOTSTRAP", "1");
     // cargo-fuzz builds in fuzz/target; a target directory of ours would mix its instrumented products in.
     command.env_remove("CARGO_TARGET_DIR");
