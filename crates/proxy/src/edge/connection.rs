@@ -514,6 +514,15 @@ impl Transport for Stream {
             },
         }
     }
+
+    fn reset(&mut self) {
+        let tcp = match self {
+            Self::Plain(tcp) => tcp,
+            Self::Tls(tls) => tls.get_mut().0,
+        };
+        // It fails only on a socket that is broken anyway.
+        let _ = tcp.set_zero_linger();
+    }
 }
 
 impl AsyncRead for Stream {

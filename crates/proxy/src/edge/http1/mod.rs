@@ -171,6 +171,9 @@ async fn send<T: Transport, S>(
     let (mut answer, persists) =
         Answer::new(response, facts, persists, &worker.date, begun, worker.options.body_idle_timeout);
     answer.begin_with(wire.take_interim());
+    if answer.ends_with_connection() {
+        wire.set_open_ended(true);
+    }
     let sent = poll_fn(|cx| match answer.poll_send(wire, cx) {
         Poll::Pending => wire.poll_broken(cx).map(|()| Err(Unsent::Gone)),
         sent => sent,
@@ -178,6 +181,9 @@ async fn send<T: Transport, S>(
     if let Err(error) = sent.await {
         tracing::debug!(%error, "an answer was not sent whole");
         return Err(ConnectionEnd::Broken);
+    }
+    if answer.ends_with_connection() {
+        wire.set_open_ended(false);
     }
     // One reading of the clock serves the `Date` and the idle timer, unless the answer took its time.
     wire.clock.answered(if answer.has_paused() { Instant::now() } else { begun });

@@ -129,6 +129,11 @@ impl Answer {
         }
     }
 
+    /// Whether the client learns from the connection's end where the answer ends.
+    pub(super) fn ends_with_connection(&self) -> bool {
+        self.framing == Framing::UntilClose
+    }
+
     pub(super) fn has_paused(&self) -> bool {
         self.paused
     }

@@ -31,6 +31,9 @@ pub(in crate::edge) const SILENT_GRACE: Duration = Duration::from_millis(100);
 pub(in crate::edge) trait Transport: AsyncRead + AsyncWrite + Unpin + 'static {
     /// Ready when a read is worth a try. It may be ready too often, never too seldom.
     fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
+
+    /// Makes the stream's end one that nobody takes for an orderly one, where there is such an end. Drop it then.
+    fn reset(&mut self) {}
 }
 
 /// One connection's bytes.
@@ -57,6 +60,8 @@ pub(super) struct State<T> {
     /// The body of the request under way is in somebody's hands.
     pub(super) body_held: bool,
     pub(super) interim: Interim,
+    /// The answer under way ends with the connection.
+    open_ended: bool,
     /// The connection's task, to be told when it may read again.
     pub(super) server: Option<Waker>,
     /// The task that waits for the body, to be told when there will be no more of it.
@@ -111,6 +116,7 @@ impl<T: Transport> Wire<T> {
             request: 0,
             body_held: false,
             interim: Interim::Unwanted,
+            open_ended: false,
             server: None,
             reader: None,
             scan: Scan::default(),
@@ -127,7 +133,11 @@ impl<T: Transport> Wire<T> {
     pub(super) fn hang_up(&self) {
         // Not borrowed, unless a panic unwinds.
         let Ok(mut state) = self.state.try_borrow_mut() else { return };
-        state.stream = None;
+        let stream = state.stream.take();
+        if let Some(mut stream) = stream.filter(|_| state.open_ended) {
+            // An orderly end would pass for that of the answer.
+            stream.reset();
+        }
         state.request += 1;
         let reader = state.reader.take();
         drop(state);
@@ -214,6 +224,11 @@ impl<T: Transport> Wire<T> {
     pub(super) fn is_closing(&self) -> bool {
         let state = self.state.borrow();
         self.finishing.get() || (state.read_closed && state.input.is_empty())
+    }
+
+    /// From now on, until it is sent, an answer is under way that ends with the connection.
+    pub(super) fn set_open_ended(&self, open_ended: bool) {
+        self.state.borrow_mut().open_ended = open_ended;
     }
 
     /// Whether all of the request's body was read.

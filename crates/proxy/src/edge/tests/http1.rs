@@ -182,6 +182,19 @@ async fn http_1_0_gets_what_it_can_read() {
     assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("\r\n\r\n2"), "{answer}");
 }
 
+#[tokio::test]
+async fn an_answer_that_breaks_off_does_not_look_whole_to_http_1_0() {
+    let bed = Bed::start(Http1Path::Own, |options| options.body_idle_timeout = Duration::from_millis(100));
+    for (path, length) in [("/fail", "unknown"), ("/stall", "unknown"), ("/short", "known")] {
+        let mut stream = bed.connect().await;
+        stream.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        let end = soon(stream.read_to_end(&mut answer)).await.unwrap();
+        // Where the client knows the length it sees for itself what is missing.
+        assert_eq!(end.is_err(), length == "unknown", "{path}: {end:?}");
+    }
+}
+
 async fn interim_answers_come_when_the_body_is_wanted(http1: Http1Path) {
     const CONTINUE: &str = "HTTP/1.1 100 Continue";
     let bed = Bed::start(http1, |_| {});
