@@ -36,8 +36,11 @@ pub(crate) fn run(args: &[&str]) -> Result<()> {
     let mut counted = BTreeMap::new();
     for case in CASES {
         let [few, many] = REQUESTS;
-        let more = count(case, many)?.saturating_sub(count(case, few)?);
-        counted.insert(case.to_owned(), more / (many - few));
+        let (few_cost, many_cost) = (count(case, few)?, count(case, many)?);
+        if many_cost <= few_cost {
+            bail!("{case}: {many} requests cost {many_cost} instructions and {few} cost {few_cost}");
+        }
+        counted.insert(case.to_owned(), (many_cost - few_cost) / (many - few));
     }
     let written = root().join("benches/instructions.txt");
     if write {

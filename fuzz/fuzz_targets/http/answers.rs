@@ -31,19 +31,17 @@ impl Answer {
 /// Reads all final answers that a client got to its requests. `seen` are those that were served; one more answer may
 /// follow, to what was refused.
 ///
-/// *Errors*: what is wrong, and where.
-pub fn read_all(bytes: &[u8], seen: &[Seen]) -> Result<Vec<Answer>, String> {
+/// Returns the answers up to the first that is wrong, and what is wrong with that one.
+pub fn read_all(bytes: &[u8], seen: &[Seen]) -> (Vec<Answer>, Result<(), String>) {
     let mut reader = Reader { bytes, at: 0 };
     let mut answers = Vec::new();
     while reader.at < bytes.len() {
-        let request = seen.get(answers.len());
-        match reader.answer(request) {
-            Ok(Some(answer)) => answers.push(answer),
-            Ok(None) => {}
-            Err(problem) => return Err(format!("{problem} at byte {} of the answers", reader.at)),
+        match reader.answer(seen.get(answers.len())) {
+            Ok(answer) => answers.extend(answer),
+            Err(problem) => return (answers, Err(format!("{problem} at byte {} of the answers", reader.at))),
         }
     }
-    Ok(answers)
+    (answers, Ok(()))
 }
 
 struct Reader<'b> {

@@ -14,7 +14,9 @@ pub fn explains_refusal(detail: &str, bytes: &[u8], next: &Seen) -> bool {
         "`Transfer-Encoding` is not exactly one `chunked`" => {
             next.coding.len() != 1 || !next.coding[0].eq_ignore_ascii_case(b"chunked")
         }
-        "the target's form does not fit the method" => !next.target.starts_with('/'),
+        "the target's form does not fit the method" => {
+            next.method == "CONNECT" || !next.target.starts_with('/')
+        }
         // hyper hides these.
         "`Content-Length` is not one decimal number, given once" => count(bytes, b"content-length") > 1,
         "`Transfer-Encoding` stands beside `Content-Length`, or in HTTP/1.0" => {
@@ -47,7 +49,24 @@ pub fn explains_whole_body(hyper_why: &str) -> bool {
 /// Whether our own path may end a connection without a refusal after this request, where hyper goes on.
 pub fn explains_end(last: Option<&Seen>, end: &str) -> bool {
     // An answer that breaks off with the body that it echoes.
-    last.is_some_and(|seen| seen.kind == Kind::Echo && end == "broken")
+    last.is_some_and(|seen| seen.kind == Kind::Echo && end == "broken" || has_odd_connection(seen))
+}
+
+/// Whether our own path may go on after this request, where hyper ends the connection.
+pub fn explains_going_on(last: &Seen) -> bool {
+    // hyper's path takes any `Expect` for a client that waits, and does not read a body that nobody wants.
+    let expects = last.kind == Kind::Unread && last.values("expect").next().is_some();
+    expects || has_odd_connection(last)
+}
+
+/// Whether our own path may serve what hyper refuses: lengths that hyper uses as marks of its own. Such a body never ends.
+pub fn explains_serving(bytes: &[u8]) -> bool {
+    [&b"18446744073709551615"[..], b"18446744073709551614"].iter().any(|length| count(bytes, length) > 0)
+}
+
+/// A `Connection` with bytes beyond ASCII: hyper takes nothing of it, our own path the members that it knows.
+fn has_odd_connection(seen: &Seen) -> bool {
+    seen.values("connection").any(|value| !value.is_ascii())
 }
 
 /// Trailers that nobody may act on so late (RFC 9110 §6.5.1): our own path drops them, hyper shows them.

@@ -382,8 +382,9 @@ impl DateCache {
 impl Made {
     #[expect(clippy::disallowed_methods, reason = "the `Date` of an answer is the wall clock's")]
     fn at(now: Instant) -> Self {
-        let time = SystemTime::now();
-        let since_epoch = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        // A clock before 1970 says 1970: dates of HTTP do not go back further.
+        let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let time = SystemTime::UNIX_EPOCH + since_epoch;
         let left = Duration::from_secs(1) - Duration::from_nanos(u64::from(since_epoch.subsec_nanos()));
         let mut text = String::with_capacity("date: \r\n".len() + DATE_BYTES);
         let _ = write!(text, "date: {}\r\n", httpdate::HttpDate::from(time));
