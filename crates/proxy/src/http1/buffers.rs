@@ -9,11 +9,11 @@ use std::ops::{Deref, DerefMut};
 use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 
-/// Size of a pooled buffer: a request or an answer of usual size fits in whole.
-pub(crate) const BUFFER_BYTES: usize = 16 << 10;
+/// Size of a pooled buffer: a value of 16 KiB with its head fits in whole.
+pub(crate) const BUFFER_BYTES: usize = 17 << 10;
 /// A buffer that grew over this (for a large head) is not kept.
 const BUFFER_KEPT_BYTES_MAX: usize = 2 * BUFFER_BYTES;
-/// Buffers kept per thread: at most 4 MiB (8 MiB if all have grown), enough for those in use at one time.
+/// Buffers kept per thread: at most 4.25 MiB (twice that if all have grown), enough for those in use at one time.
 const BUFFERS_MAX: usize = 256;
 /// Header maps kept per thread.
 const HEADER_MAPS_MAX: usize = 256;
@@ -64,8 +64,9 @@ impl Buffer {
 
     /// Makes room for at least `wanted` more bytes, with a pooled buffer if it has none yet.
     pub(crate) fn ensure(&mut self, wanted: usize) {
-        if self.bytes.capacity() == 0 {
-            *self = Self::take();
+        if self.bytes.is_empty() && self.bytes.capacity() < wanted {
+            // Growing what is empty would copy what nobody needs any more.
+            *self = if wanted <= BUFFER_BYTES { Self::take() } else { Self::none() };
         }
         if self.bytes.capacity() - self.bytes.len() < wanted {
             self.bytes.reserve(wanted);

@@ -11,11 +11,13 @@ use http_body::{Body as _, Frame};
 use tokio::io::AsyncWrite;
 
 use crate::exchange::Sending;
-use crate::http1::buffers::{BUFFER_BYTES, Buffer};
+use crate::http1::buffers::Buffer;
 use crate::http1::chunked::{self, CHUNK_END, LAST_CHUNK};
 use crate::transfer::SentBody;
 use crate::upstream::codec::{self, BodyFraming, Misframed};
 
+/// What is collected of a head and small frames before it is sent. Less than a buffer: a frame of 16 KiB is not copied.
+const COLLECTED_BYTES_MAX: usize = 16 << 10;
 /// What a chunk costs in a buffer besides its data: the longest size line and the end.
 const CHUNK_OVERHEAD_BYTES: usize = 20;
 
@@ -147,7 +149,7 @@ impl Upload {
 
     /// Takes frames of the body until it has none at hand, or enough is here.
     fn fill(&mut self, cx: &mut Context<'_>) -> Result<(), UploadError> {
-        while self.frame.is_empty() && self.out.len() < BUFFER_BYTES {
+        while self.frame.is_empty() && self.out.len() < COLLECTED_BYTES_MAX {
             if self.body.is_end_stream() {
                 return self.end(None);
             }
@@ -169,7 +171,7 @@ impl Upload {
             // As a chunk it would be the last one.
             return Ok(());
         }
-        let copied = self.out.len() + data.len() + CHUNK_OVERHEAD_BYTES <= BUFFER_BYTES;
+        let copied = self.out.len() + data.len() + CHUNK_OVERHEAD_BYTES <= COLLECTED_BYTES_MAX;
         self.out.ensure(CHUNK_OVERHEAD_BYTES + if copied { data.len() } else { 0 });
         match &mut self.framing {
             BodyFraming::Length(left) => {

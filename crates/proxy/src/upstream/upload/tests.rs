@@ -122,7 +122,7 @@ fn head_and_small_frames_go_out_in_one_write() {
 fn whatever_is_taken_at_once_the_bytes_are_the_same() {
     let mut trailers = HeaderMap::new();
     trailers.insert("x-sum", HeaderValue::from_static("7"));
-    let large = vec![b'v'; 3 * BUFFER_BYTES];
+    let large = vec![b'v'; 3 * COLLECTED_BYTES_MAX];
     let frames = || {
         vec![
             data("small"),
@@ -132,8 +132,8 @@ fn whatever_is_taken_at_once_the_bytes_are_the_same() {
             data(large.clone()),
             None,
             None,
-            data(vec![b'w'; BUFFER_BYTES - 10]),
-            data(vec![b'x'; BUFFER_BYTES]),
+            data(vec![b'w'; COLLECTED_BYTES_MAX - 10]),
+            data(vec![b'x'; COLLECTED_BYTES_MAX]),
         ]
     };
     for chunked in [true, false] {
@@ -154,7 +154,7 @@ fn whatever_is_taken_at_once_the_bytes_are_the_same() {
             frames.push(Some(Frame::trailers(trailers.clone())));
         }
         let length = (!chunked).then_some("131072");
-        for at_once in [0, 1, 3, 1_000, BUFFER_BYTES, 100_000] {
+        for at_once in [0, 1, 3, 1_000, COLLECTED_BYTES_MAX, 100_000] {
             let frames: Vec<_> = frames.iter().map(|frame| frame.as_ref().map(copy)).collect();
             let total: usize = frames.iter().flatten().filter_map(|f| f.data_ref().map(Bytes::len)).sum();
             assert!(chunked || total == 131_072, "{total}");
@@ -176,7 +176,7 @@ fn copy(frame: &Frame<Bytes>) -> Frame<Bytes> {
 
 #[test]
 fn a_large_frame_is_sent_from_where_it_is() {
-    let large = Bytes::from(vec![b'v'; 4 * BUFFER_BYTES]);
+    let large = Bytes::from(vec![b'v'; 4 * COLLECTED_BYTES_MAX]);
     let mut upload = upload(Some("65536"), body(vec![data(large.clone())])).unwrap();
     assert!(run(&mut upload, &mut Sink { breaks_after: Some(0), ..Sink::default() }).is_err());
     assert_eq!(upload.frame.as_ptr(), large.as_ptr());
