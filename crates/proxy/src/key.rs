@@ -88,7 +88,7 @@ fn matches<'r>(route: &RouteOptions, head: Head<'r>) -> Option<Option<&'r str>> 
     wanted.host.as_ref().is_none_or(host_fits).then_some(segment)
 }
 
-/// `segment`: of the path, as [`matches`] found it.
+/// `segment`: of the path, as [`matches()`] found it.
 fn find<'r>(source: &KeySource, segment: Option<&'r str>, head: Head<'r>) -> Result<Cow<'r, [u8]>, Reason> {
     match source {
         KeySource::Path(_) => percent_decoded(segment.ok_or(Reason::KeyMissing)?.as_bytes()),
