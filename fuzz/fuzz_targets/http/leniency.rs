@@ -18,13 +18,20 @@ pub fn explains_refusal(detail: &str, bytes: &[u8], next: &Seen) -> bool {
             next.method == "CONNECT" || !next.target.starts_with('/')
         }
         // hyper hides these.
-        "`Content-Length` is not one decimal number, given once" => count(bytes, b"content-length") > 1,
+        "`Content-Length` is not one decimal number, given once" => {
+            count(bytes, b"content-length") > 1 || is_dropped_beside_coding(bytes, next)
+        }
         "`Transfer-Encoding` stands beside `Content-Length`, or in HTTP/1.0" => {
-            next.coding.len() == 1 && count(bytes, b"content-length") > 0
+            is_dropped_beside_coding(bytes, next)
         }
         "the target holds a `#`" => bytes.contains(&b'#'),
         _ => false,
     }
+}
+
+/// A length beside a coding: hyper drops it, whatever it says.
+fn is_dropped_beside_coding(bytes: &[u8], next: &Seen) -> bool {
+    next.coding.len() == 1 && count(bytes, b"content-length") > 0
 }
 
 /// Whether our own path may break off, for this reason, a body that hyper read whole.
