@@ -16,7 +16,9 @@ const CASES: [&str; 5] = ["get-128", "get-16k", "put-128", "put-16k", "tls-get-1
 /// Requests of a case's two runs. Their difference is what is counted.
 const REQUESTS: [u64; 2] = [500, 2_500];
 /// How far above what is written down a figure may be, in percent. A change that costs more says so with `--write`.
-const TOLERANCE_PERCENT: u64 = 5;
+///
+/// The same sources built at another place of the disk differ by up to 5: names decide what is compiled together.
+const TOLERANCE_PERCENT: u64 = 10;
 /// The worker's thread: the second of the process, by the order in which they are made.
 const WORKER: &str = "02";
 
@@ -142,9 +144,9 @@ mod tests {
         let written = BTreeMap::from([("get-128".to_owned(), 10_000), ("put-128".to_owned(), 9)]);
         assert_eq!(parse(&show(&written)).unwrap(), written);
         let now = |get| BTreeMap::from([("get-128".to_owned(), get), ("put-128".to_owned(), 9)]);
-        judge(&now(10_500), &written).unwrap();
-        let refused = judge(&now(10_501), &written).unwrap_err().to_string();
-        assert!(refused.contains("get-128 costs 10501 instead of 10000"), "{refused}");
+        judge(&now(11_000), &written).unwrap();
+        let refused = judge(&now(11_001), &written).unwrap_err().to_string();
+        assert!(refused.contains("get-128 costs 11001 instead of 10000"), "{refused}");
         let unknown = BTreeMap::from([("new".to_owned(), 1)]);
         assert!(judge(&unknown, &written).unwrap_err().to_string().contains("--write"));
     }
