@@ -69,8 +69,6 @@ fn count(case: &str, requests: u64) -> Result<u64> {
             &requests.to_string(),
         ],
     );
-    // The same start for everybody: what a path or a setting of the machine adds to it may move later allocations.
-    command.env_remove("RUST_LOG");
     let output = command.output().context("cannot start valgrind")?;
     if !output.status.success() {
         bail!("{case} failed under valgrind: {}", String::from_utf8_lossy(&output.stderr).trim_end());

@@ -21,7 +21,7 @@ const HEADER_MAPS_MAX: usize = 256;
 const HEADER_MAP_FIELDS_MAX: usize = 128;
 /// Up to here a piece is copied out of a buffer; a larger one takes the buffer's memory along.
 ///
-/// A copy costs less than what follows when a small piece pins 16 KiB: one more buffer to allocate and to free.
+/// A copy costs less than what follows when a small piece pins a whole one: one more buffer to allocate and to free.
 pub(crate) const COPIED_BYTES_MAX: usize = 4 << 10;
 
 /// Memory that small copies are put into, one behind the other. A copy keeps all of it alive, so it is not large.

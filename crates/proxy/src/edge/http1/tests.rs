@@ -93,7 +93,7 @@ async fn whoever_waits_for_a_body_is_told_that_its_connection_is_over() {
     let first = b"PUT /a HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\n";
     let metrics = Metrics::new("test", Vec::new()).unwrap().worker(0);
     let clock = ConnectionClock::new(false);
-    let wire = Rc::new(Wire::new(Mute, first, clock, metrics, Duration::from_secs(30)));
+    let wire = Rc::new(Wire::new(Slow { flushes: 0 }, first, clock, metrics, Duration::from_secs(30)));
     assert!(poll_fn(|cx| Poll::Ready(wire.poll_head(cx, BOUNDS).is_ready())).await);
     let mut body = Body::from(ClientBody::new(&wire));
     let reader = tokio::task::LocalSet::new();
@@ -111,39 +111,6 @@ async fn whoever_waits_for_a_body_is_told_that_its_connection_is_over() {
     assert!(timeout(Duration::from_secs(10), told).await.expect("it is woken"));
 }
 
-/// A stream that never says anything, nor wakes anybody.
-struct Mute;
-
-impl Transport for Mute {
-    fn poll_readable(&mut self, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Poll::Pending
-    }
-}
-
-impl tokio::io::AsyncRead for Mute {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-        _: &mut tokio::io::ReadBuf<'_>,
-    ) -> Poll<std::io::Result<()>> {
-        Poll::Pending
-    }
-}
-
-impl tokio::io::AsyncWrite for Mute {
-    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<std::io::Result<usize>> {
-        Poll::Ready(Ok(bytes.len()))
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-}
-
 /// An answer that TLS has taken and the socket has not: the connection is idle from when it is gone.
 #[tokio::test]
 async fn an_answer_that_waits_to_be_flushed_takes_its_time() {
@@ -159,7 +126,8 @@ async fn an_answer_that_waits_to_be_flushed_takes_its_time() {
     }
 }
 
-/// A stream that takes everything and asks for patience before it is flushed.
+/// A stream that never says anything, nor wakes anybody for that, takes everything, and asks for patience before it is
+/// flushed.
 struct Slow {
     flushes: u32,
 }
