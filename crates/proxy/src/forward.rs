@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::rc::Rc;
+use std::time::Duration;
 
 use http::header::CONTENT_LENGTH;
 use http::{Response, StatusCode};
@@ -15,6 +16,9 @@ use crate::upstream::{Call, CallError, Node, Nodes, Outgoing, Outstanding, Upstr
 
 /// Largest body of an answer that no client sees that is read to its end to keep the connection.
 const REFUSAL_BODY_BYTES_MAX: u64 = 4_096;
+/// How long such a body may keep its request from going where it should. Most come with their head; a new connection
+/// costs less than one that does not come.
+const REFUSAL_BODY_TIME: Duration = Duration::from_millis(50);
 
 /// What came of an attempt, with what is needed to go on from there.
 pub(crate) enum Forwarded {
@@ -130,12 +134,19 @@ fn lost(node: &Node, reason: Reason) -> Forwarded {
     Forwarded::Lost(reason)
 }
 
+/// Tells an answer from a refusal, and reads what is small of a refusal's body.
+///
+/// Only when all of the client's body is here: reading an answer goes on sending the request, and what is sent to a node
+/// that has refused it may be too much to be kept for the one that will not.
 async fn read_answer(response: Response<UpstreamBody>, attempt: Attempt<'_>) -> Forwarded {
     let Some(refusal) = Refusal::of(&response, attempt.claimed) else { return Forwarded::Answered(response) };
     let length = response.headers().get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
-    if length.is_some_and(|length| length <= REFUSAL_BODY_BYTES_MAX) {
+    if attempt.transfer.ended() && length.is_some_and(|length| length <= REFUSAL_BODY_BYTES_MAX) {
         let mut body = response.into_body();
-        while let Some(Ok(_)) = std::future::poll_fn(|cx| body.poll_frame(cx)).await {}
+        let read_away =
+            async { while let Some(Ok(_)) = std::future::poll_fn(|cx| body.poll_frame(cx)).await {} };
+        // Dropped half-way it closes its connection, which is all that there is to do.
+        let _ = tokio::time::timeout(REFUSAL_BODY_TIME, read_away).await;
     }
     Forwarded::Refused(refusal)
 }

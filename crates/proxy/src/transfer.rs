@@ -119,7 +119,6 @@ impl Transfer {
     }
 
     /// Whether everything has been pulled from the client.
-    #[cfg(test)]
     pub(crate) fn ended(&self) -> bool {
         self.shared.as_ref().is_none_or(|shared| shared.borrow().stage == Stage::Ended)
     }

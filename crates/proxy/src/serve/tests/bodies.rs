@@ -1,5 +1,7 @@
 //! Request bodies on their way: how they are framed, held, timed and given up.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use http::{Method, Version};
 use http_body::Frame;
@@ -120,5 +122,58 @@ fn a_client_that_stops_sending_is_told_so() {
         let idle = BodyIdle { limit: Duration::from_secs(30) };
         let request = put(stream(vec![Ok("ab"), Err(idle.into())]));
         assert_eq!(error(&router, request).await, fails(408, Reason::RequestTimeout));
+    });
+}
+
+/// Without that, more is sent to a node that has refused the request than is kept for the next one.
+#[test]
+fn a_node_that_refuses_gets_no_more_of_the_body_while_its_own_is_late() {
+    run(async {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let (client, mut uploaded) = tokio::sync::mpsc::unbounded_channel();
+        let frames = futures_util::stream::poll_fn(move |cx| uploaded.poll_recv(cx));
+        let body = Body::boxed(StreamBody::new(frames));
+        let kept = options().upstream.replay_bytes;
+        let frame = |bytes: usize| Ok::<_, BoxError>(Frame::data(Bytes::from(vec![b'v'; bytes])));
+        let router = Cluster::derived(&[(addr, Alive)]).router(options());
+        client.send(frame(1_000)).unwrap();
+        let nodes = async {
+            let (mut first, _) = listener.accept().await.unwrap();
+            let mut received = Vec::new();
+            read_until(&mut first, &mut received, b"\r\n\r\n").await.unwrap();
+            let head = MISDIRECTED.replace("content-length: 0", "content-length: 5");
+            first.write_all(head.as_bytes()).await.unwrap();
+            // The client goes on meanwhile, with more than is kept.
+            for _ in 0..8 {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+                client.send(frame(kept)).unwrap();
+            }
+            let _ = first.write_all(b"hello").await;
+            let (mut second, _) = listener.accept().await.unwrap();
+            drop(client);
+            let (_, whole) = read_request(&mut second, &mut Vec::new()).await.unwrap();
+            second.write_all(OK.as_bytes()).await.unwrap();
+            whole.iter().filter(|byte| **byte == b'v').count()
+        };
+        let mut upload = pin!(call(&router, put(body)));
+        let arrived = tokio::select! {
+            answer = &mut upload => panic!("it was not sent again: {answer:?}"),
+            arrived = nodes => arrived,
+        };
+        assert_eq!((upload.await, arrived), ((200, "ok".to_owned()), 1_000 + 8 * kept));
+    });
+}
+
+/// It is read for the sake of its connection, and a new one is had sooner.
+#[test]
+fn a_refusal_whose_body_does_not_come_keeps_nobody_waiting() {
+    run(async {
+        let head = MISDIRECTED.replace("content-length: 0", "content-length: 5");
+        let never = Arc::new(tokio::sync::Notify::new());
+        let node = FakeNode::start([Act::Parts(head, Arc::clone(&never), "hello".to_owned())]).await;
+        let router = Cluster::derived(&[(node.addr, Alive)]).router(options());
+        assert_eq!(call(&router, put("v")).await, (200, "ok".to_owned()));
+        assert_eq!(node.seen.lock().unwrap().connections, 2);
     });
 }
