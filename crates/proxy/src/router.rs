@@ -2,7 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -30,6 +30,9 @@ use crate::metrics::{UnknownOutcome, WorkerMetrics};
 use crate::options::{RouteError, RoutingOptions};
 use crate::serve::serve_request;
 use crate::upstream::{Nodes, UpstreamBody};
+
+/// Shortest pause between two looks at the connections that wait in pools, however soon they are too old.
+const SWEEP_PAUSE_MIN: Duration = Duration::from_millis(100);
 
 /// The cluster as a router sees it.
 #[derive(Clone)]
@@ -127,7 +130,8 @@ impl Routers {
         let nodes = Nodes::new(Arc::clone(reader.load()), upstream, outlier, metrics.clone());
         let origin = Instant::now();
         let access_log = self.access_log.as_ref().map(|log| Rc::new(log.lane(&metrics)));
-        let core = Core {
+        let core = Rc::new_cyclic(|me| Core {
+            me: me.clone(),
             options: Arc::clone(&self.options),
             identity: self.identity.clone(),
             nodes,
@@ -144,10 +148,10 @@ impl Routers {
             alarms: Alarms::default(),
             log: LogGate::default(),
             origin,
-            swept: Cell::new(origin),
+            sweeping: Cell::new(false),
             access_log,
-        };
-        Router { core: Rc::new(core) }
+        });
+        Router { core }
     }
 }
 
@@ -216,6 +220,8 @@ impl fmt::Debug for Router {
 /// One worker's state. Interior mutability without locks: everything here stays on one thread, and no borrow is
 /// held across an await.
 pub(crate) struct Core {
+    /// For the task that looks after the pools.
+    me: Weak<Self>,
     pub(crate) options: Arc<RoutingOptions>,
     pub(crate) identity: Identity,
     pub(crate) nodes: Nodes,
@@ -232,7 +238,8 @@ pub(crate) struct Core {
     pub(crate) alarms: Alarms,
     log: LogGate,
     origin: Instant,
-    swept: Cell<Instant>,
+    /// The pools are looked after.
+    sweeping: Cell<bool>,
     pub(crate) access_log: Option<Rc<Lane>>,
 }
 
@@ -278,13 +285,12 @@ impl Core {
         x
     }
 
-    /// Counts a request towards the retry budget, and looks after the pools now and then.
+    /// Counts a request towards the retry budget. From the first one on somebody looks after the pools.
     pub(crate) fn count_request(&self, started: Instant) {
         self.budget.borrow_mut().request(started.duration_since(self.origin));
         self.nodes.tick(started);
-        if started > self.swept.get() + self.options.upstream.idle_timeout / 2 {
-            self.swept.set(started);
-            self.nodes.sweep(started);
+        if !self.sweeping.replace(true) {
+            tokio::task::spawn_local(sweep(self.me.clone(), self.options.upstream.idle_timeout / 2));
         }
     }
 
@@ -376,5 +382,14 @@ impl Core {
             response.headers_mut().extend(HeaderValue::try_from(text).ok().map(|v| (SERVER_TIMING, v)));
         }
         response
+    }
+}
+
+/// Closes what waits in the pools for too long, whether requests come or not, for as long as there is a router.
+async fn sweep(core: Weak<Core>, pause: Duration) {
+    loop {
+        tokio::time::sleep(pause.max(SWEEP_PAUSE_MIN)).await;
+        let Some(core) = core.upgrade() else { return };
+        core.nodes.sweep(Instant::now());
     }
 }

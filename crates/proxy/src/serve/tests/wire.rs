@@ -603,3 +603,18 @@ fn probes_of_a_node_that_refuses_are_one_at_a_time_and_not_in_step() {
         assert!(node.pause().unwrap() <= hold::BACKOFF_MAX);
     });
 }
+
+#[test]
+fn idle_connections_are_closed_in_time_although_no_further_request_comes() {
+    run(async {
+        let node = FakeNode::start([]).await;
+        let mut options = options();
+        options.upstream.idle_timeout = Duration::from_millis(200);
+        let router = Cluster::derived(&[(node.addr, Alive)]).router(options);
+        assert_eq!(call(&router, get()).await.0, 200);
+        assert_eq!(node.seen.lock().unwrap().closed, 0);
+        eventually(|| node.seen.lock().unwrap().closed == 1).await;
+        assert_eq!(call(&router, get()).await.0, 200);
+        eventually(|| node.seen.lock().unwrap().closed == 2).await;
+    });
+}
