@@ -100,15 +100,22 @@ async fn answer(router: Router, job: Job) {
         response = router.serve(request, no_connection()) => response,
         () = reply.closed() => return,
     };
-    let (frames, received) = mpsc::channel(BODY_FRAMES_MAX);
-    let size = response.body().size_hint();
-    let (parts, mut body) = response.into_parts();
-    let ended = body.is_end_stream();
-    if reply.send(Response::from_parts(parts, EmbeddedBody { received, size, ended })).is_err() {
-        return;
+    let (parts, body) = response.into_parts();
+    let (parts_sent, received) = EmbeddedBody::of(&body);
+    if reply.send(Response::from_parts(parts, received)).is_ok() && !body.is_end_stream() {
+        hand_over(body, parts_sent).await;
     }
-    while let Some(frame) = tokio::select! { frame = body.frame() => frame, () = frames.closed() => None } {
-        if frames.send(frame).await.is_err() {
+}
+
+/// Passes a body on, piece by piece, until it ends or nobody wants it any more.
+async fn hand_over(mut body: Body, pieces: mpsc::Sender<Piece>) {
+    loop {
+        let piece = tokio::select! {
+            frame = body.frame() => frame.map_or(Piece::End, Piece::Frame),
+            () = pieces.closed() => return,
+        };
+        let last = matches!(piece, Piece::End);
+        if pieces.send(piece).await.is_err() || last {
             return;
         }
     }
@@ -146,11 +153,31 @@ impl fmt::Debug for EmbeddedRouter {
     }
 }
 
-/// An answer's body, handed over frame by frame.
+/// What is handed over of an answer's body.
+enum Piece {
+    Frame(Result<Frame<Bytes>, BoxError>),
+    /// There is no more. Said and not left out: whoever hands over may also be gone because it panicked.
+    End,
+}
+
+/// Whoever handed an answer's body over was gone before its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("the answer broke off: the embedded router failed, or has stopped")]
+struct BrokenOff;
+
+/// An answer's body, handed over frame by frame. An end that was not reached is an error.
 pub struct EmbeddedBody {
-    received: mpsc::Receiver<Result<Frame<Bytes>, BoxError>>,
+    received: mpsc::Receiver<Piece>,
     size: SizeHint,
     ended: bool,
+}
+
+impl EmbeddedBody {
+    /// What a program gets of `body`, and where its pieces go in.
+    fn of(body: &Body) -> (mpsc::Sender<Piece>, Self) {
+        let (pieces, received) = mpsc::channel(BODY_FRAMES_MAX);
+        (pieces, Self { received, size: body.size_hint(), ended: body.is_end_stream() })
+    }
 }
 
 impl http_body::Body for EmbeddedBody {
@@ -161,9 +188,16 @@ impl http_body::Body for EmbeddedBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let frame = std::task::ready!(self.received.poll_recv(cx));
+        if self.ended {
+            return Poll::Ready(None);
+        }
+        let frame = match std::task::ready!(self.received.poll_recv(cx)) {
+            Some(Piece::Frame(frame)) => Some(frame),
+            Some(Piece::End) => None,
+            None => Some(Err(BrokenOff.into())),
+        };
         self.size = SizeHint::default();
-        self.ended = frame.is_none();
+        self.ended = !matches!(frame, Some(Ok(_)));
         Poll::Ready(frame)
     }
 
@@ -179,5 +213,47 @@ impl http_body::Body for EmbeddedBody {
 impl fmt::Debug for EmbeddedBody {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("EmbeddedBody").field("size", &self.size).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a program gets of an answer whose body comes as `next` says.
+    async fn received(next: impl FnMut() -> Option<&'static str> + Send + 'static) -> Result<Bytes, String> {
+        let mut next = next;
+        let frames = futures_util::stream::poll_fn(move |_| {
+            Poll::Ready(
+                next().map(|text| Ok::<_, BoxError>(Frame::data(Bytes::from_static(text.as_bytes())))),
+            )
+        });
+        let body = Body::boxed(http_body_util::StreamBody::new(frames));
+        let (pieces, received) = EmbeddedBody::of(&body);
+        let handed = tokio::task::spawn_local(hand_over(body, pieces));
+        let collected = received.collect().await;
+        let _ = handed.await;
+        collected.map(http_body_util::Collected::to_bytes).map_err(|error| error.to_string())
+    }
+
+    #[tokio::test]
+    async fn an_answer_whose_body_panics_is_not_taken_for_a_whole_one() {
+        LocalSet::new()
+            .run_until(async {
+                let mut left = 2;
+                let whole = received(move || {
+                    left -= 1;
+                    (left > 0).then_some("all of it")
+                });
+                assert_eq!(whole.await.unwrap(), "all of it");
+                let mut left = 2;
+                let broken = received(move || {
+                    left -= 1;
+                    assert!(left > 0, "as it was asked to");
+                    Some("half of it")
+                });
+                assert_eq!(broken.await.unwrap_err(), BrokenOff.to_string());
+            })
+            .await;
     }
 }
