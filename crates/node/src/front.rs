@@ -28,6 +28,8 @@ pub(crate) struct Front {
     pub(crate) routes: Vec<RouteOptions>,
     pub(crate) router: Router,
     pub(crate) ready: Readiness,
+    /// Header fields of a request that no router has passed on.
+    pub(crate) fields_max: usize,
     pub(crate) metrics: WorkerMetrics,
 }
 
@@ -46,6 +48,9 @@ impl Front {
     ) -> Result<(RoutingKey<'static>, Option<Routed>), Refused> {
         let headers = request.headers();
         let routed = Routed::from_headers(headers)?;
+        if routed.is_none() && headers.len() > self.fields_max {
+            return Err(Refusal::from(Reason::HeaderTooLarge).into());
+        }
         let head = Head { method: request.method(), uri: request.uri(), headers };
         let RoutingKey { route, key, hashed } =
             routing_key(&self.routes, head).map_err(|(reason, route)| Refused {

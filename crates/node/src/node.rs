@@ -9,8 +9,8 @@ use prometheus::core::Collector;
 use ringway_proxy::edge::{Drained, Edge, EdgeError, EdgeOptions, WorkerFailure, WorkerId};
 use ringway_proxy::metrics::{Metrics, RegisterError};
 use ringway_proxy::{
-    AccessLog, ClusterFeed, KeyPart, KeySource, Reads, RouteMatch, RouteOptions, RouterError, Routers,
-    RoutingOptions,
+    ADDED_BYTES_MAX, ADDED_FIELDS_MAX, AccessLog, ClusterFeed, KeyPart, KeySource, Reads, RouteMatch,
+    RouteOptions, RouterError, Routers, RoutingOptions,
 };
 use ringway_topology::Owner;
 use thiserror::Error;
@@ -29,7 +29,7 @@ pub const KEY_PATH: &str = "/kv/{key}";
 /// How a node serves. [`Default`] is what the configuration reference documents.
 #[derive(Debug, Clone)]
 pub struct NodeOptions {
-    /// The data listener.
+    /// The data listener. Its bounds on a head are those for clients; what a router has put on top does not count.
     pub edge: EdgeOptions,
     /// How keys of other nodes are forwarded. `routes` is not used: a node has the one route [`KEY_PATH`].
     pub routing: RoutingOptions,
@@ -183,6 +183,7 @@ struct Fronts {
     routes: Vec<RouteOptions>,
     routers: Routers,
     ready_wait: Duration,
+    fields_max: usize,
     metrics: Metrics,
 }
 
@@ -193,11 +194,13 @@ impl Fronts {
         feed: ClusterFeed,
         metrics: &Metrics,
     ) -> Result<(EdgeOptions, Self), NodeError> {
-        let NodeOptions { edge, mut routing, part, ready_wait } = options;
+        let NodeOptions { mut edge, mut routing, part, ready_wait } = options;
+        let fields_max = edge.headers_max;
+        edge.make_room(ADDED_FIELDS_MAX, ADDED_BYTES_MAX);
         routing.routes = vec![route(part)];
         let routes = routing.routes.clone();
         let routers = Routers::new(routing, feed.clone())?;
-        Ok((edge, Self { me, feed, routes, routers, ready_wait, metrics: metrics.clone() }))
+        Ok((edge, Self { me, feed, routes, routers, ready_wait, fields_max, metrics: metrics.clone() }))
     }
 
     fn make(&self, worker: WorkerId) -> Front {
@@ -209,6 +212,7 @@ impl Fronts {
             routes: self.routes.clone(),
             router: self.routers.make(metrics.clone()),
             ready: Readiness { check, seen: Cell::new(false), wait: self.ready_wait },
+            fields_max: self.fields_max,
             metrics,
         }
     }

@@ -17,6 +17,12 @@ use crate::body::Body;
 use crate::edge::ConnectionInfo;
 use crate::options::HeaderOptions;
 
+/// Most fields that a router puts on a request. Whoever takes requests from routers gives their heads so much more room, or
+/// refuses what the router took.
+pub const ADDED_FIELDS_MAX: usize = 16;
+/// Most bytes that a router puts on a request whose host, client address and pseudonym are of usual length.
+pub const ADDED_BYTES_MAX: usize = 4 << 10;
+
 /// Longest `X-Request-Id` that is kept; a longer one is replaced.
 pub(crate) const REQUEST_ID_BYTES_MAX: usize = 256;
 
@@ -87,6 +93,7 @@ pub(crate) struct Found {
     grpc: bool,
     cookies: u8,
     via: bool,
+    max_forwards: u8,
     request_ids: u8,
 }
 
@@ -117,6 +124,7 @@ impl Found {
                 }
                 "content-type" => found.grpc = is_grpc(value),
                 "via" => found.via = true,
+                "max-forwards" => found.max_forwards = found.max_forwards.saturating_add(1),
                 "x-request-id" => found.request_ids = found.request_ids.saturating_add(1),
                 "cookie" => found.cookies = found.cookies.saturating_add(1),
                 other => {
@@ -177,6 +185,9 @@ pub(crate) fn screen_request(
     check(&parts.method, &parts.uri, parts.version, &parts.headers, found)?;
     if found.via && passed_here(&parts.headers, &identity.pseudonym) {
         return Err(Reason::Loop);
+    }
+    if found.max_forwards > 0 && matches!(parts.method, Method::TRACE | Method::OPTIONS) {
+        spend_hop(&mut parts.headers, found)?;
     }
     strip(&mut parts.headers, found, |_| false);
     normalise_target(parts, found)?;
@@ -243,6 +254,21 @@ fn passed_here(headers: &HeaderMap, pseudonym: &str) -> bool {
             words.nth(1).is_some_and(|by| by.eq_ignore_ascii_case(pseudonym.as_bytes()))
         })
     })
+}
+
+/// Takes one off `Max-Forwards`, which bounds how far TRACE and OPTIONS go (RFC 9110 §7.6.2). A number too large to count
+/// becomes the largest that can be.
+///
+/// *Errors*: it is spent, or no number, or there are several.
+fn spend_hop(headers: &mut HeaderMap, found: &Found) -> Result<(), Reason> {
+    let value = headers.get(header::MAX_FORWARDS).map_or(&b""[..], |value| value.as_bytes().trim_ascii());
+    if found.max_forwards > 1 || value.is_empty() || !value.iter().all(u8::is_ascii_digit) {
+        return Err(Reason::MalformedRequest);
+    }
+    let digit = |number: u32, digit: &u8| number.saturating_mul(10).saturating_add(u32::from(digit - b'0'));
+    let hops = value.iter().fold(0, digit).checked_sub(1).ok_or(Reason::HopsSpent)?;
+    headers.insert(header::MAX_FORWARDS, hops.into());
+    Ok(())
 }
 
 /// Takes off hop-by-hop fields, all that `Connection` names, and `Ringway-*` but what `keep` says.

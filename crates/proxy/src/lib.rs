@@ -45,7 +45,7 @@ pub use body::{Body, BoxError};
 pub use claim::Claim;
 pub use embed::{EmbedError, EmbeddedBody, EmbeddedRouter, Stopped};
 pub use error::Problem;
-pub use headers::check_head;
+pub use headers::{ADDED_BYTES_MAX, ADDED_FIELDS_MAX, check_head};
 pub use hints::ClaimHints;
 pub use options::{
     HeaderOptions, HoldOptions, KeyPart, KeySource, ProxyOptions, Reads, RouteError, RouteMatch,

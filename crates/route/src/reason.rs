@@ -34,6 +34,8 @@ pub enum Reason {
     ConnectUnsupported,
     /// Upgrade is not supported.
     UpgradeUnsupported,
+    /// TRACE or OPTIONS that may be forwarded no further, and that only a node would answer.
+    HopsSpent,
     /// The request has been here before.
     Loop,
     /// This router's first map is not complete yet.
@@ -78,7 +80,7 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason, once: for tables of metrics and for tests.
-    pub const ALL: [Self; 33] = [
+    pub const ALL: [Self; 34] = [
         Self::NoRoute,
         Self::KeyMissing,
         Self::KeyTooLong,
@@ -92,6 +94,7 @@ impl Reason {
         Self::VersionUnsupported,
         Self::ConnectUnsupported,
         Self::UpgradeUnsupported,
+        Self::HopsSpent,
         Self::Loop,
         Self::NotReady,
         Self::NoOwner,
@@ -149,7 +152,7 @@ impl Reason {
             Self::TargetTooLong => 414,
             Self::HeaderTooLarge => 431,
             Self::Internal => 500,
-            Self::ConnectUnsupported | Self::UpgradeUnsupported => 501,
+            Self::ConnectUnsupported | Self::UpgradeUnsupported | Self::HopsSpent => 501,
             Self::Loop
             | Self::UpstreamRefused
             | Self::UpstreamUnreachable
@@ -189,6 +192,7 @@ impl Reason {
             Self::VersionUnsupported => "version_unsupported",
             Self::ConnectUnsupported => "connect_unsupported",
             Self::UpgradeUnsupported => "upgrade_unsupported",
+            Self::HopsSpent => "max_forwards",
             Self::Loop => "loop",
             Self::NotReady => "not_ready",
             Self::NoOwner => "no_owner",
@@ -229,6 +233,7 @@ impl Reason {
             Self::VersionUnsupported => "This version of HTTP is not supported",
             Self::ConnectUnsupported => "CONNECT is not supported",
             Self::UpgradeUnsupported => "Upgrade is not supported",
+            Self::HopsSpent => "The request may be forwarded no further, and is not answered here",
             Self::Loop => "The request has been here before",
             Self::NotReady => "The cluster's map is not complete here yet",
             Self::NoOwner => "The key's partition has no owner",
@@ -267,7 +272,7 @@ impl Reason {
             | Self::HeaderTooLarge
             | Self::TargetTooLong
             | Self::VersionUnsupported => "http_request_error",
-            Self::ConnectUnsupported => "http_request_denied",
+            Self::ConnectUnsupported | Self::HopsSpent => "http_request_denied",
             Self::UpgradeUnsupported => "http_upgrade_failed",
             Self::Loop => "proxy_loop_detected",
             Self::NotReady | Self::Draining => "proxy_internal_response",

@@ -238,3 +238,24 @@ fn every_entry_names_the_route_of_a_key_that_it_cannot_use() {
         }
     }
 }
+
+/// What an entry puts on a request is not counted by the node that it goes to, or a request that the entry takes would be
+/// refused there.
+#[test]
+fn as_many_header_fields_as_an_entry_takes_the_owner_takes_too() {
+    let shop = Shop::open();
+    let path = format!("/kv/{}", Shop::key());
+    let fields_max = EdgeOptions::default().headers_max;
+    // As `head` has some of its own.
+    let own = head("PUT", &path, "Content-Length: 5\r\n").lines().filter(|line| line.contains(": ")).count();
+    let with = |entry, more: usize| put(entry, &path, &"X-Field: x\r\n".repeat(more), b"value");
+    let owner = ("owner", shop.nodes[1].addr());
+    for (name, entry) in shop.entries().into_iter().chain([owner]) {
+        assert!(with(entry, fields_max - own).status < 300, "{name}");
+        assert_eq!(
+            with(entry, fields_max - own + 1).problem(),
+            (431, "header_too_large".to_owned()),
+            "{name}"
+        );
+    }
+}

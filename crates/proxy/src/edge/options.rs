@@ -57,8 +57,8 @@ pub struct EdgeOptions {
     ///
     /// A 4,096-byte key, percent-encoded, takes 12 KiB.
     pub header_bytes_max: usize,
-    /// Header fields of a request; 431 above. Default: 100 (Envoy the same). Another value costs an
-    /// allocation per request.
+    /// Header fields of a request; 431 above. Default: 100 (Envoy the same). More than 116, and with [`Http1Path::Hyper`]
+    /// any other value, cost an allocation per request.
     pub headers_max: usize,
     /// Requests one worker works on until their response's head; 503 above, at once. Default: 4,096 (Envoy
     /// 1,024 a cluster).
@@ -104,6 +104,13 @@ pub struct OptionError {
 }
 
 impl EdgeOptions {
+    /// Widens the bounds on a request's head by what somebody between the client and here puts on it.
+    pub fn make_room(&mut self, fields: usize, bytes: usize) {
+        let bytes_ceiling = usize::try_from(u32::MAX).unwrap_or(usize::MAX);
+        self.headers_max = self.headers_max.saturating_add(fields).min(HEADERS_MAX_CEILING);
+        self.header_bytes_max = self.header_bytes_max.saturating_add(bytes).min(bytes_ceiling);
+    }
+
     /// Checks every range.
     ///
     /// # Errors

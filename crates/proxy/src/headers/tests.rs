@@ -274,3 +274,51 @@ fn what_a_node_answers_is_read_as_documented() {
     assert_eq!((claim.partition, claim.epoch, owners.len()), (Partition(4_711), Epoch(8), 2));
     assert!(owners[0].starts_with("n1:3f9c"), "primary first: {owners:?}");
 }
+
+#[test]
+fn trace_and_options_go_as_far_as_max_forwards_says() {
+    let with = |method: &Method, values: &[&str]| {
+        let mut request = Request::builder().method(method).uri("/kv/a").header("host", "h");
+        for value in values {
+            request = request.header("max-forwards", *value);
+        }
+        let mut parts = parts(request);
+        screen(&mut parts).map(|_| parts.headers.get("max-forwards").cloned())
+    };
+    let passes = |left: &str| Ok(Some(HeaderValue::from_str(left).unwrap()));
+    for method in [Method::TRACE, Method::OPTIONS] {
+        assert_eq!(with(&method, &["10"]), passes("9"));
+        assert_eq!(with(&method, &[" 1 "]), passes("0"));
+        assert_eq!(with(&method, &["00000000000000000000000000000000000000002"]), passes("1"));
+        assert_eq!(with(&method, &["99999999999999999999"]), passes("4294967294"), "as far as we count");
+        assert_eq!(with(&method, &["0"]), Err(Reason::HopsSpent));
+        assert_eq!(with(&method, &[]), Ok(None));
+        for bad in [&["x"][..], &[""], &["-1"], &["1.0"], &["1, 2"], &["5", "5"]] {
+            assert_eq!(with(&method, bad), Err(Reason::MalformedRequest), "{bad:?}");
+        }
+    }
+    assert_eq!(with(&Method::GET, &["0"]), passes("0"), "of other methods it says nothing");
+}
+
+#[test]
+fn a_router_adds_no_more_than_whoever_takes_its_requests_leaves_room_for() {
+    let all = HeaderOptions { forwarded: true, x_forwarded: true, ..HeaderOptions::default() };
+    let id = HeaderValue::from_bytes(&[b'i'; REQUEST_ID_BYTES_MAX]).unwrap();
+    for request in [
+        Request::put("/kv/a").header("host", "h").header("te", "trailers"),
+        Request::put("http://h/kv/a").version(Version::HTTP_2).header("te", "trailers"),
+    ] {
+        let mut parts = parts(request);
+        let before = parts.headers.len();
+        screen_with(&mut parts, &all).unwrap();
+        frame_body(&mut parts.headers, &Method::PUT, true, &Body::empty());
+        parts.headers.insert(X_REQUEST_ID, id.clone());
+        let told = told(Partition(u32::MAX), Epoch(u64::MAX), Some(&id), true);
+        let added = parts.headers.len() - before + told.len();
+        assert!(added <= ADDED_FIELDS_MAX, "{added}: {:?} {told:?}", parts.headers);
+        let bytes = |headers: &HeaderMap| -> usize {
+            headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum()
+        };
+        assert!(bytes(&parts.headers) + bytes(&told) <= ADDED_BYTES_MAX);
+    }
+}

@@ -6,11 +6,15 @@ use bytes::Bytes;
 use http::{Method, Request, Uri, Version};
 use ringway_route::Reason;
 
+use crate::headers::ADDED_FIELDS_MAX;
 use crate::http1::buffers;
 use crate::http1::head::{self, FIELDS_MAX, Framing, HeadError};
 
 /// Longest request target: what [`Uri`] can hold. 414 above.
 const TARGET_BYTES_MAX: usize = u16::MAX as usize - 1;
+
+/// Fields that are parsed without an allocation: those a client may send by default, and what a router adds.
+const FIELDS_ROOM: usize = FIELDS_MAX + ADDED_FIELDS_MAX;
 
 /// How large a head may be.
 #[derive(Debug, Clone, Copy)]
@@ -101,10 +105,11 @@ const VERSION: Refusal = Refusal {
 /// *Errors*: [`Refusal`]. What follows on the connection cannot be told apart: answer, and close it.
 ///
 /// *Cost*: one pass; one copy of the head, which all values are slices of, so that the read buffer is free again at
-/// once; an allocation more when `fields_max` is not [`FIELDS_MAX`].
+/// once; an allocation more when `fields_max` is above [`FIELDS_ROOM`].
 pub(super) fn parse(text: &[u8], bounds: Bounds) -> Result<Option<(Head, usize)>, Refusal> {
-    if bounds.fields_max == FIELDS_MAX {
-        return parse_in(text, bounds, &mut head::field_room());
+    if bounds.fields_max <= FIELDS_ROOM {
+        let mut room = [const { MaybeUninit::uninit() }; FIELDS_ROOM];
+        return parse_in(text, bounds, &mut room[..bounds.fields_max]);
     }
     let mut room: Vec<_> = (0..bounds.fields_max).map(|_| MaybeUninit::uninit()).collect();
     parse_in(text, bounds, &mut room)
