@@ -3,21 +3,11 @@
 mod support;
 
 use std::fs;
-use std::io::{Read, Write};
+use std::io::Write;
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
-use support::{Client, Cluster, PATIENCE, Process, addr_of, cluster_yaml, eventually, free_port, run};
-
-/// Sends raw bytes and reads until the peer closes or keeps still.
-fn raw(url: &str, bytes: &[u8]) -> String {
-    let mut stream = TcpStream::connect(addr_of(url)).expect("connect");
-    stream.set_read_timeout(Some(PATIENCE)).expect("timeout");
-    stream.write_all(bytes).expect("write");
-    let mut answer = Vec::new();
-    let _ = stream.read_to_end(&mut answer);
-    String::from_utf8_lossy(&answer).into_owned()
-}
+use support::{Client, Cluster, Process, addr_of, cluster_yaml, eventually, free_port, raw, run};
 
 #[test]
 fn bad_requests_are_named_and_good_ones_go_on() {
@@ -58,6 +48,19 @@ fn bad_requests_are_named_and_good_ones_go_on() {
     }
     assert_eq!(client.put(&format!("{url}/kv/good"), b"v").status, 201);
     assert_eq!(client.get(&format!("{url}/kv/good")).text(), "v");
+}
+
+/// What is sent is refused by both, but only our own says in its answer's body what is wrong with it.
+#[test]
+fn the_http1_that_a_file_asks_for_is_the_one_that_is_spoken() {
+    let cluster = Cluster::start(1);
+    // The default is pinned, too: nobody shall change it without the tests of both.
+    let own = support::http1().unwrap_or("own") == "own";
+    for url in [&cluster.proxy.url, &cluster.nodes[0].url] {
+        let answer = raw(url, b"GET /kv/a HTTP/1.1\r\nhost: x\r\nbad header\r\n\r\n");
+        assert!(answer.starts_with("HTTP/1.1 400"), "{answer}");
+        assert_eq!(answer.contains("application/problem+json"), own, "{:?}: {answer}", support::http1());
+    }
 }
 
 #[test]

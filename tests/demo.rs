@@ -7,7 +7,7 @@ mod support;
 use std::process::Command;
 
 use serde_json::Value;
-use support::{Client, PATIENCE, Process, eventually, finish, finish_with, run, run_json};
+use support::{Client, PATIENCE, Process, eventually, finish, finish_with, raw, run, run_json};
 
 fn demo(dir: &std::path::Path, data: &std::path::Path, nodes: &str) -> (Process, Value) {
     let data = data.to_str().unwrap();
@@ -43,6 +43,10 @@ fn the_printed_curl_lines_work_and_the_data_is_there_the_next_time() {
     let proxy = ready["proxy"].as_str().unwrap();
     assert_eq!(client.get(&format!("{proxy}/kv/element:Au")).json()["name"], "Gold");
     assert_eq!(client.put(&format!("{proxy}/kv/mine"), b"my value").status, 201);
+    // What an HTTP/1.1 of our own says to nonsense, and hyper's does not: the tests with either are tests of it.
+    let refused = raw(proxy, b"nonsense\r\n\r\n");
+    let own = support::http1().unwrap_or("own") == "own";
+    assert_eq!(refused.contains("application/problem+json"), own, "{refused}");
 
     // Every node is an entry, and has an admin listener that calls itself ready.
     let nodes = ready["nodes"].as_array().unwrap();

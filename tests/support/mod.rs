@@ -4,7 +4,7 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
@@ -17,6 +17,21 @@ use serde_json::Value;
 
 /// Generous: these machines are shared. A test waits as long as it must and never fails for being slow.
 pub const PATIENCE: Duration = Duration::from_secs(180);
+
+/// Which HTTP/1.1 the processes are to speak to clients: `own` or `hyper`. Without it they speak what they do by default.
+/// `cargo xtask test` runs the tests in which much is spoken a second time with `hyper`, and `cargo xtask long both-paths`
+/// all of them.
+const HTTP1_VARIABLE: &str = "RINGWAY_TEST_HTTP1";
+
+/// The HTTP/1.1 that was asked for, by the name it has in `edge.http1`.
+pub fn http1() -> Option<&'static str> {
+    match std::env::var(HTTP1_VARIABLE).as_deref() {
+        Err(_) => None,
+        Ok("own") => Some("own"),
+        Ok("hyper") => Some("hyper"),
+        Ok(other) => panic!("{HTTP1_VARIABLE}={other}: `own` or `hyper`"),
+    }
+}
 
 /// The built binary.
 pub fn ringway() -> Command {
@@ -138,7 +153,7 @@ impl Process {
     pub fn start_as(mut command: Command, dir: &Path, name: &str, args: &[&str]) -> Self {
         let ready_file = dir.join(format!("{name}.ready"));
         let _ = fs::remove_file(&ready_file);
-        command.args(args).arg("--ready-file").arg(&ready_file);
+        command.args(args).args(speak_http1(args)).arg("--ready-file").arg(&ready_file);
         Self::spawn(command, dir, name, ready_file)
     }
 
@@ -244,6 +259,29 @@ impl Drop for Process {
             eprintln!("---- log of {}:\n{}", self.name, self.log());
         }
     }
+}
+
+/// Sees to it that what is about to be started speaks the HTTP/1.1 that was asked for: by its file, or, where there is
+/// none, by the words that this gives.
+fn speak_http1(args: &[&str]) -> Vec<String> {
+    let Some(http1) = http1() else { return Vec::new() };
+    match args {
+        ["demo", ..] => return vec!["--http1".to_owned(), http1.to_owned()],
+        ["kv" | "proxy", file] => {
+            let text = fs::read_to_string(file).unwrap_or_else(|error| panic!("{file}: {error}"));
+            // One that was started before, or is a copy of such a one, says it already.
+            let setting = format!("\nedge: {{ http1: {http1} }}\n");
+            if !text.contains(&setting) {
+                assert!(
+                    !text.contains("\nedge:"),
+                    "{file} has an `edge` of its own: say `http1: {http1}` there"
+                );
+                fs::write(file, text + &setting).unwrap_or_else(|error| panic!("{file}: {error}"));
+            }
+        }
+        _ => panic!("{args:?}: how is this told to speak {http1}?"),
+    }
+    Vec::new()
 }
 
 /// A port that is free for TCP and UDP now, outside the range the kernel hands out by itself.
@@ -625,6 +663,16 @@ fn start_proxy(mode: Mode, dir: &Path, name: &str, gossip: &[u16], more: &str) -
     let ready = process.ready();
     let text = |name: &str| ready[name].as_str().unwrap_or_else(|| panic!("{name} in {ready}")).to_owned();
     Proxy { url: text("url"), admin: text("admin"), process }
+}
+
+/// Sends raw bytes and reads until the peer closes or keeps still.
+pub fn raw(url: &str, bytes: &[u8]) -> String {
+    let mut stream = TcpStream::connect(addr_of(url)).expect("connect");
+    stream.set_read_timeout(Some(PATIENCE)).expect("timeout");
+    stream.write_all(bytes).expect("write");
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer);
+    String::from_utf8_lossy(&answer).into_owned()
 }
 
 /// The address in an `http://…` URL.

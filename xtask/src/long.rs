@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::run::{self, check, root};
 use crate::sim::{self, GOSSIP_SEEDS, SCENARIO_SEEDS};
-use crate::test::Tally;
+use crate::test::{self, Tally};
 use crate::tools::{self, CARGO_DENY, CARGO_FUZZ};
 
 const SECONDS_DEFAULT: u32 = 600;
@@ -42,6 +42,7 @@ pub(crate) fn run(args: &[&str]) -> Result<()> {
         "digests" => sim::digests(),
         "gossip" => sim::gossip("128,1024"),
         "gossip-10000" => sim::gossip("10000"),
+        "both-paths" => both_paths(),
         "advisories" => advisories(),
         _ => match name.strip_prefix("fuzz-") {
             Some(target) if fuzz_targets()?.iter().any(|known| known == target) => fuzz(target, seconds),
@@ -72,6 +73,7 @@ fn unknown(problem: &str) -> Result<()> {
          digests      what a dozen simulated runs come to in the release build, beside what is written down\n  \
          gossip       every figure of membership over {GOSSIP_SEEDS} seeds at 128 and 1,024 members; goes on where it was stopped\n  \
          gossip-10000 the same at 10,000 members\n  \
+         both-paths   every end-to-end test once more, with hyper's HTTP/1.1 towards clients\n  \
          advisories   cargo deny check advisories (downloads the advisory database){fuzz}"
     );
 }
@@ -153,6 +155,15 @@ fn some_pass(command: Command) -> Result<()> {
     Ok(())
 }
 
+/// Every test that starts processes, with the HTTP/1.1 that is not the default. `cargo xtask test` runs some of them so.
+fn both_paths() -> Result<()> {
+    tools::test_tools()?;
+    let mut tally = Tally::default();
+    let outcome = test::with_hyper(&mut tally, &test::end_to_end()?);
+    tally.print();
+    outcome
+}
+
 fn advisories() -> Result<()> {
     tools::cargo_tool(&CARGO_DENY)?;
     check("cargo-deny", &["--locked", "check", "advisories"])
@@ -223,6 +234,7 @@ mod tests {
             "mixture",
             "digests",
             "gossip-10000",
+            "both-paths",
             "advisories",
             "fuzz-wire",
         ] {

@@ -2,10 +2,14 @@
 
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 use crate::run::{self, root};
 use crate::tools;
+
+/// The end-to-end tests in which much HTTP/1.1 is spoken: they run with both of ours. `cargo xtask long both-paths` takes the
+/// time to do so with all.
+const OVER_BOTH_PATHS: [&str; 6] = ["access_log", "bad_input", "cluster", "keys", "metrics", "tls"];
 
 /// `cargo xtask test`.
 ///
@@ -24,6 +28,7 @@ pub(crate) fn run() -> Result<ExitCode> {
 pub(crate) fn all(tally: &mut Tally) -> Result<()> {
     tools::test_tools()?;
     run::watch("cargo", &["test", "--workspace", "--locked", "--no-fail-fast"], |line| tally.see(line))?;
+    with_hyper(tally, &OVER_BOTH_PATHS.map(str::to_owned))?;
     // Every rule of the ownership protocol taken out once. Not together with the rest: features are shared in a build.
     let mutants =
         ["test", "--package", "ringway-sim", "--features", "mutants", "--locked", "--test", "mutants"];
@@ -35,10 +40,58 @@ pub(crate) fn all(tally: &mut Tally) -> Result<()> {
     Ok(())
 }
 
+/// Runs end-to-end tests with hyper's HTTP/1.1 towards clients, in the build that the others ran in: of the whole workspace,
+/// although another crate's test of the same name then runs again.
+///
+/// # Errors
+/// One failed, or none ran.
+pub(crate) fn with_hyper(tally: &mut Tally, tests: &[String]) -> Result<()> {
+    let before = tally.passed();
+    let mut args = vec!["test", "--workspace", "--locked", "--no-fail-fast"];
+    args.extend(tests.iter().flat_map(|test| ["--test", test]));
+    let mut command = run::command("cargo", &args);
+    // What tests/support/mod.rs reads.
+    command.env("RINGWAY_TEST_HTTP1", "hyper");
+    run::watch_command(command, |line| tally.see(line))?;
+    if tally.passed() == before {
+        bail!("no end-to-end test ran with hyper: have they other names now?");
+    }
+    Ok(())
+}
+
+/// The names of all end-to-end tests.
+///
+/// # Errors
+/// Nobody lists them any more.
+pub(crate) fn end_to_end() -> Result<Vec<String>> {
+    let names = listed(&manifest()?, "[[test]]");
+    if names.is_empty() {
+        bail!("crates/ringway/Cargo.toml lists no test");
+    }
+    Ok(names)
+}
+
 fn has_benches() -> Result<bool> {
+    Ok(!listed(&manifest()?, "[[bench]]").is_empty())
+}
+
+fn manifest() -> Result<String> {
     let manifest = root().join("crates/ringway/Cargo.toml");
-    let text = std::fs::read_to_string(&manifest).with_context(|| manifest.display().to_string())?;
-    Ok(text.lines().any(|line| line.trim() == "[[bench]]"))
+    std::fs::read_to_string(&manifest).with_context(|| manifest.display().to_string())
+}
+
+/// The names in all sections of one kind.
+fn listed(manifest: &str, section: &str) -> Vec<String> {
+    let mut names = Vec::new();
+    let mut inside = false;
+    for line in manifest.lines().map(str::trim) {
+        if line.starts_with('[') {
+            inside = line == section;
+        } else if let (true, Some(name)) = (inside, line.strip_prefix("name = ")) {
+            names.push(name.trim_matches('"').to_owned());
+        }
+    }
+    names
 }
 
 /// The closing lines of the test binaries, and their sum.
@@ -82,6 +135,15 @@ impl Tally {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn tests_are_found_by_name_and_those_of_both_paths_exist() {
+        let manifest = "[package]\nname = \"x\"\n[[test]]\nname = \"a\"\npath = \"a.rs\"\n\n[[bench]]\nname = \"b\"\n[[test]]\nname = \"c\"\n";
+        assert_eq!(listed(manifest, "[[test]]"), ["a", "c"]);
+        assert_eq!(listed(manifest, "[[bench]]"), ["b"]);
+        let all = end_to_end().unwrap();
+        assert!(OVER_BOTH_PATHS.iter().all(|test| all.iter().any(|known| known == test)), "{all:?}");
+    }
 
     #[test]
     fn closing_lines_are_collected_and_summed() {

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use ringway_proxy::edge::Http1Path;
 
 use crate::commands::keys::KeysArgs;
 use crate::commands::load::LoadArgs;
@@ -91,6 +92,17 @@ pub(crate) struct DemoArgs {
     /// Write the URLs here as JSON once everything answers.
     #[arg(long, value_name = "PATH")]
     pub ready_file: Option<PathBuf>,
+    /// Which HTTP/1.1 its listeners speak, as `edge.http1` in a file: `own` or `hyper`. The tests run with either.
+    #[arg(long, hide = true, default_value = "own", value_parser = http1_path)]
+    pub http1: Http1Path,
+}
+
+fn http1_path(word: &str) -> Result<Http1Path, String> {
+    match word {
+        "own" => Ok(Http1Path::Own),
+        "hyper" => Ok(Http1Path::Hyper),
+        _ => Err("use `own` or `hyper`".to_owned()),
+    }
 }
 
 /// What to do to a node of a running demo.

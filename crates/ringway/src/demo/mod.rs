@@ -14,6 +14,7 @@ use std::process::ExitCode;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
+use ringway_proxy::edge::Http1Path;
 use serde::Serialize;
 use tokio::sync::mpsc;
 
@@ -83,6 +84,7 @@ pub(crate) async fn run(args: DemoArgs) -> Result<ExitCode, Failure> {
 /// Every process of the demo, in this one.
 struct Cluster<'d> {
     directory: &'d DemoDirectory,
+    http1: Http1Path,
     nodes: Vec<Slot>,
     proxy: RunningProxy,
 }
@@ -105,13 +107,13 @@ impl<'d> Cluster<'d> {
         let mut nodes: Vec<Slot> = Vec::new();
         let mut seeds = Vec::new();
         for id in directory.ids() {
-            let config = settings::node(&id, directory, Places::any(), &seeds)?;
+            let config = settings::node(&id, directory, Places::any(), args.http1, &seeds)?;
             let node = process::kv::start(config).await?;
             seeds.push(node.gossip().to_string());
             nodes.push(Slot { id, places: Places::of(&node), running: Some(node) });
         }
         let proxy = start_proxy(args, directory, &seeds, handle).await?;
-        let cluster = Self { directory, nodes, proxy };
+        let cluster = Self { directory, http1: args.http1, nodes, proxy };
         tokio::select! {
             ready = cluster.wait_until_ready() => ready?,
             error = cluster.failure() => return Err(error.into()),
@@ -202,11 +204,12 @@ impl<'d> Cluster<'d> {
     async fn start_again(&mut self, id: &str) -> anyhow::Result<DemoNode> {
         let gossip = self.running().map(RunningNode::gossip).chain([self.proxy.member().advertised_addr()]);
         let seeds: Vec<String> = gossip.map(|addr| addr.to_string()).collect();
-        let directory = self.directory;
+        let (directory, http1) = (self.directory, self.http1);
         let Some(slot) = self.nodes.iter_mut().find(|slot| slot.id == id) else {
             anyhow::bail!("the demo has no node {id}");
         };
-        let node = process::kv::start(settings::node(id, directory, slot.places, &seeds)?).await?;
+        let config = settings::node(id, directory, slot.places, http1, &seeds)?;
+        let node = process::kv::start(config).await?;
         process::wait_until_ready(node.member()).await?;
         let told = DemoNode::running(id, &url(node.data()), &url(node.admin()));
         slot.running = Some(node);
@@ -275,7 +278,7 @@ async fn start_proxy(
     };
     let data = free(args.listen, settings::PROXY_DATA);
     let admin = free(args.admin_listen, settings::PROXY_ADMIN);
-    process::proxy::start(settings::proxy(directory, data, admin, seeds)?, Some(handle)).await
+    process::proxy::start(settings::proxy(directory, data, admin, args.http1, seeds)?, Some(handle)).await
 }
 
 /// What every `--admin` says when it is left out.

@@ -10,7 +10,7 @@ use ringway_config::{
 use ringway_control::ownership::Timing;
 use ringway_gossip::Keyring;
 use ringway_kv::KvOptions;
-use ringway_proxy::edge::EdgeOptions;
+use ringway_proxy::edge::{EdgeOptions, Http1Path};
 use ringway_proxy::{ProxyOptions, RouteOptions, RoutingOptions};
 use ringway_topology::settings::EPSILON_PPM_DEFAULT;
 use ringway_topology::{Algorithm, ClusterSettings, Ownership, PartitionCount, Weight};
@@ -69,6 +69,7 @@ pub(super) fn node(
     id: &str,
     directory: &DemoDirectory,
     places: Places,
+    http1: Http1Path,
     seeds: &[String],
 ) -> anyhow::Result<KvConfig> {
     let bootstrap = directory.ids().map(|id| id.parse()).collect::<Result<_, _>>()?;
@@ -89,7 +90,7 @@ pub(super) fn node(
         listen: Listen { data, admin, peer: Some(peer), gossip: gossip_listen },
         gossip: gossip(seeds),
         advertise: None,
-        edge: EdgeOptions { workers: 1, drain_time: DRAIN_TIME, ..EdgeOptions::default() },
+        edge: EdgeOptions { workers: 1, http1, drain_time: DRAIN_TIME, ..EdgeOptions::default() },
         routing: RoutingOptions::default(),
         store: KvOptions::default(),
         ownership: Timing::default(),
@@ -105,6 +106,7 @@ pub(super) fn proxy(
     directory: &DemoDirectory,
     data: SocketAddr,
     admin: SocketAddr,
+    http1: Http1Path,
     seeds: &[String],
 ) -> anyhow::Result<ProxyConfig> {
     let route = RouteOptions::path("/kv/{key}", "key").map_err(anyhow::Error::from_boxed)?;
@@ -115,7 +117,7 @@ pub(super) fn proxy(
         gossip: gossip(seeds),
         advertise: None,
         proxy: ProxyOptions {
-            edge: EdgeOptions { drain_time: DRAIN_TIME, ..EdgeOptions::default() },
+            edge: EdgeOptions { http1, drain_time: DRAIN_TIME, ..EdgeOptions::default() },
             routing: RoutingOptions { routes: vec![route], ..RoutingOptions::default() },
         },
     })
