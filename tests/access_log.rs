@@ -149,7 +149,7 @@ fn a_hangup_ends_nobody() {
     let client = Client::new();
     let still_serves = |process: &mut Process, url: &str| {
         process.signal("HUP");
-        process.said("SIGHUP: log files are opened anew");
+        process.said("SIGHUP: log files are opened anew, and certificates read");
         assert_eq!(client.get(&format!("{url}/kv/absent")).status, 404);
     };
     still_serves(&mut cluster.proxy.process, &cluster.proxy.url);

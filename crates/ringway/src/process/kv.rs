@@ -261,7 +261,7 @@ impl Running for RunningNode {
         }
     }
 
-    fn reopen_logs(&self) {
+    fn reopen_files(&self) {
         self.node.reopen_access_log();
     }
 

@@ -3,6 +3,7 @@
 //! [`proxy`] and [`kv`] start the parts of one process each; [`run`] is the life around them.
 
 mod binding;
+mod certificates;
 mod control_metrics;
 pub(crate) mod kv;
 mod links;
@@ -88,8 +89,8 @@ pub(crate) trait Running {
     fn member(&self) -> &Member;
     /// Waits for a reason why it cannot go on.
     fn failure(&self) -> impl Future<Output = anyhow::Error>;
-    /// Opens log files anew that were renamed.
-    fn reopen_logs(&self);
+    /// Opens log files anew that were renamed, and reads certificates anew.
+    fn reopen_files(&self);
     /// Waits until it has nothing to do here any more, and may end well.
     fn ended(&self) -> impl Future<Output = ()> {
         std::future::pending()
@@ -179,11 +180,11 @@ async fn serve<R: Running>(running: &R, ready_file: Option<&ReadyFile>) -> anyho
     }
 }
 
-/// Opens log files anew at every SIGHUP.
+/// Opens files anew at every SIGHUP.
 async fn reopen_at_hangups<R: Running>(running: &R, hangups: &mut Signal) -> Infallible {
     while hangups.recv().await.is_some() {
-        tracing::info!("SIGHUP: log files are opened anew");
-        running.reopen_logs();
+        tracing::info!("SIGHUP: log files are opened anew, and certificates read");
+        running.reopen_files();
     }
     std::future::pending().await
 }

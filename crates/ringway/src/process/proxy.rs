@@ -12,6 +12,7 @@ use ringway_proxy::metrics::Metrics;
 use ringway_proxy::{ClaimHints, ClusterFeed, Proxy};
 use tokio::task::JoinHandle;
 
+use super::certificates::Certificates;
 use super::links::pass_hints;
 use super::{Addresses, Running, VERSION, failure_of, observe, random_router_id, scheme, worker_failure};
 use crate::admin::{Admin, AdminSources};
@@ -23,6 +24,7 @@ pub(crate) struct RunningProxy {
     scheme: &'static str,
     drain_time: Duration,
     proxy: Proxy,
+    certificates: Option<Certificates>,
     member: Member,
     admin: Admin,
     hints: JoinHandle<()>,
@@ -57,6 +59,7 @@ pub(crate) async fn start(config: ProxyConfig, demo: Option<DemoHandle>) -> anyh
     proxy.routing.zone = router.zone;
     let drain_time = proxy.edge.drain_time;
     let scheme = scheme(&proxy.edge);
+    let certificates = proxy.edge.tls.clone().map(|tls| Certificates::new(tls, &metrics)).transpose()?;
     let readiness = member.readiness();
     let hints = ClaimHints::default();
     let feed = ClusterFeed {
@@ -70,7 +73,7 @@ pub(crate) async fn start(config: ProxyConfig, demo: Option<DemoHandle>) -> anyh
     let mut sources = AdminSources::new(id.to_string(), &member, metrics.registry().clone(), routes);
     sources.demo = demo;
     let admin = admin.serve(sources);
-    Ok(RunningProxy { id: id.to_string(), scheme, drain_time, proxy, member, admin, hints })
+    Ok(RunningProxy { id: id.to_string(), scheme, drain_time, proxy, certificates, member, admin, hints })
 }
 
 impl RunningProxy {
@@ -101,8 +104,11 @@ impl Running for RunningProxy {
         }
     }
 
-    fn reopen_logs(&self) {
+    fn reopen_files(&self) {
         self.proxy.reopen_access_log();
+        if let Some(certificates) = &self.certificates {
+            certificates.reload(&self.proxy);
+        }
     }
 
     /// Requests under way first: they may still need the map.
