@@ -618,3 +618,22 @@ fn idle_connections_are_closed_in_time_although_no_further_request_comes() {
         eventually(|| node.seen.lock().unwrap().closed == 2).await;
     });
 }
+
+#[test]
+fn requests_that_were_held_do_not_make_a_connection_each_to_a_node_that_returns() {
+    const HELD: usize = 400;
+    run(async {
+        let addr = refused_addr().await;
+        let router = Cluster::derived(&[(addr, Alive)]).router(options());
+        let all = join_all((0..HELD).map(|_| call(&router, get())));
+        let returns = async {
+            eventually(|| router.core().room.lock().unwrap().requests() == HELD).await;
+            FakeNode::on(tokio::net::TcpListener::bind(addr).await.unwrap(), [])
+        };
+        let (answers, node) = tokio::join!(all, returns);
+        assert!(answers.iter().all(|(status, _)| *status == 200));
+        let connections = node.seen.lock().unwrap().connections;
+        // So few are made at a time that most requests find one that another gave back.
+        assert!(connections < HELD / 2, "{connections} connections for {HELD} requests");
+    });
+}
