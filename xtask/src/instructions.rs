@@ -11,10 +11,12 @@ use anyhow::{Context, Result, bail};
 use crate::run::{self, check, root, target_dir};
 use crate::tools;
 
+/// What is counted: it forwards requests.
+pub(crate) const EXAMPLE: &str = "forward_requests";
 /// The series that the example knows.
 const CASES: [&str; 5] = ["get-128", "get-16k", "put-128", "put-16k", "tls-get-128"];
 /// Requests of a case's two runs. Their difference is what is counted.
-const REQUESTS: [u64; 2] = [500, 2_500];
+pub(crate) const REQUESTS: [u64; 2] = [500, 2_500];
 /// How far above what is written down a figure may be, in percent. A change that costs more says so with `--write`.
 ///
 /// The same sources built at another place of the disk differ by up to 5: names decide what is compiled together.
@@ -33,16 +35,10 @@ pub(crate) fn run(args: &[&str]) -> Result<()> {
         _ => bail!("instructions takes --write and nothing else"),
     };
     tools::valgrind()?;
-    let build = ["build", "--locked", "--profile", "instructions", "--package", "ringway-proxy"];
-    check("cargo", &[&build[..], &["--example", "forward_requests"]].concat())?;
+    build(EXAMPLE)?;
     let mut counted = BTreeMap::new();
     for case in CASES {
-        let [few, many] = REQUESTS;
-        let (few_cost, many_cost) = (count(case, few)?, count(case, many)?);
-        if many_cost <= few_cost {
-            bail!("{case}: {many} requests cost {many_cost} instructions and {few} cost {few_cost}");
-        }
-        counted.insert(case.to_owned(), (many_cost - few_cost) / (many - few));
+        counted.insert(case.to_owned(), per_request(case, &[])?);
     }
     let written = root().join("benches/instructions.txt");
     if write {
@@ -52,30 +48,57 @@ pub(crate) fn run(args: &[&str]) -> Result<()> {
     judge(&counted, &parse(&text)?)
 }
 
-/// Instructions of the worker in a run of so many requests.
-fn count(case: &str, requests: u64) -> Result<u64> {
-    let folder = target_dir().join("instructions");
-    let out = folder.join(format!("callgrind-{case}"));
-    let example: PathBuf = folder.join("examples/forward_requests");
-    let mut command = run::command(
-        "valgrind",
-        &[
-            "--quiet",
-            "--tool=callgrind",
-            "--separate-threads=yes",
-            &format!("--callgrind-out-file={}", out.display()),
-            &example.to_string_lossy(),
-            case,
-            &requests.to_string(),
-        ],
+/// Builds an example of the proxy as it is counted, and says where it is.
+///
+/// # Errors
+/// It does not compile.
+pub(crate) fn build(example: &str) -> Result<PathBuf> {
+    let build = ["build", "--locked", "--profile", "instructions", "--package", "ringway-proxy"];
+    check("cargo", &[&build[..], &["--example", example]].concat())?;
+    Ok(built(example))
+}
+
+fn built(example: &str) -> PathBuf {
+    target_dir().join("instructions/examples").join(example)
+}
+
+/// Instructions of the worker per request of a series; `more` for the example. It must have been built.
+///
+/// # Errors
+/// A request failed, or nothing could be counted.
+pub(crate) fn per_request(case: &str, more: &[&str]) -> Result<u64> {
+    let [few, many] = REQUESTS;
+    let count = |requests| -> Result<u64> {
+        let text = profile(case, requests, &[], more)?;
+        total(&text).with_context(|| format!("{case}: no `totals:` in what callgrind wrote"))
+    };
+    let (few_cost, many_cost) = (count(few)?, count(many)?);
+    if many_cost <= few_cost {
+        bail!("{case}: {many} requests cost {many_cost} instructions and {few} cost {few_cost}");
+    }
+    Ok((many_cost - few_cost) / (many - few))
+}
+
+/// What callgrind writes about the worker in a run of so many requests; `options` for callgrind, `more` for the example.
+///
+/// # Errors
+/// A request failed.
+pub(crate) fn profile(case: &str, requests: u64, options: &[&str], more: &[&str]) -> Result<String> {
+    let out = target_dir().join(format!("instructions/callgrind-{case}"));
+    let (to, example, requests) = (
+        format!("--callgrind-out-file={}", out.display()),
+        built(EXAMPLE).display().to_string(),
+        requests.to_string(),
     );
+    let fixed = ["--quiet", "--tool=callgrind", "--separate-threads=yes", &to];
+    let words = [&fixed[..], options, &[&example, case, &requests], more].concat();
+    let mut command = run::command("valgrind", &words);
     let output = command.output().context("cannot start valgrind")?;
     if !output.status.success() {
         bail!("{case} failed under valgrind: {}", String::from_utf8_lossy(&output.stderr).trim_end());
     }
     let profile = PathBuf::from(format!("{}-{WORKER}", out.display()));
-    let text = fs::read_to_string(&profile).with_context(|| profile.display().to_string())?;
-    total(&text).with_context(|| format!("no `totals:` in {}", profile.display()))
+    fs::read_to_string(&profile).with_context(|| profile.display().to_string())
 }
 
 /// The sum that ends a thread's profile.

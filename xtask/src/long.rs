@@ -5,6 +5,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
+use crate::peers;
 use crate::run::{self, check, root};
 use crate::sim::{self, GOSSIP_SEEDS, SCENARIO_SEEDS};
 use crate::test::{self, Tally};
@@ -18,9 +19,10 @@ const CLUSTERS: u64 = 1_000;
 /// Simulated larger ones in `mixture`.
 const MIXTURES: u64 = 10_000;
 
-/// `cargo xtask long NAME [--seconds N]`.
+/// `cargo xtask long NAME [--seconds N]`, and `cargo xtask long scale [PART]`.
 pub(crate) fn run(args: &[&str]) -> Result<()> {
     let (name, seconds) = match args {
+        ["scale", part] => return peers::scale(Some(part)),
         [name] => (*name, SECONDS_DEFAULT),
         [name, "--seconds", seconds] => {
             (*name, seconds.parse().with_context(|| format!("--seconds {seconds}: not a number"))?)
@@ -43,6 +45,7 @@ pub(crate) fn run(args: &[&str]) -> Result<()> {
         "gossip" => sim::gossip("128,1024"),
         "gossip-10000" => sim::gossip("10000"),
         "both-paths" => both_paths(),
+        "scale" => peers::scale(None),
         "advisories" => advisories(),
         _ => match name.strip_prefix("fuzz-") {
             Some(target) if fuzz_targets()?.iter().any(|known| known == target) => fuzz(target, seconds),
@@ -74,6 +77,7 @@ fn unknown(problem: &str) -> Result<()> {
          gossip       every figure of membership over {GOSSIP_SEEDS} seeds at 128 and 1,024 members; goes on where it was stopped\n  \
          gossip-10000 the same at 10,000 members\n  \
          both-paths   every end-to-end test once more, with hyper's HTTP/1.1 towards clients\n  \
+         scale [PART] 10,000 nodes, new maps under load, thousands of idle connections, two workers: what each costs\n  \
          advisories   cargo deny check advisories (downloads the advisory database){fuzz}"
     );
 }
@@ -235,6 +239,7 @@ mod tests {
             "digests",
             "gossip-10000",
             "both-paths",
+            "scale",
             "advisories",
             "fuzz-wire",
         ] {

@@ -8,6 +8,7 @@
 
 mod ci;
 mod instructions;
+mod locked;
 mod long;
 mod peers;
 mod run;

@@ -18,7 +18,7 @@ const USAGE: &str = "\
 bench-peer backend IP:PORT...                 answers on each of them
 bench-peer floor --listen A --backends A,B,C  forwards, and does nothing else
 bench-peer announce --cluster NAME --gossip PORT,PORT,PORT --backends A,B,C
-bench-peer load closed|rate|handshakes|hold --target A [--connections N] [--seconds S | --requests N]
+bench-peer load closed|rate|handshakes|idle|hold --target A [--connections N] [--seconds S | --requests N]
                 [--rate R] [--body 128|16384] [--certificate FILE]";
 
 fn main() -> ExitCode {

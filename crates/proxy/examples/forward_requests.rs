@@ -10,6 +10,8 @@
 
 #![expect(clippy::print_stderr, reason = "an example talks to the person who runs it")]
 
+mod cluster;
+
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
@@ -19,21 +21,16 @@ use std::sync::Arc;
 use ringway_proxy::edge::{CertificateFiles, EdgeOptions, TlsOptions};
 use ringway_proxy::metrics::Metrics;
 use ringway_proxy::{ClaimHints, ClusterFeed, Proxy, ProxyOptions, RouteOptions, RoutingOptions};
-use ringway_topology::map::ClaimTable;
-use ringway_topology::settings::EPSILON_PPM_DEFAULT;
-use ringway_topology::{
-    Algorithm, ClusterName, ClusterSettings, Health, Map, NodeEntry, NodeId, NodeIndex, Ownership,
-    PartitionCount, Phase, SnapshotCell, StoreId, Weight, ZoneName,
-};
+use ringway_topology::{Ownership, SnapshotCell};
 use rustls::pki_types::{CertificateDer, ServerName};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::watch;
 
+use cluster::Failure;
+
 /// Keys asked for in turn. Few, so that after a short start every connection to a node is a pooled one.
 const KEYS: usize = 64;
 const ROUTE: &str = "/kv/{key}";
-
-type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 /// What one request carries, and its answer.
 #[derive(Clone, Copy)]
@@ -101,8 +98,10 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
     let files = tempfile::tempdir()?;
     let (tls, trusted) = if case.tls { certificate(files.path())? } else { (None, None) };
     let (_version, changed) = watch::channel(0);
+    let Arguments { nodes, partitions, .. } = *arguments;
+    let map = cluster::map(nodes, partitions, Ownership::Derived, listener.local_addr()?)?;
     let feed = ClusterFeed {
-        snapshot: SnapshotCell::new(map(arguments, listener.local_addr()?)?),
+        snapshot: SnapshotCell::new(map),
         changed,
         ready: Arc::new(|| true),
         hints: ClaimHints::default(),
@@ -118,39 +117,6 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
     let connect = || connect(proxy.addr(), trusted.as_ref());
     let mut connections = (0..arguments.connections).map(|_| connect()).collect::<Result<Vec<_>, _>>()?;
     ask(&mut connections, case, arguments.requests)
-}
-
-/// All nodes listen at one address; each has connections of its own.
-fn map(arguments: &Arguments, addr: SocketAddr) -> Result<Map, Failure> {
-    let settings = ClusterSettings {
-        name: ClusterName::new("count")?,
-        partitions: PartitionCount::new(arguments.partitions).ok_or("no such number of partitions")?,
-        replicas: 3,
-        hash_seed: 0,
-        epsilon_ppm: EPSILON_PPM_DEFAULT,
-        algorithm: Algorithm::Balanced,
-        ownership: Ownership::Derived,
-    };
-    let entry = |number: u16| -> Result<NodeEntry, Failure> {
-        Ok(NodeEntry {
-            id: NodeId::new(&format!("node-{number:05}"))?,
-            zone: ZoneName::new("z")?,
-            weight: Weight::ONE,
-            store: StoreId(u128::from(number) + 1),
-            data: addr,
-            peer: None,
-            phase: Phase::Active,
-            health: Health::Alive,
-        })
-    };
-    let nodes = arguments.nodes;
-    let entries = (0..nodes).map(entry).collect::<Result<Vec<_>, _>>()?;
-    // Spread evenly; which node has which partition does not matter here.
-    let rows: Vec<[NodeIndex; 3]> = (0..arguments.partitions)
-        .map(|q| [0, 1, 2].map(|copy| NodeIndex(((q + copy) % u32::from(nodes)) as u16)))
-        .collect();
-    let claims = ClaimTable::derived(3, rows.iter().map(|row| &row[..nodes.min(3).into()]));
-    Ok(Map::new(settings.into(), entries, claims.into()))
 }
 
 type Certificate = (Option<TlsOptions>, Option<CertificateDer<'static>>);

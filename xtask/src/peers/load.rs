@@ -91,6 +91,33 @@ pub(super) fn own_words(
     Ok(words)
 }
 
+/// Loads what listens at an address for some seconds. Its processor time is not told.
+///
+/// # Errors
+/// As [`run`].
+pub(super) fn at(
+    stage: &Stage<'_>,
+    target: std::net::SocketAddr,
+    load: Load,
+    seconds: f64,
+) -> Result<Sample> {
+    run_at(stage, target, load, Length::Seconds(seconds))
+}
+
+/// [`at`], for as long as `length` says.
+pub(super) fn run_at(
+    stage: &Stage<'_>,
+    target: std::net::SocketAddr,
+    load: Load,
+    length: Length,
+) -> Result<Sample> {
+    let words = own_words(stage, target, load, Front::Plain, length)?;
+    let mut load = Talking::start(stage.machine, "load", &words)?;
+    load.hear("ready")?;
+    load.go()?;
+    sample(&load.hear("result")?, 0.0, 0.0)
+}
+
 fn own(stage: &Stage<'_>, proxy: &Proxy, row: Row, length: Length) -> Result<Sample> {
     let words = own_words(stage, proxy.address, row.load(), row.front(), length)?;
     let mut load = Talking::start(stage.machine, "load", &words)?;
@@ -107,15 +134,11 @@ fn own(stage: &Stage<'_>, proxy: &Proxy, row: Row, length: Length) -> Result<Sam
 /// # Errors
 /// As [`run`].
 pub(super) fn direct(stage: &Stage<'_>, row: Row, length: Length) -> Result<Sample> {
-    let words = own_words(stage, stage.backends[0], row.load(), row.front(), length)?;
-    let mut load = Talking::start(stage.machine, "load", &words)?;
-    load.hear("ready")?;
-    load.go()?;
-    sample(&load.hear("result")?, 0.0, 0.0)
+    run_at(stage, stage.backends[0], row.load(), length)
 }
 
 /// Reads `requests=… seconds=… p50_ns=… p99_ns=…`.
-fn sample(result: &str, user: f64, system: f64) -> Result<Sample> {
+pub(super) fn sample(result: &str, user: f64, system: f64) -> Result<Sample> {
     let value = |name: &str| -> Result<f64> {
         let words = result.split_whitespace().filter_map(|word| word.split_once('='));
         let (_, value) =

@@ -2,7 +2,7 @@
 //!
 //! [`install`] fetches and builds, [`peer`] starts proxies on a core of their own before the same backends, [`row`] says what
 //! is measured, [`measure`] does so in rounds through [`load`], [`instructions`] counts, [`targets`] judges and [`mod@report`]
-//! writes. [`process`] is who was started and what that used, [`stats`] the arithmetic. Everything that is started ends with
+//! writes. [`mod@scale`] measures ours alone, at the size of large clusters, with the same programs. [`process`] is who was started and what that used, [`stats`] the arithmetic. Everything that is started ends with
 //! the run, however that ends; everything that is written is under `target/peers`, but the page.
 
 mod install;
@@ -13,6 +13,7 @@ mod peer;
 mod process;
 mod report;
 mod row;
+mod scale;
 mod stats;
 mod targets;
 
@@ -25,6 +26,8 @@ use crate::run::{root, target_dir};
 use peer::{Peer, Stage};
 use process::Machine;
 use row::Row;
+
+pub(crate) use scale::run as scale;
 
 /// Rounds, where nothing else is asked for.
 const ROUNDS: u32 = 8;

@@ -79,6 +79,8 @@ pub(super) struct Stage<'a> {
     pub(super) machine: &'a Machine,
     pub(super) programs: &'a Programs,
     pub(super) backends: [SocketAddr; BACKENDS],
+    /// Workers of ringway.
+    pub(super) workers: u32,
     /// Where the members behind ringway gossip.
     gossip: [u16; BACKENDS],
     _backend: Running,
@@ -113,7 +115,7 @@ impl<'a> Stage<'a> {
             let words = words.map(str::to_owned);
             cluster = Some(Running::start(machine, "cluster", machine.pinned(machine.load_core, &words))?);
         }
-        Ok(Self { machine, programs, backends, gossip, _backend: backend, _cluster: cluster })
+        Ok(Self { machine, programs, backends, workers: 1, gossip, _backend: backend, _cluster: cluster })
     }
 
     /// Starts a peer on its core and waits until it serves.
@@ -200,6 +202,7 @@ impl<'a> Stage<'a> {
             // A connection to a backend for each of a client, and some files of its own.
             ("CONNECTIONS".to_owned(), (self.machine.files / 2 - 200).to_string()),
             ("GOSSIP".to_owned(), self.gossip[0].to_string()),
+            ("WORKERS".to_owned(), self.workers.to_string()),
             ("USER".to_owned(), if is_root { "user root;" } else { "" }.to_owned()),
         ];
         for (at, backend) in self.backends.iter().enumerate() {
@@ -315,7 +318,8 @@ mod tests {
                 [(Front::Plain, None), (Front::Http2, None), (Front::TlsEcdsa, Some("/x/ecdsa"))]
             {
                 let mut values: Vec<(String, String)> = Vec::new();
-                let common = ["LISTEN", "PORT", "DIR", "FILES", "CONNECTIONS", "GOSSIP", "USER", "NAMES"];
+                let common =
+                    ["LISTEN", "PORT", "DIR", "FILES", "CONNECTIONS", "GOSSIP", "WORKERS", "USER", "NAMES"];
                 values.extend(common.map(|name| (name.to_owned(), "7".to_owned())));
                 for at in 1..=BACKENDS {
                     values.push((format!("BACKEND_{at}"), "7".to_owned()));

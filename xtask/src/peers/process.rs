@@ -158,6 +158,11 @@ impl Running {
         Self::tree(self.child.id())
     }
 
+    /// Those of them that started nobody.
+    pub(super) fn leaves(&self) -> BTreeSet<u32> {
+        self.pids().into_iter().filter(|pid| Self::tree(*pid).len() == 1).collect()
+    }
+
     fn tree(root: u32) -> BTreeSet<u32> {
         let mut pids = BTreeSet::from([root]);
         let mut new = vec![root];
@@ -227,7 +232,7 @@ impl Drop for Running {
 }
 
 /// The shell's own `kill`, as not every system has the program.
-fn signal(name: &str, pids: impl IntoIterator<Item = u32>) {
+pub(super) fn signal(name: &str, pids: impl IntoIterator<Item = u32>) {
     let line = pids.into_iter().fold(format!("kill -{name}"), |line, pid| format!("{line} {pid}"));
     // One that is gone already is what was wanted.
     let _ = run::succeeds("sh", &["-c", &line]);
@@ -308,9 +313,14 @@ impl Talking {
     /// # Errors
     /// It cannot be started.
     pub(super) fn start(machine: &Machine, name: &str, words: &[String]) -> Result<Self> {
+        Self::start_on(machine.load_core, machine, name, words)
+    }
+
+    /// [`Self::start`] on this core.
+    pub(super) fn start_on(core: usize, machine: &Machine, name: &str, words: &[String]) -> Result<Self> {
         let log = machine.dir.join(format!("{name}.log"));
         let file = File::create(&log).with_context(|| log.display().to_string())?;
-        let mut command = machine.pinned(machine.load_core, words);
+        let mut command = machine.pinned(core, words);
         let mut child = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

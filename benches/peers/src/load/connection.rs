@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use rustix::net::{AddressFamily, SocketType};
 use rustls::client::Resumption;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
@@ -67,6 +68,23 @@ impl Connection {
             session = Some(Box::new(client));
         }
         Ok(Self { stream, tls: session, head: Vec::new(), left: None, body })
+    }
+
+    /// Connects from 127.0.0.`host`, without TLS: each address has ports of its own.
+    ///
+    /// # Errors
+    /// Nobody listens, or the address has no port left.
+    pub(crate) fn open_from(host: u8, target: SocketAddr, body: usize) -> Result<Self> {
+        let connect = || -> io::Result<TcpStream> {
+            let socket = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None)?;
+            rustix::net::bind(&socket, &SocketAddr::from(([127, 0, 0, host], 0)))?;
+            rustix::net::connect(&socket, &target)?;
+            Ok(socket.into())
+        };
+        let stream = connect().with_context(|| format!("connecting to {target} from 127.0.0.{host}"))?;
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        Ok(Self { stream, tls: None, head: Vec::new(), left: None, body })
     }
 
     /// From here on nothing waits.

@@ -6,6 +6,7 @@
 //! - `closed`: each connection sends the next request when the answer to the last has come.
 //! - `rate`: requests are due at fixed times whatever the answers do, and their latency counts from when they were due.
 //! - `handshakes`: each request has a connection and a full TLS handshake to itself.
+//! - `idle`: opens connections from several addresses, with one request on each; on a line, one request more on some of them.
 //! - `hold`: opens connections, and nothing else; on a line, one request on each; on the next, one on all of them at once that
 //!   the backend lets wait.
 
@@ -37,6 +38,10 @@ const WARM_UP: usize = 20;
 /// Read at once.
 const CHUNK: usize = 64 << 10;
 const TIMER: usize = usize::MAX;
+/// Connections of `idle` from one address: far fewer than it has ports.
+const IDLE_PER_ADDRESS: usize = 10_000;
+/// Of so many connections of `idle` one is asked again.
+const IDLE_ASKED: usize = 100;
 
 struct Plan {
     target: SocketAddr,
@@ -86,6 +91,7 @@ pub(crate) fn run(kind: &str, words: &[&str]) -> Result<()> {
         "rate" => Load::open(&plan)?.rate(),
         "handshakes" => handshakes(&plan),
         "hold" => hold(&plan),
+        "idle" => idle(&plan),
         _ => bail!("there is no load `{kind}`"),
     }
 }
@@ -289,6 +295,31 @@ fn handshakes(plan: &Plan) -> Result<()> {
         Ok(())
     })?;
     result(&times, started.elapsed())
+}
+
+/// One request on each connection, and then one on some of them: those that waited still answer.
+fn idle(plan: &Plan) -> Result<()> {
+    let requests = requests(plan.kind);
+    let mut chunk = vec![0; CHUNK];
+    let mut connections = Vec::new();
+    for at in 0..plan.connections {
+        let host = u8::try_from(2 + at / IDLE_PER_ADDRESS)
+            .context("--connections: more than there are addresses")?;
+        let mut connection = Connection::open_from(host, plan.target, plan.kind.body_bytes())?;
+        connection.send(&requests[at % KEYS])?;
+        connection.wait(&mut chunk)?;
+        connections.push(connection);
+    }
+    say("ready")?;
+    hear()?;
+    let (mut times, began) = (Histogram::new(), Instant::now());
+    for (at, connection) in connections.iter_mut().enumerate().step_by(IDLE_ASKED) {
+        let started = Instant::now();
+        connection.send(&requests[at % KEYS])?;
+        connection.wait(&mut chunk)?;
+        times.add(started.elapsed());
+    }
+    result(&times, began.elapsed())
 }
 
 /// No request; one on each connection, one connection after the other; one on all at once.
