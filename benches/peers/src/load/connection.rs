@@ -70,18 +70,18 @@ impl Connection {
         Ok(Self { stream, tls: session, head: Vec::new(), left: None, body })
     }
 
-    /// Connects from 127.0.0.`host`, without TLS: each address has ports of its own.
+    /// Connects from an address and port, without TLS: each address has ports of its own.
     ///
     /// # Errors
-    /// Nobody listens, or the address has no port left.
-    pub(crate) fn open_from(host: u8, target: SocketAddr, body: usize) -> Result<Self> {
+    /// Nobody listens, or the port is taken.
+    pub(crate) fn open_from(source: SocketAddr, target: SocketAddr, body: usize) -> Result<Self> {
         let connect = || -> io::Result<TcpStream> {
             let socket = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None)?;
-            rustix::net::bind(&socket, &SocketAddr::from(([127, 0, 0, host], 0)))?;
+            rustix::net::bind(&socket, &source)?;
             rustix::net::connect(&socket, &target)?;
             Ok(socket.into())
         };
-        let stream = connect().with_context(|| format!("connecting to {target} from 127.0.0.{host}"))?;
+        let stream = connect().with_context(|| format!("connecting to {target} from {source}"))?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(PATIENCE))?;
         Ok(Self { stream, tls: None, head: Vec::new(), left: None, body })

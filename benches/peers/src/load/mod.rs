@@ -38,8 +38,9 @@ const WARM_UP: usize = 20;
 /// Read at once.
 const CHUNK: usize = 64 << 10;
 const TIMER: usize = usize::MAX;
-/// Connections of `idle` from one address: far fewer than it has ports.
+/// Connections of `idle` from one address, and the first of its ports.
 const IDLE_PER_ADDRESS: usize = 10_000;
+const IDLE_PORT_FIRST: u16 = 20_000;
 /// Of so many connections of `idle` one is asked again.
 const IDLE_ASKED: usize = 100;
 
@@ -302,10 +303,14 @@ fn idle(plan: &Plan) -> Result<()> {
     let requests = requests(plan.kind);
     let mut chunk = vec![0; CHUNK];
     let mut connections = Vec::new();
+    let [.., high, low] = std::process::id().to_be_bytes();
     for at in 0..plan.connections {
-        let host = u8::try_from(2 + at / IDLE_PER_ADDRESS)
-            .context("--connections: more than there are addresses")?;
-        let mut connection = Connection::open_from(host, plan.target, plan.kind.body_bytes())?;
+        let host = u8::try_from(2 + at / IDLE_PER_ADDRESS).context("--connections: too many")?;
+        // Ports are named, as the system takes long to find one among so many; and addresses are this process's own, as
+        // ports that another has just used are not free yet.
+        let port = IDLE_PORT_FIRST + (at % IDLE_PER_ADDRESS) as u16;
+        let source = SocketAddr::from(([127, 1 + high % 250, low, host], port));
+        let mut connection = Connection::open_from(source, plan.target, plan.kind.body_bytes())?;
         connection.send(&requests[at % KEYS])?;
         connection.wait(&mut chunk)?;
         connections.push(connection);
