@@ -291,8 +291,7 @@ pub(super) fn edge(root: &Section<'_>, listen: SocketAddr) -> EdgeOptions {
     section.count("streams_max", &mut edge.streams_max, 1..=65_536, because);
     let because = "a larger head is answered 431; a key of 4,096 bytes takes 12 KiB percent-encoded";
     section.size("header_bytes_max", &mut edge.header_bytes_max, 8 << 10..=1 << 20, because);
-    let because =
-        "more header fields are answered 431; more than 116 cost an allocation per request";
+    let because = "more header fields are answered 431; more than 116 cost an allocation per request";
     section.count("headers_max", &mut edge.headers_max, 1..=24_576, because);
     let because = "further requests of a worker are answered 503 at once instead of making all of them slow";
     section.count("concurrency_max", &mut edge.concurrency_max, 1..=1 << 20, because);
