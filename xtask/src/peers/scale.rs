@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use super::install;
 use super::load::{self, Length, Sample};
 use super::peer::{Front, Peer, Proxy, Stage};
-use super::process::{Machine, SLOW_STOP_PATIENCE, Talking, signal, sleep};
+use super::process::{Machine, Talking, signal, sleep};
 use super::row::{Load, Row};
 use super::stats::{Shuffler, median, paired_ratio};
 use crate::instructions;
@@ -283,14 +283,13 @@ fn two_workers(stage: &Stage<'_>) -> Result<Beyond> {
     let file = counts.to_string_lossy().into_owned();
     let wrapper =
         ["strace", "-f", "--seccomp-bpf", "-c", "-e", "trace=futex,accept4", "-o", &file].map(str::to_owned);
-    let Proxy { mut running, address } = stage.start_under(&wrapper, Peer::Ringway, Front::Plain)?;
+    let Proxy { running, address } = stage.start_under(&wrapper, Peer::Ringway, Front::Plain)?;
     let load = Load::Own { kind: "closed", connections: CONNECTIONS, body: 128, rate: None };
     load::run_at(stage, address, load, Length::Requests(COUNTED_REQUESTS))?;
     // The process itself and not strace, which then tells what it counted.
     signal("TERM", running.leaves());
-    let text = running.wait_for("what strace counted", SLOW_STOP_PATIENCE, || {
-        std::fs::read_to_string(&counts).ok().filter(|text| text.contains("total"))
-    })?;
+    running.wait_for_end()?;
+    let text = std::fs::read_to_string(&counts).with_context(|| counts.display().to_string())?;
     let calls = |name: &str| calls(&text, name).with_context(|| format!("strace counted no {name}:\n{text}"));
     // That it was counted at all is told by what must have happened.
     let accepted = calls("accept4")?;
