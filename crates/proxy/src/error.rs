@@ -7,7 +7,7 @@ use ringway_route::Reason;
 use ringway_topology::Partition;
 
 use crate::body::Body;
-use crate::headers::{PROXY_STATUS, X_REQUEST_ID};
+use crate::headers::{PROXY_STATUS, X_REQUEST_ID, mark_unrepeated};
 
 /// Everything an error answer tells.
 #[derive(Debug, Clone, Copy)]
@@ -92,7 +92,9 @@ impl<'a> Problem<'a> {
 /// Lets the caller find its request in our logs.
 pub(crate) fn put_request_id(response: &mut Response<Body>, id: Option<&HeaderValue>) {
     if let Some(id) = id {
-        response.headers_mut().insert(X_REQUEST_ID, id.clone());
+        let mut id = id.clone();
+        mark_unrepeated(&mut id);
+        response.headers_mut().insert(X_REQUEST_ID, id);
     }
 }
 

@@ -311,8 +311,9 @@ impl Core {
         }
         let mut response = answer.map(Body::upstream);
         headers::screen_response(response.headers_mut(), &self.identity);
-        if !response.headers().contains_key(headers::X_REQUEST_ID) {
-            put_request_id(&mut response, facts.request_id.as_ref());
+        match response.headers_mut().get_mut(headers::X_REQUEST_ID) {
+            Some(own) => headers::mark_unrepeated(own),
+            None => put_request_id(&mut response, facts.request_id.as_ref()),
         }
         let response = self.finish(response, &facts, hash);
         facts.follow(response, None)
@@ -379,7 +380,10 @@ impl Core {
         if self.options.headers.server_timing {
             let upstream = now.saturating_duration_since(facts.attempted).as_secs_f64() * 1e3;
             let text = format!("ringway;dur={:.3}, upstream;dur={upstream:.3}", elapsed.as_secs_f64() * 1e3);
-            response.headers_mut().extend(HeaderValue::try_from(text).ok().map(|v| (SERVER_TIMING, v)));
+            response.headers_mut().extend(HeaderValue::try_from(text).ok().map(|mut timing| {
+                headers::mark_unrepeated(&mut timing);
+                (SERVER_TIMING, timing)
+            }));
         }
         response
     }

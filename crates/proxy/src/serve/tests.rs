@@ -105,6 +105,26 @@ fn answers_lose_what_is_not_for_clients_and_explain_themselves_to_trusted_caller
     });
 }
 
+/// An HTTP/2 table that took in what never comes again would be searched through and emptied by it.
+#[test]
+fn what_never_repeats_is_kept_out_of_the_tables_of_http2() {
+    run(async {
+        let named = "HTTP/1.1 200 OK\r\ncontent-length: 0\r\nx-request-id: the node's\r\ncache-control: no-store\r\n\r\n";
+        let node = FakeNode::start([reply(OK), reply(named)]).await;
+        let cluster = Cluster::derived(&[(node.addr, Alive)]);
+        let mut options = options();
+        options.headers.server_timing = true;
+        let router = cluster.router(options);
+        let nowhere = Request::get("/other").header("host", "h").body(Body::empty()).unwrap();
+        for (request, repeated) in [(get(), "via"), (get(), "cache-control"), (nowhere, "proxy-status")] {
+            let response = router.serve(request, info()).await;
+            let headers = response.headers();
+            assert!(headers["x-request-id"].is_sensitive() && headers["server-timing"].is_sensitive());
+            assert!(!headers[repeated].is_sensitive(), "{repeated}");
+        }
+    });
+}
+
 #[test]
 fn requests_without_route_or_key_and_unsupported_ones_are_answered_here() {
     run(async {
