@@ -6,7 +6,6 @@
 //! almost never touches the timer.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -17,6 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
 use super::options::EdgeOptions;
+use crate::clock;
 use crate::metrics::worker::ConnectionEnd;
 
 /// How long each kind of waiting may last.
@@ -56,9 +56,8 @@ pub(crate) struct ConnectionClock {
     in_flight: Cell<u32>,
     waiting: Cell<Waiting>,
     write_blocked: Cell<Option<Instant>>,
-    next_response: Cell<u64>,
     /// HTTP/2 responses that wait for the client to open its window.
-    window_closed: RefCell<BTreeMap<u64, Instant>>,
+    windows: RefCell<Windows>,
 }
 
 impl ConnectionClock {
@@ -70,8 +69,7 @@ impl ConnectionClock {
             in_flight: Cell::new(0),
             waiting: Cell::new(if http2 { Waiting::Idle(now) } else { Waiting::Head(now) }),
             write_blocked: Cell::new(None),
-            next_response: Cell::new(0),
-            window_closed: RefCell::default(),
+            windows: RefCell::default(),
         })
     }
 
@@ -79,9 +77,7 @@ impl ConnectionClock {
     pub(crate) fn request(self: &Rc<Self>) -> RequestTicket {
         self.in_flight.set(self.in_flight.get() + 1);
         self.waiting.set(Waiting::Busy);
-        let response = self.next_response.get();
-        self.next_response.set(response + 1);
-        RequestTicket { clock: Rc::clone(self), response }
+        RequestTicket { clock: Rc::clone(self), window: Cell::new(None) }
     }
 
     /// A request of an HTTP/1.1 connection is under way until [`ConnectionClock::answered`].
@@ -102,7 +98,7 @@ impl ConnectionClock {
             Waiting::Busy => None,
         };
         let blocked = self.write_blocked.get();
-        let window = self.window_closed.borrow().values().min().copied();
+        let window = self.windows.borrow().oldest();
         let write = blocked
             .into_iter()
             .chain(window)
@@ -130,36 +126,74 @@ impl ConnectionClock {
     }
 }
 
+/// Since when the windows of a connection's responses are closed. Most responses of an HTTP/2 connection are here for a
+/// moment, so it keeps its memory.
+#[derive(Debug, Default)]
+struct Windows {
+    /// By the response's place.
+    closed: Vec<Option<Instant>>,
+    /// Places that nobody has.
+    free: Vec<usize>,
+}
+
+impl Windows {
+    fn close(&mut self, now: Instant) -> usize {
+        match self.free.pop() {
+            Some(place) => {
+                self.closed[place] = Some(now);
+                place
+            }
+            None => {
+                self.closed.push(Some(now));
+                self.closed.len() - 1
+            }
+        }
+    }
+
+    fn open(&mut self, place: usize) {
+        self.closed[place] = None;
+        self.free.push(place);
+    }
+
+    fn oldest(&self) -> Option<Instant> {
+        if self.free.len() == self.closed.len() {
+            return None;
+        }
+        self.closed.iter().flatten().min().copied()
+    }
+}
+
 /// A request under way; dropping it ends it.
 #[derive(Debug)]
 pub(crate) struct RequestTicket {
     clock: Rc<ConnectionClock>,
-    response: u64,
+    /// The response's place while the client's window is closed to it.
+    window: Cell<Option<usize>>,
 }
 
 impl RequestTicket {
     /// The response gave a frame to HTTP/2, which asks for the next one when the client's window has room.
     pub(crate) fn frame_given(&self) {
-        if self.clock.http2 {
-            self.clock.window_closed.borrow_mut().insert(self.response, Instant::now());
+        if self.clock.http2 && self.window.get().is_none() {
+            self.window.set(Some(self.clock.windows.borrow_mut().close(clock::now())));
         }
     }
 
     /// HTTP asks for the next frame: the client keeps up.
     pub(crate) fn frame_wanted(&self) {
-        if self.clock.http2 {
-            self.clock.window_closed.borrow_mut().remove(&self.response);
+        if let Some(place) = self.window.take() {
+            self.clock.windows.borrow_mut().open(place);
         }
     }
 }
 
 impl Drop for RequestTicket {
     fn drop(&mut self) {
-        let clock = &self.clock;
         self.frame_wanted();
+        let clock = &self.clock;
         clock.in_flight.set(clock.in_flight.get() - 1);
         if clock.in_flight.get() == 0 {
-            clock.waiting.set(Waiting::Idle(Instant::now()));
+            clock.waiting.set(Waiting::Idle(clock::now()));
         }
     }
 }
@@ -287,5 +321,26 @@ mod tests {
         clock.wrote(&Poll::Ready(()));
         assert_eq!(clock.due(&LIMITS), None);
         drop(ticket);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn of_many_closed_windows_the_oldest_is_due_and_their_places_are_used_again() {
+        let clock = ConnectionClock::new(true);
+        let tickets: Vec<_> = (0..3).map(|_| clock.request()).collect();
+        let start = Instant::now();
+        for ticket in &tickets {
+            ticket.frame_given();
+            tokio::time::advance(Duration::from_secs(1)).await;
+        }
+        let due =
+            |seconds| Some((start + Duration::from_secs(seconds) + LIMITS.body, ConnectionEnd::WriteTimeout));
+        assert_eq!(clock.due(&LIMITS), due(0));
+        tickets[0].frame_wanted();
+        assert_eq!(clock.due(&LIMITS), due(1));
+        tickets[0].frame_given();
+        assert_eq!(clock.due(&LIMITS), due(1));
+        drop(tickets);
+        assert_eq!(clock.windows.borrow().oldest(), None);
+        assert_eq!(clock.windows.borrow().closed.len(), 3, "as many as were closed at a time");
     }
 }
