@@ -1,57 +1,42 @@
 //! One connection, from accept to its end.
 
-use std::fmt;
 use std::future::poll_fn;
-use std::io::{self, BufRead as _};
+use std::io;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use http::{HeaderValue, Request, Response, header};
-use http_body::Body as _;
 use hyper::body::Incoming;
-use hyper::rt::Executor;
-use hyper::server::conn::{http1, http2};
+use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::task::coop::has_budget_remaining;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_rustls::TlsAcceptor;
-use tokio_rustls::server::TlsStream;
 
 use super::drain::{Drain, DrainWatch};
 use super::gate::{Gate, Serve};
 use super::http1::{self as own, DateCache, SILENT_GRACE, Transport, Wire};
+use super::http2::{self, StreamExecutor};
 use super::options::{EdgeOptions, HYPER_HEADERS_MAX, Http1Path};
-use super::request::{RequestBody, ResponseBody};
+use super::request::ResponseBody;
+use super::respond::Responding;
+use super::stream::Stream;
 use super::timing::{ConnectionClock, Limits, Sniffed, Timed};
 use super::{ConnectionInfo, WorkerService};
-use crate::body::{Body, BoxError};
+use crate::body::BoxError;
 use crate::metrics::WorkerMetrics;
 use crate::metrics::cells::Label;
-use crate::metrics::worker::{ConnectionEnd, ConnectionPhase, EdgeRejection, HandshakeFailure, WorkerCells};
+use crate::metrics::worker::{ConnectionEnd, ConnectionPhase, HandshakeFailure, WorkerCells};
 use crate::tls::{ALPN_HTTP2, TlsCell};
 
 /// The HTTP/2 connection preface (RFC 9113 §3.4). No HTTP/1.1 method begins like it.
 const HTTP2_PREFACE: &[u8; Sniffed::LEN_MAX] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-/// Bytes of a request body that one HTTP/2 stream may have under way. Enough for 1 Gbit/s at 2 ms.
-const STREAM_WINDOW_BYTES: u32 = 256 * 1_024;
-/// The same for a whole connection: bounds what a client can make a worker keep.
-const CONNECTION_WINDOW_BYTES: u32 = 1_024 * 1_024;
-/// Response bytes kept per stream while the client's window is closed.
-const STREAM_SEND_BYTES_MAX: usize = 64 * 1_024;
-/// A quiet HTTP/2 client is pinged this often, and must answer as fast.
-const HTTP2_PING_INTERVAL: Duration = Duration::from_secs(20);
-/// Streams that a client opened and reset before they were looked at; beyond it the connection is closed
-/// (rapid reset, CVE-2023-44487).
-const RESETS_PENDING_MAX: usize = 20;
-/// Streams this side reset because of a client's errors; beyond it the connection is closed.
-const LOCAL_RESETS_MAX: usize = 256;
 
 /// What all connections of one worker share.
 pub(super) struct Connections<S> {
@@ -63,7 +48,7 @@ pub(super) struct Connections<S> {
     pub(super) service: Rc<S>,
     pub(super) date: DateCache,
     http1: http1::Builder,
-    http2: http2::Builder<LocalExecutor>,
+    http2: hyper::server::conn::http2::Builder<StreamExecutor>,
 }
 
 impl<S> Connections<S> {
@@ -75,7 +60,7 @@ impl<S> Connections<S> {
         service: Rc<S>,
     ) -> Self {
         let http1 = http1_builder(&options);
-        let http2 = http2_builder(&options, metrics.clone());
+        let http2 = http2::builder(&options, metrics.clone());
         let (limits, date) = (Limits::of(&options), DateCache::default());
         Self { limits, options, tls, metrics, drain, service, date, http1, http2 }
     }
@@ -95,59 +80,6 @@ fn http1_builder(options: &EdgeOptions) -> http1::Builder {
         builder.max_headers(options.headers_max);
     }
     builder
-}
-
-fn http2_builder(options: &EdgeOptions, metrics: WorkerMetrics) -> http2::Builder<LocalExecutor> {
-    let mut builder = http2::Builder::new(LocalExecutor { metrics });
-    builder
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(options.streams_max)
-        .max_header_list_size(u32::try_from(options.header_bytes_max).unwrap_or(u32::MAX))
-        .initial_stream_window_size(STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-        .max_send_buf_size(STREAM_SEND_BYTES_MAX)
-        .max_pending_accept_reset_streams(RESETS_PENDING_MAX)
-        .max_local_error_reset_streams(LOCAL_RESETS_MAX)
-        .keep_alive_interval(HTTP2_PING_INTERVAL)
-        .keep_alive_timeout(HTTP2_PING_INTERVAL);
-    builder
-}
-
-/// Runs HTTP/2's streams in the worker's own thread.
-#[derive(Debug, Clone)]
-struct LocalExecutor {
-    metrics: WorkerMetrics,
-}
-
-impl<F: Future + 'static> Executor<F> for LocalExecutor {
-    fn execute(&self, stream: F) {
-        let count = PanicCount { metrics: self.metrics.clone() };
-        tokio::task::spawn_local(async move {
-            let _count = count;
-            let mut stream = pin!(stream);
-            poll_fn(|cx| {
-                let polled = stream.as_mut().poll(cx);
-                crate::clock::forget_when_cut_off();
-                polled
-            })
-            .await;
-        });
-    }
-}
-
-/// Counts the panic that unwinds through it. The runtime keeps a stream's panic from the other streams, and
-/// from view.
-struct PanicCount {
-    metrics: WorkerMetrics,
-}
-
-impl Drop for PanicCount {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            self.metrics.cells.panics.increment();
-            tracing::error!("a request's task panicked");
-        }
-    }
 }
 
 /// Serves one connection until it ends, and says why it ended.
@@ -189,15 +121,17 @@ pub(super) async fn serve_opened<T: Transport, S: WorkerService>(
     }
     let clock = ConnectionClock::new(info.http2);
     let io = TokioIo::new(Timed::new(stream, sniffed, Rc::clone(&clock)));
-    let service = {
-        let (worker, clock) = (Rc::clone(&worker), Rc::clone(&clock));
-        service_fn(move |request| respond(request, info, Rc::clone(&worker), Rc::clone(&clock), gate.clone()))
-    };
     // Boxed, so that the connections of our own path do not have the size of hyper's.
     if info.http2 {
+        let (shared, watched) = (Rc::clone(&worker), Rc::clone(&clock));
+        let service = service_fn(move |request| Responding::new(request, info, &shared, &watched, &gate).0);
         let mut connection = Box::pin(worker.http2.serve_connection(io, service));
         drive(connection.as_mut(), &clock, &worker.limits, drain).await
     } else {
+        let (shared, watched) = (Rc::clone(&worker), Rc::clone(&clock));
+        let service = service_fn(move |request| {
+            respond_http1(request, info, Rc::clone(&shared), Rc::clone(&watched), gate.clone())
+        });
         let mut connection = Box::pin(worker.http1.serve_connection(io, service));
         drive(connection.as_mut(), &clock, &worker.limits, drain).await
     }
@@ -289,41 +223,24 @@ async fn sniff(tcp: &mut TcpStream, drain: &mut DrainWatch) -> Result<(Protocol,
     Ok((Protocol::Http2, sniffed))
 }
 
-/// One request through the edge: bodies get their idle timers, the gate lets it in, the service answers.
-async fn respond<S: WorkerService>(
+/// A request of hyper's HTTP/1.1, whose connection cannot go on before the rest of its body is read.
+async fn respond_http1<S: WorkerService>(
     request: Request<Incoming>,
     info: ConnectionInfo,
     worker: Rc<Connections<S>>,
     clock: Rc<ConnectionClock>,
     gate: Gate<impl Serve>,
 ) -> Result<Response<ResponseBody>, BoxError> {
-    let in_flight = InFlight::new(worker.metrics.clone());
-    let ticket = clock.request();
-    let idle = worker.options.body_idle_timeout;
     let awaits_continue = request.headers().contains_key(header::EXPECT);
-    let mut upload = None;
-    let request = request.map(|incoming| {
-        if incoming.is_end_stream() {
-            return Body::empty();
-        }
-        let (body, watched) = RequestBody::new(incoming, idle, worker.metrics.clone());
-        upload = Some(watched);
-        body.into()
-    });
-    let mut response = match gate.enter(request, info) {
-        Some(running) => running.await,
-        None => {
-            WorkerCells::count(&worker.metrics.cells.edge_rejections, EdgeRejection::Concurrency);
-            worker.service.overloaded(info)
-        }
-    };
-    if let Some(upload) = upload.filter(|_| !info.http2) {
+    let (responding, upload) = Responding::new(request, info, &worker, &clock, &gate);
+    let mut response = responding.await?;
+    if let Some(upload) = upload {
         // Reading on would tell a client that waits for 100 Continue to send what nobody wants.
         if awaits_continue && !upload.has_ended() || !upload.clear().await {
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
     }
-    Ok(response.map(|body| ResponseBody::new(body, idle, ticket, in_flight)))
+    Ok(response)
 }
 
 /// A request counts as in flight until its response is sent or given up.
@@ -333,7 +250,7 @@ pub(super) struct InFlight {
 }
 
 impl InFlight {
-    fn new(metrics: WorkerMetrics) -> Self {
+    pub(super) fn new(metrics: WorkerMetrics) -> Self {
         metrics.cells.requests_in_flight.add(1);
         Self { metrics }
     }
@@ -370,7 +287,7 @@ where
     }
 }
 
-impl<I, B, S, E> Serving for http2::Connection<I, S, E>
+impl<I, B, S, E> Serving for hyper::server::conn::http2::Connection<I, S, E>
 where
     S: hyper::service::HttpService<Incoming, ResBody = B>,
     S::Error: Into<BoxError>,
@@ -486,103 +403,11 @@ impl Drop for PhaseGuard {
     }
 }
 
-/// Bytes to and from a client.
-enum Stream {
-    Plain(TcpStream),
-    Tls(Box<TlsStream<TcpStream>>),
-}
-
-impl fmt::Debug for Stream {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Plain(_) => "Plain",
-            Self::Tls(_) => "Tls",
-        })
-    }
-}
-
-impl Transport for Stream {
-    fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self {
-            Self::Plain(tcp) => tcp.poll_read_ready(cx),
-            // What has been decrypted already shows on no socket; an error is the read's to tell.
-            Self::Tls(tls) => match tls.get_mut().1.reader().fill_buf() {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    tls.get_ref().0.poll_read_ready(cx)
-                }
-                _ => Poll::Ready(Ok(())),
-            },
-        }
-    }
-
-    fn reset(&mut self) {
-        let tcp = match self {
-            Self::Plain(tcp) => tcp,
-            Self::Tls(tls) => tls.get_mut().0,
-        };
-        // It fails only on a socket that is broken anyway.
-        let _ = tcp.set_zero_linger();
-    }
-}
-
-impl AsyncRead for Stream {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        match &mut *self {
-            Self::Plain(tcp) => Pin::new(tcp).poll_read(cx, buf),
-            Self::Tls(tls) => Pin::new(tls).poll_read(cx, buf),
-        }
-    }
-}
-
-impl AsyncWrite for Stream {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        match &mut *self {
-            Self::Plain(tcp) => Pin::new(tcp).poll_write(cx, buf),
-            Self::Tls(tls) => Pin::new(tls).poll_write(cx, buf),
-        }
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        match &mut *self {
-            Self::Plain(tcp) => Pin::new(tcp).poll_write_vectored(cx, slices),
-            Self::Tls(tls) => Pin::new(tls).poll_write_vectored(cx, slices),
-        }
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        match self {
-            Self::Plain(tcp) => tcp.is_write_vectored(),
-            Self::Tls(tls) => tls.is_write_vectored(),
-        }
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut *self {
-            Self::Plain(tcp) => Pin::new(tcp).poll_flush(cx),
-            Self::Tls(tls) => Pin::new(tls).poll_flush(cx),
-        }
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut *self {
-            Self::Plain(tcp) => Pin::new(tcp).poll_shutdown(cx),
-            Self::Tls(tls) => Pin::new(tls).poll_shutdown(cx),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::cell::RefCell;
 
+    use hyper::rt::Executor as _;
     use tokio::task::coop::consume_budget;
     use tokio::task::{LocalSet, spawn_local};
 
@@ -642,10 +467,10 @@ mod tests {
             let (done, streamed) = tokio::sync::oneshot::channel();
             let work = noted(&readings);
             let metrics = crate::metrics::Metrics::new("test", Vec::new()).unwrap().worker(0);
-            LocalExecutor { metrics }.execute(async move {
+            StreamExecutor { metrics }.execute(Box::pin(async move {
                 work.await;
                 let _ = done.send(());
-            });
+            }));
             streamed.await.unwrap();
             assert!(readings.borrow().is_sorted_by(|a, b| a < b), "a stream: {readings:?}");
         });

@@ -10,10 +10,13 @@ mod connection;
 mod drain;
 mod gate;
 mod http1;
+mod http2;
 mod listen;
 mod memory;
 mod options;
 mod request;
+mod respond;
+mod stream;
 mod timing;
 mod worker;
 
@@ -52,7 +55,8 @@ const STOP_GRACE: Duration = Duration::from_secs(5);
 
 /// What answers requests. Each worker has one, made in its thread, so it need be neither `Send` nor `Sync`.
 pub trait WorkerService: Sized + 'static {
-    /// Answers one request.
+    /// Answers one request. What it does before it gives the future, it does in the connection's task: a panic there ends
+    /// the connection, one in the future only the request.
     ///
     /// Dropped half-way when an HTTP/2 client resets the stream or the connection breaks ([`Http1Path::Hyper`] notices
     /// that only when it writes). An HTTP/1.1 client that only closes its sending side still gets its answer.

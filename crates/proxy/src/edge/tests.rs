@@ -172,7 +172,7 @@ where
 }
 
 /// Does what the path says.
-struct Puppet {
+pub(super) struct Puppet {
     worker: WorkerId,
     gate: watch::Receiver<bool>,
     blocked: Arc<Mutex<std::sync::mpsc::Receiver<()>>>,
