@@ -26,7 +26,7 @@ use super::http2::{self, StreamExecutor};
 use super::options::{EdgeOptions, HYPER_HEADERS_MAX, Http1Path};
 use super::request::ResponseBody;
 use super::respond::Responding;
-use super::stream::Stream;
+use super::stream::{Stream, TlsSocket};
 use super::timing::{ConnectionClock, Limits, Sniffed, Timed};
 use super::{ConnectionInfo, WorkerService};
 use crate::body::BoxError;
@@ -172,7 +172,7 @@ async fn open<S>(
     };
     let tls = tls.current();
     // Boxed: a handshake is large, and a connection without one keeps no room for it.
-    let handshake = Box::pin(TlsAcceptor::from(Arc::clone(&tls.config)).accept(tcp));
+    let handshake = Box::pin(TlsAcceptor::from(Arc::clone(&tls.config)).accept(TlsSocket(tcp)));
     let failed = |failure: HandshakeFailure| {
         WorkerCells::count(&worker.metrics.cells.handshake_failures, failure);
         ConnectionEnd::Handshake
