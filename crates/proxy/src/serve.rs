@@ -186,13 +186,20 @@ async fn within_time(
                 continue;
             }
         } else {
-            tokio::select! {
-                biased;
-                forwarded = forwarding.as_mut() => return Ok(forwarded),
-                () = superseded(core, exchange.partition, target.epoch, transfer) => {
-                    return Err(Reason::Superseded);
+            // Boxed: few requests come here, and all would keep the room for it.
+            let mut over = Box::pin(async {
+                tokio::select! {
+                    biased;
+                    () = superseded(core, exchange.partition, target.epoch, transfer) => Err(Reason::Superseded),
+                    () = tokio::time::sleep_until(limit) => Ok(None),
                 }
-                () = tokio::time::sleep_until(limit) => {}
+            });
+            let ended = poll_fn(|cx| match forwarding.as_mut().poll(cx) {
+                Poll::Ready(forwarded) => Poll::Ready(Ok(Some(forwarded))),
+                Poll::Pending => over.as_mut().poll(cx),
+            });
+            if let Some(forwarded) = ended.await? {
+                return Ok(forwarded);
             }
         }
         // While the client still sends, the time to answer has not begun.

@@ -3,8 +3,8 @@
 //! The story, in the order a connection lives it: `listen` opens the sockets, a `worker` accepts,
 //! `connection` does the TLS handshake, tells HTTP/1.1 from HTTP/2 and serves requests until the client
 //! leaves, a limit of `timing` is reached or the listener drains. HTTP/1.1 is our own (`http1`) or hyper's, as
-//! [`EdgeOptions::http1`] says; HTTP/2 is hyper's. Each request that finds room at the `gate` reaches the
-//! [`WorkerService`].
+//! [`EdgeOptions::http1`] says; HTTP/2 is hyper's (`http2`), and `respond` is one request of hyper's. Each request that
+//! finds room at the `gate` reaches the [`WorkerService`].
 
 mod connection;
 mod drain;

@@ -105,6 +105,17 @@ fn answers_lose_what_is_not_for_clients_and_explain_themselves_to_trusted_caller
     });
 }
 
+/// There are as many of these in memory as requests under way. What few of them need is boxed.
+#[test]
+fn a_request_under_way_takes_so_much_room_and_no_more() {
+    const BYTES_MAX: usize = 2_700;
+    run(async {
+        let router = Cluster::derived(&[]).router(options());
+        let bytes = size_of_val(&router.serve(get(), info()));
+        assert!(bytes <= BYTES_MAX, "{bytes}");
+    });
+}
+
 /// An HTTP/2 table that took in what never comes again would be searched through and emptied by it.
 #[test]
 fn what_never_repeats_is_kept_out_of_the_tables_of_http2() {
