@@ -38,6 +38,7 @@ mod serve;
 pub mod template;
 pub mod tls;
 mod transfer;
+mod turn;
 mod upstream;
 
 pub use access_log::{AccessLog, AccessLogError, AccessLogFormat, AccessLogOptions, AccessLogOutput};

@@ -120,7 +120,7 @@ impl Routers {
     }
 
     /// The router of one worker. Call it in the worker's thread; its requests must run inside a
-    /// [`tokio::task::LocalSet`].
+    /// [`tokio::task::LocalSet`] or on a [`tokio::runtime::LocalRuntime`].
     #[must_use]
     pub fn make(&self, metrics: WorkerMetrics) -> Router {
         // Random once per process, then counted: no two routers share one.

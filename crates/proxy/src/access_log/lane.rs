@@ -143,7 +143,8 @@ impl Lane {
         }
     }
 
-    /// The line of a request that has just been read. Call it inside a [`tokio::task::LocalSet`].
+    /// The line of a request that has just been read. Call it where local tasks can be
+    /// spawned.
     ///
     /// *Cost*: one allocation, and a copy of the target.
     pub(crate) fn open(

@@ -34,6 +34,7 @@ use crate::metrics::WorkerMetrics;
 use crate::metrics::cells::Label;
 use crate::metrics::worker::{ConnectionEnd, ConnectionPhase, HandshakeFailure, WorkerCells};
 use crate::tls::{ALPN_HTTP2, TlsCell};
+use crate::turn;
 
 /// The HTTP/2 connection preface (RFC 9113 §3.4). No HTTP/1.1 method begins like it.
 const HTTP2_PREFACE: &[u8; Sniffed::LEN_MAX] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -247,12 +248,13 @@ async fn respond_http1<S: WorkerService>(
 #[derive(Debug)]
 pub(super) struct InFlight {
     pub(super) metrics: WorkerMetrics,
+    _here: turn::UnderWay,
 }
 
 impl InFlight {
     pub(super) fn new(metrics: WorkerMetrics) -> Self {
         metrics.cells.requests_in_flight.add(1);
-        Self { metrics }
+        Self { metrics, _here: turn::UnderWay::begin() }
     }
 }
 
@@ -409,7 +411,7 @@ mod tests {
 
     use hyper::rt::Executor as _;
     use tokio::task::coop::consume_budget;
-    use tokio::task::{LocalSet, spawn_local};
+    use tokio::task::spawn_local;
 
     use super::*;
     use crate::clock;
@@ -441,10 +443,9 @@ mod tests {
     #[test]
     fn time_passes_while_a_worker_never_waits() {
         const TURNS: usize = 8;
-        let mut runtime = tokio::runtime::Builder::new_current_thread();
-        let runtime = runtime.enable_all().on_thread_park(clock::forget).build().unwrap();
+        let runtime = crate::edge::worker::runtime().unwrap();
         clock::keep();
-        LocalSet::new().block_on(&runtime, async {
+        runtime.block_on(async {
             let readings = Rc::new(RefCell::new(Vec::new()));
             let noted = |readings: &Rc<RefCell<Vec<Instant>>>| {
                 let readings = Rc::clone(readings);

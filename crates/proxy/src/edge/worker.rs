@@ -3,15 +3,16 @@
 use std::any::Any;
 use std::io;
 use std::net::SocketAddr;
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::{Arc, mpsc as blocking};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::{LocalOptions, LocalRuntime};
 use tokio::sync::{mpsc, watch};
-use tokio::task::{JoinError, JoinSet, LocalSet};
+use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 
 use super::connection::{self, Connections};
@@ -30,6 +31,11 @@ use crate::tls::TlsCell;
 const ACCEPT_PAUSE_MIN: Duration = Duration::from_millis(10);
 /// Longest pause after failed accepts.
 const ACCEPT_PAUSE_MAX: Duration = Duration::from_secs(1);
+
+/// Most tasks polled before the worker looks for what has come meanwhile, timers and newcomers among it. Enough for the
+/// requests and answers of a hundred busy connections and for the sends that they end in, so that those leave together
+/// ([`crate::turn`]); at some 10 µs each it takes 5 ms at most.
+const TURN_POLLS_MAX: u32 = 512;
 
 /// What the listener tells its workers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -118,26 +124,23 @@ where
     S: WorkerService,
     M: Fn(WorkerId) -> S,
 {
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_all().on_thread_park(clock::forget).build()?;
+    let runtime = runtime()?;
     clock::keep();
     let metrics = context.metrics.worker(context.id.0);
     let _running = Running::new(&metrics);
-    LocalSet::new().block_on(&runtime, async {
+    runtime.block_on(async {
         let listener = TcpListener::from_std(listener)?;
         let service = Rc::new(make(context.id));
         let _ = ready.send(Ok(()));
-        // A task of its own: what stands here is polled again with every turn in which any connection moves.
-        let serving =
-            tokio::task::spawn_local(serve(Arc::clone(context), listener, service, metrics.clone()));
-        match serving.await {
-            Ok(drained) => Ok(drained),
-            Err(died) => match died.try_into_panic() {
-                Ok(panic) => resume_unwind(panic),
-                Err(cancelled) => Err(io::Error::other(cancelled)),
-            },
-        }
+        Ok(serve(Arc::clone(context), listener, service, metrics.clone()).await)
     })
+}
+
+/// A worker's runtime: one thread, whose tasks never leave it.
+pub(super) fn runtime() -> io::Result<LocalRuntime> {
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    builder.enable_all().event_interval(TURN_POLLS_MAX).on_thread_park(clock::forget);
+    builder.build_local(LocalOptions::default())
 }
 
 /// Accepts and serves until told to stop.
@@ -340,7 +343,34 @@ fn panic_text(panic: &(dyn Any + Send)) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
+    use tokio::task::{spawn_local, yield_now};
+
     use super::*;
+
+    /// A task that is always ready again keeps nobody out.
+    #[test]
+    fn newcomers_are_seen_whatever_there_is_to_do() {
+        runtime().unwrap().block_on(async {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let addr = listener.local_addr().unwrap();
+            let polls = Rc::new(Cell::new(0));
+            let busy = Rc::clone(&polls);
+            spawn_local(std::future::poll_fn::<(), _>(move |cx| {
+                busy.set(busy.get() + 1);
+                assert!(busy.get() < 100 * TURN_POLLS_MAX, "nobody looked");
+                cx.waker().wake_by_ref();
+                std::task::Poll::Pending
+            }));
+            let accepted = spawn_local(async move { listener.accept().await.unwrap() });
+            yield_now().await;
+            let _client = std::net::TcpStream::connect(addr).unwrap();
+            let before = polls.get();
+            accepted.await.unwrap();
+            assert!(polls.get() - before <= 3 * TURN_POLLS_MAX, "{}", polls.get() - before);
+        });
+    }
 
     #[tokio::test(start_paused = true)]
     async fn accepting_pauses_ever_longer_while_descriptors_are_out() {

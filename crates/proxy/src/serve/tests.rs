@@ -24,6 +24,7 @@ use super::*;
 use crate::claim::Claim;
 use crate::options::RoutingOptions;
 use crate::router::Router;
+use crate::turn::UnderWay;
 use crate::{BoxError, EmbeddedRouter};
 use harness::*;
 
@@ -456,6 +457,23 @@ fn a_client_that_goes_away_takes_its_upstream_connection_with_it() {
         eventually(|| node.seen.lock().unwrap().closed == 1).await;
         assert_eq!(call(&router, get()).await.0, 200);
         assert_eq!(node.seen.lock().unwrap().connections, 2);
+    });
+}
+
+#[test]
+fn a_request_that_lets_others_past_is_sent_behind_them_or_given_up_unsent() {
+    run(async {
+        let node = FakeNode::start([]).await;
+        let router = Cluster::derived(&[(node.addr, Alive)]).router(options());
+        assert_eq!(call(&router, get()).await.0, 200);
+        let _others = [UnderWay::begin(), UnderWay::begin()];
+        let mut given_up = Box::pin(router.serve(get(), info()));
+        assert!(poll_fn(|cx| Poll::Ready(given_up.as_mut().poll(cx).is_pending())).await);
+        assert_eq!(call(&router, get()).await, (200, "ok".to_owned()), "it is behind others, too");
+        drop(given_up);
+        assert_eq!(call(&router, get()).await, (200, "ok".to_owned()));
+        assert_eq!(node.requests().len(), 3, "what was given up was not sent");
+        assert_eq!(node.seen.lock().unwrap().connections, 1, "and took nobody's connection");
     });
 }
 

@@ -28,6 +28,7 @@ use super::timing::ConnectionClock;
 use super::{ConnectionInfo, WorkerService};
 use crate::body::Body;
 use crate::metrics::worker::{ConnectionEnd, EdgeRejection, WorkerCells};
+use crate::turn;
 use request::{Bounds, Extent, Facts, Head, Refusal};
 use response::{Answer, Unsent};
 use wire::Next;
@@ -166,6 +167,7 @@ async fn send<T: Transport, S>(
     persists: bool,
     worker: &Connections<S>,
 ) -> Result<bool, ConnectionEnd> {
+    turn::others_first().await;
     let begun = Instant::now();
     let persists = persists && !wire.is_closing();
     let (mut answer, persists) =
@@ -215,13 +217,14 @@ const LINGER_TIME: Duration = Duration::from_secs(1);
 /// Counts a request as under way for as long as it lives.
 struct UnderWay<'a> {
     cells: &'a WorkerCells,
+    _here: turn::UnderWay,
 }
 
 impl<'a> UnderWay<'a> {
     fn begin(cells: &'a WorkerCells, clock: &ConnectionClock) -> Self {
         clock.request_begun();
         cells.requests_in_flight.add(1);
-        Self { cells }
+        Self { cells, _here: turn::UnderWay::begin() }
     }
 }
 

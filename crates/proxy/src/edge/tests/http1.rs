@@ -1,10 +1,13 @@
 //! Our own HTTP/1.1 path: framing, persistence, interim answers, bodies, and what it does not take.
 
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::Arc;
 
 use super::http::{connector, tls_connect};
 use super::*;
 use crate::tls::tests::certificate;
+use crate::turn::{self, UnderWay};
 
 on_both_paths! {
     interim_answers_come_when_the_body_is_wanted,
@@ -409,6 +412,37 @@ async fn the_paths_serve_streams_in_memory() {
         };
         let (end, answers) = tokio::join!(served, talk);
         assert_eq!((end, answers.matches("HTTP/1.1 200 OK").count()), ("finished", 2), "{answers}");
+    }
+}
+
+/// The answer is its connection's own: it leaves behind what else is at hand, and nobody waits for a client that is gone.
+#[tokio::test]
+async fn an_answer_lets_others_past_and_is_not_lost() {
+    for stays in [true, false] {
+        let (mut client, server) = tokio::io::duplex(1_000);
+        client.write_all(b"GET /a HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+        let metrics = Metrics::new("test", Vec::new()).unwrap().worker(0);
+        let serving = async {
+            let _others = [UnderWay::begin(), UnderWay::begin()];
+            let puppet = Puppet::new(WorkerId(0));
+            let mut served = pin!(serve_in_memory(server, EdgeOptions::default(), metrics, puppet));
+            assert!(poll_fn(|cx| Poll::Ready(served.as_mut().poll(cx).is_pending())).await);
+            let mut answer = [0; 1_000];
+            let nothing = poll_fn(|cx| Poll::Ready(pin!(client.read(&mut answer)).poll(cx).is_pending()));
+            assert!(nothing.await, "it lets the others past");
+            if stays {
+                client.shutdown().await.unwrap();
+            } else {
+                drop(client);
+                return (served.await, String::new());
+            }
+            let (end, answer) = tokio::join!(served, read_to_end(&mut client));
+            (end, answer)
+        };
+        let (end, answer) = soon(tokio::task::LocalSet::new().run_until(serving)).await.unwrap();
+        assert_eq!(end, if stays { "finished" } else { "broken" });
+        assert_eq!(answer.ends_with("GET /a"), stays, "{answer}");
+        assert_eq!(turn::under_way(), 0);
     }
 }
 

@@ -5,6 +5,7 @@ use super::*;
 on_both_paths! {
     a_drain_refuses_newcomers_and_finishes_requests,
     a_drain_ends_when_its_time_is_over,
+    a_drain_waits_for_answers_that_let_each_other_past,
     requests_in_the_kernels_queue_are_answered,
     dropping_the_listener_stops_it_at_once,
     connections_the_runtime_does_not_know_of_are_answered_before_the_socket_closes,
@@ -74,6 +75,25 @@ async fn a_drain_ends_when_its_time_is_over(http1: Http1Path) {
     assert_eq!(read_to_end(&mut stuck).await, "");
     assert_eq!(metric(&bed.metrics, "connections_ended_total{cause=\"drain_expired\"}"), 1);
     assert_eq!(metric(&bed.metrics, "requests_in_flight"), 0);
+}
+
+async fn a_drain_waits_for_answers_that_let_each_other_past(http1: Http1Path) {
+    const REQUESTS: u64 = 8;
+    let bed = Bed::start(http1, |_| {});
+    let mut clients = Vec::new();
+    for _ in 0..REQUESTS {
+        let mut client = bed.connect().await;
+        client.write_all(b"GET /gate HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+        clients.push(client);
+    }
+    bed.until("requests_in_flight", REQUESTS).await;
+    let drained = shutdown(bed.edge, SOON);
+    bed.gate.send_replace(true);
+    for client in &mut clients {
+        let answer = read_to_end(client).await;
+        assert!(answer.ends_with("through"), "{answer}");
+    }
+    assert_eq!(soon(drained).await.unwrap().unwrap(), Drained { finished: REQUESTS as usize, aborted: 0 });
 }
 
 async fn requests_in_the_kernels_queue_are_answered(http1: Http1Path) {
