@@ -12,7 +12,6 @@ use crate::claim::Claim;
 use crate::exchange::Sending;
 use crate::headers::{RINGWAY_CLAIM, RINGWAY_OUTCOME};
 use crate::transfer::Transfer;
-use crate::turn;
 use crate::upstream::{Call, CallError, Node, Nodes, Outgoing, Outstanding, UpstreamBody};
 
 /// Largest body of an answer that no client sees that is read to its end to keep the connection.
@@ -97,8 +96,6 @@ pub(crate) async fn forward(
     sending: Sending<'_>,
     attempt: Attempt<'_>,
 ) -> Forwarded {
-    // Answers that have come and are read first give connections back, too.
-    turn::others_first().await;
     let mut lease = match nodes.lease(node).await {
         Ok(lease) => lease,
         Err(reason) => return Forwarded::NotSent(reason),

@@ -19,6 +19,7 @@ use crate::hold::{Held, PartitionView, Woken, wait};
 use crate::metrics::Misdirected;
 use crate::router::Core;
 use crate::transfer::Transfer;
+use crate::turn;
 use crate::upstream::UpstreamBody;
 use http::{Request, Response, StatusCode};
 use ringway_route::{Access, Outcome, Pick, Question, Reason, Standing, Tried, Verdict, hold, pick, verdict};
@@ -44,6 +45,8 @@ pub(crate) async fn serve_request(
         Err(refused) => return core.refuse(refused.0, 0, refused.1),
     };
     core.count_request(exchange.facts.started);
+    // Before a node is chosen: answers that are read meanwhile give connections back, and a new map counts.
+    turn::others_first().await;
     for _ in 0..ATTEMPTS_MAX {
         let (verdict, target, answer) = match choose(core, &mut exchange) {
             Ok(target) => {

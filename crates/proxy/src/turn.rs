@@ -1,10 +1,9 @@
-//! One turn of a worker's loop: what has come is read and worked on first, and what is to go out leaves behind that,
-//! together.
+//! One turn of a worker's loop: what has come is read first, and what is to go out leaves behind that, together.
 //!
 //! A send wakes whoever waits at its other end. On loopback, and with a network card's queue likewise, that is cheap
 //! while the other end is still busy with what was sent before, and dear once it sleeps: to wake an idle core takes an
 //! interrupt, in a virtual machine by way of the host, and the sender pays. Sends that follow each other at once wake it
-//! once; the same sends with the work of a request before each wake it again and again.
+//! once; the same sends with a receive and its work before each wake it again and again.
 //!
 //! So a send first lets past whatever else is at hand in its thread ([`others_first`]): its task goes to the end of the
 //! queue once. It holds no buffer meanwhile. Nothing is kept for it outside its task, so that a request that is given up
