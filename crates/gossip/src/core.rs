@@ -12,7 +12,7 @@ use crate::broadcast::{Broadcasts, packets_per_news, packets_per_stream};
 use crate::join::{Joins, Standing};
 use crate::members::{Members, SELF, Slot};
 use crate::merge::{Heard, Source};
-use crate::probe::{Doubted, Probe, Relay};
+use crate::probe::{Probe, Relay};
 use crate::records::{Merged, Records};
 use crate::rng::Rng;
 use crate::seal::{ENVELOPE_BYTES, OpenError, Sealer};
@@ -118,11 +118,12 @@ pub struct Gossip {
     pub(crate) records: Records,
     pub(crate) sums: Sums,
     pub(crate) broadcasts: Broadcasts,
-    pub(crate) probe: Option<Probe>,
+    /// Under way: at most the turn's own and one beside it.
+    pub(crate) probes: Vec<Probe>,
     /// Nobody is asked for verdicts before this.
     pub(crate) verdicts_not_before: Duration,
-    /// Whom others doubt, to be looked at out of turn.
-    pub(crate) doubted: Doubted,
+    /// Whom others doubt, to be looked at beside the turn, the first doubted first.
+    pub(crate) doubted: VecDeque<Slot>,
     pub(crate) relays: BTreeMap<u32, Relay>,
     pub(crate) joins: Joins,
     pub(crate) standing: Standing,
@@ -182,9 +183,9 @@ impl Gossip {
             records: Records::default(),
             sums,
             broadcasts: Broadcasts::default(),
-            probe: None,
+            probes: Vec::new(),
             verdicts_not_before: Duration::ZERO,
-            doubted: Doubted::default(),
+            doubted: VecDeque::new(),
             relays: BTreeMap::new(),
             joins: Joins::new(),
             standing: Standing::default(),
@@ -578,7 +579,7 @@ impl Gossip {
         if self.is_contested_newcomer() {
             return;
         }
-        for slot in self.members.sample(self.config.gossip_fanout, None, &mut self.rng) {
+        for slot in self.members.sample_sound(self.config.gossip_fanout, None, &mut self.rng) {
             self.broadcasts.begin_pass();
             if self.broadcasts.has_backlog() {
                 self.stream_backlog(slot);

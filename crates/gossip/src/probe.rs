@@ -2,7 +2,6 @@
 //!
 //! *Source*: SWIM, section 3.1 (ping, ping-req); Lifeguard, section IV-A (local health, nack).
 
-use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,7 +26,7 @@ const DOUBTED_MAX: usize = 16;
 /// Most members passed over in one turn.
 const PASSED_OVER_MAX: usize = 16;
 
-/// The probe under way.
+/// A probe under way: that of the turn, or beside it that of a member which others doubt.
 #[derive(Debug)]
 pub(crate) struct Probe {
     slot: Slot,
@@ -40,18 +39,14 @@ pub(crate) struct Probe {
     nacks: u32,
 }
 
-/// Members to look at out of turn, the first doubted first.
-#[derive(Debug, Default)]
-pub(crate) struct Doubted {
-    queue: VecDeque<Slot>,
-    /// The last turn was one of theirs.
-    had_turn: bool,
-}
-
 #[cfg(test)]
-impl Doubted {
-    pub(crate) fn len(&self) -> usize {
-        self.queue.len()
+impl Probe {
+    pub(crate) fn slot(&self) -> Slot {
+        self.slot
+    }
+
+    pub(crate) fn seq(&self) -> u32 {
+        self.seq
     }
 }
 
@@ -65,54 +60,52 @@ pub(crate) struct Relay {
 }
 
 impl Gossip {
-    /// The period is over: judge the last probe and begin the next.
+    /// The period is over: judge the last probes and begin the next.
     pub(crate) fn on_probe_period(&mut self, now: Duration) {
-        self.judge_probe(now);
+        self.judge_probes(now);
         if self.takes_part() {
-            self.begin_probe(now);
+            self.begin_probes(now);
             self.warn_suspects();
         }
         let period = self.config.probe_interval * self.stretch();
         self.timers.set(Timer::ProbePeriod, now + period);
     }
 
-    fn judge_probe(&mut self, now: Duration) {
+    fn judge_probes(&mut self, now: Duration) {
         self.timers.cancel(Timer::ProbeTimeout);
-        let Some(probe) = self.probe.take() else { return };
-        let listed = self.members.at(probe.slot).is_some_and(|member| *member.id == *probe.id);
-        if probe.answered || !listed {
-            return;
+        for probe in std::mem::take(&mut self.probes) {
+            let listed = self.members.at(probe.slot).is_some_and(|member| *member.id == *probe.id);
+            if probe.answered || !listed {
+                continue;
+            }
+            self.stats.probes_failed += 1;
+            // Relays that do not even say nack: the fault may be here. No relay at all: nobody can tell.
+            let doubt = if probe.asked == 0 { 1 } else { probe.asked.saturating_sub(probe.nacks) };
+            self.worsen_health(doubt);
+            self.accuse(now, probe.slot);
         }
-        self.stats.probes_failed += 1;
-        // Relays that do not even say nack: the fault may be here. No relay at all: nobody can tell.
-        let doubt = if probe.asked == 0 { 1 } else { probe.asked.saturating_sub(probe.nacks) };
-        self.worsen_health(doubt);
-        self.accuse(now, probe.slot);
     }
 
-    fn begin_probe(&mut self, now: Duration) {
-        let Some(slot) = self.next_to_probe() else { return };
+    /// One member in its turn, and beside it, not instead, one that others doubt: however many are, the rest is still probed.
+    fn begin_probes(&mut self, now: Duration) {
+        let in_turn = self.next_in_turn();
+        let doubted = self.next_doubted().filter(|slot| Some(*slot) != in_turn);
+        for slot in in_turn.into_iter().chain(doubted) {
+            self.begin_probe(now, slot);
+        }
+    }
+
+    fn begin_probe(&mut self, now: Duration, slot: Slot) {
         let Some(id) = self.members.at(slot).map(|member| Arc::<str>::from(member.id)) else { return };
         let seq = self.rng.next_u32();
         self.stats.probes += 1;
         self.send_to(slot, &Body::Ping { seq, target: &id });
-        self.probe = Some(Probe { slot, id, seq, answered: false, asked: 0, nacks: 0 });
+        self.probes.push(Probe { slot, id, seq, answered: false, asked: 0, nacks: 0 });
         self.timers.set(Timer::ProbeTimeout, now + self.config.probe_timeout * self.stretch());
     }
 
-    /// Every other turn at most is a doubted member's: when many are doubted, the others still have theirs.
-    pub(crate) fn next_to_probe(&mut self) -> Option<Slot> {
-        if !std::mem::take(&mut self.doubted.had_turn) {
-            let me = self.id.clone();
-            while let Some(slot) = self.doubted.queue.pop_front() {
-                let suspicion = self.members.at(slot).and_then(|member| member.suspicion);
-                if suspicion.is_some_and(|suspicion| suspicion.wants(&me)) {
-                    self.doubted.had_turn = true;
-                    return Some(slot);
-                }
-            }
-        }
-        // Whom enough accuse has its time to answer them; one more accuser tells nobody anything, and costs a turn.
+    /// Whom enough accuse has its time to answer them; one more accuser tells nobody anything, and costs a turn.
+    pub(crate) fn next_in_turn(&mut self) -> Option<Slot> {
         for _ in 0..PASSED_OVER_MAX {
             let slot = self.members.next_probe(&mut self.rng)?;
             let suspicion = self.members.at(slot).and_then(|member| member.suspicion);
@@ -123,11 +116,21 @@ impl Gossip {
         self.members.next_probe(&mut self.rng)
     }
 
+    /// Whom others doubt, and want one more accuser of.
+    pub(crate) fn next_doubted(&mut self) -> Option<Slot> {
+        while let Some(slot) = self.doubted.pop_front() {
+            let suspicion = self.members.at(slot).and_then(|member| member.suspicion);
+            if suspicion.is_some_and(|suspicion| suspicion.wants(&self.id)) {
+                return Some(slot);
+            }
+        }
+        None
+    }
+
     /// Looks at a member that others doubt as soon as may be.
     pub(crate) fn look_at(&mut self, slot: Slot) {
-        let queue = &mut self.doubted.queue;
-        if queue.len() < DOUBTED_MAX && !queue.contains(&slot) {
-            queue.push_back(slot);
+        if self.doubted.len() < DOUBTED_MAX && !self.doubted.contains(&slot) {
+            self.doubted.push_back(slot);
         }
     }
 
@@ -147,18 +150,21 @@ impl Gossip {
 
     /// No ack yet: ask others to ping.
     pub(crate) fn on_probe_timeout(&mut self, now: Duration) {
-        let Some(probe) = self.probe.as_ref().filter(|probe| !probe.answered) else { return };
-        let (slot, id, seq) = (probe.slot, probe.id.clone(), probe.seq);
-        let Some(addr) = self.members.at(slot).map(|member| member.addr) else { return };
         let period_end = self.timers.deadline(Timer::ProbePeriod).unwrap_or(now);
         let timeout_ms = period_end.saturating_sub(now).as_millis().min(u128::from(u16::MAX)) as u16;
-        let relays = self.members.sample(self.config.indirect_probes, Some(slot), &mut self.rng);
-        for relay in &relays {
-            self.send_to(*relay, &Body::PingReq { seq, target: &id, addr, timeout_ms });
-        }
-        if let Some(probe) = self.probe.as_mut() {
+        let mut probes = std::mem::take(&mut self.probes);
+        for probe in probes.iter_mut().filter(|probe| !probe.answered) {
+            let Some(addr) = self.members.at(probe.slot).map(|member| member.addr) else { continue };
+            // The silence of those in doubt would be taken for a fault of our own, and slow down all our probes.
+            let relays =
+                self.members.sample_sound(self.config.indirect_probes, Some(probe.slot), &mut self.rng);
+            for relay in &relays {
+                let body = Body::PingReq { seq: probe.seq, target: &probe.id, addr, timeout_ms };
+                self.send_to(*relay, &body);
+            }
             probe.asked = relays.len() as u32;
         }
+        self.probes = probes;
     }
 
     pub(crate) fn on_ping(&mut self, from: SocketAddr, sender: &str, seq: u32, target: &str) {
@@ -171,9 +177,11 @@ impl Gossip {
     }
 
     pub(crate) fn on_ack(&mut self, seq: u32) {
-        if let Some(probe) = self.probe.as_mut().filter(|probe| probe.seq == seq && !probe.answered) {
+        if let Some(probe) = self.probes.iter_mut().find(|probe| probe.seq == seq && !probe.answered) {
             probe.answered = true;
-            self.timers.cancel(Timer::ProbeTimeout);
+            if self.probes.iter().all(|probe| probe.answered) {
+                self.timers.cancel(Timer::ProbeTimeout);
+            }
             self.improve_health();
         } else if let Some(relay) = self.relays.remove(&seq) {
             self.timers.cancel(Timer::RelayNack(seq));
@@ -185,9 +193,9 @@ impl Gossip {
     }
 
     pub(crate) fn on_nack(&mut self, seq: u32) {
-        match self.probe.as_mut() {
-            Some(probe) if probe.seq == seq && probe.nacks < probe.asked => probe.nacks += 1,
-            _ => self.stats.answers_unexpected += 1,
+        match self.probes.iter_mut().find(|probe| probe.seq == seq && probe.nacks < probe.asked) {
+            Some(probe) => probe.nacks += 1,
+            None => self.stats.answers_unexpected += 1,
         }
     }
 
@@ -248,7 +256,7 @@ impl Gossip {
         self.stats.pauses += 1;
         self.paused_at = Some(now);
         self.timers.cancel(Timer::ProbeTimeout);
-        self.probe = None;
+        self.probes.clear();
         self.worsen_health(1);
     }
 

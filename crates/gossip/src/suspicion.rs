@@ -12,10 +12,11 @@ use crate::config::Config;
 /// together are half, and that shall be told at once.
 const DOUBTED_AT_ONCE_MIN: usize = 64;
 /// With more than this share of all members in doubt, in percent, it is counted first how many there will be. A quarter that is
-/// slow or gone has less in doubt when its first verdicts fall; of half a group of a thousand 26 are by then.
-const COUNT_PERCENT: usize = 24;
-/// How long it is counted, in shortest suspicions from the beginning of each: then most of those out of reach were probed.
-const COUNT_SHORTEST: u32 = 2;
+/// slow or gone has no more; of half a group 27 are by the time of the first verdicts.
+const COUNT_PERCENT: usize = 25;
+/// How long it is counted from the beginning of each doubt, in percent of the shortest suspicion: then most of those out of
+/// reach were probed, and of half a group 39 percent are in doubt.
+const COUNT_SHORTEST_PERCENT: u32 = 150;
 /// With more than this share in doubt, in percent, it is rather the network that is at fault. More than a third: one zone of
 /// three may be lost, and is not half a network.
 const NETWORK_PERCENT: usize = 37;
@@ -122,7 +123,7 @@ impl Suspicion {
         } else if more_than(NETWORK_PERCENT) {
             self.gate_end()
         } else {
-            self.started + self.shortest * COUNT_SHORTEST
+            self.started + self.shortest * COUNT_SHORTEST_PERCENT / 100
         }
     }
 }
@@ -165,11 +166,11 @@ mod tests {
     #[test]
     fn the_more_are_doubted_at_once_the_longer_a_verdict_waits() {
         let suspicion = Suspicion::new(&Config::default(), S(100), 1_000, "a".into());
-        let (at_once, counted, held) = (S(100), S(100 + 12), S(100 + 72));
+        let (at_once, counted, held) = (S(100), S(100 + 9), S(100 + 72));
         for (doubted, members, expected) in [
             (1, 1_000, at_once),
-            (240, 1_000, at_once),
-            (241, 1_000, counted),
+            (250, 1_000, at_once),
+            (251, 1_000, counted),
             (370, 1_000, counted),
             (371, 1_000, held),
             (1_000, 1_000, held),

@@ -392,7 +392,24 @@ impl Members {
 
     /// Up to `count` different live members other than `but`, at random.
     pub(crate) fn sample(&self, count: usize, but: Option<Slot>, rng: &mut Rng) -> Vec<Slot> {
-        let mut out = Vec::with_capacity(count);
+        self.draw(count, but, rng, |_| true)
+    }
+
+    /// The same of those nobody doubts, and of others only when too few of them were drawn. What a member in doubt is sent may
+    /// be wasted, and its silence tells nothing.
+    pub(crate) fn sample_sound(&self, count: usize, but: Option<Slot>, rng: &mut Rng) -> Vec<Slot> {
+        self.draw(count, but, rng, |slot| self.at(slot).is_some_and(|member| member.suspicion.is_none()))
+    }
+
+    /// *Cost*: a bounded number of draws.
+    fn draw(
+        &self,
+        count: usize,
+        but: Option<Slot>,
+        rng: &mut Rng,
+        is_better: impl Fn(Slot) -> bool,
+    ) -> Vec<Slot> {
+        let (mut out, mut rest) = (Vec::with_capacity(count), Vec::new());
         if self.live.is_empty() {
             return out;
         }
@@ -405,10 +422,17 @@ impl Members {
             }
             let at = if dense { (start + step) % self.live.len() } else { rng.below(self.live.len()) };
             let slot = self.live[at];
-            if Some(slot) != but && !out.contains(&slot) {
+            if Some(slot) == but || out.contains(&slot) || rest.contains(&slot) {
+                continue;
+            }
+            if is_better(slot) {
                 out.push(slot);
+            } else {
+                rest.push(slot);
             }
         }
+        let missing = count - out.len();
+        out.extend(rest.into_iter().take(missing));
         out
     }
 

@@ -116,7 +116,7 @@ pub const SLOW_MEMBERS: [usize; 4] = [1, 4, 13, 32];
 /// For how many seconds they are slow.
 pub const SLOW_SECONDS: [u64; 3] = [8, 16, 33];
 /// Everybody knows who was in a zone that is gone.
-const THIRD_TOLD_WITHIN: Duration = Duration::from_secs(45);
+const THIRD_TOLD_WITHIN: Duration = Duration::from_secs(30);
 /// Among so many a cut of [`SPLIT_SECONDS`] is shorter than the longest suspicion, and who is behind it is spared.
 const SPLIT_SPARES_AMONG: usize = 1_024;
 /// For how long halves are apart.
