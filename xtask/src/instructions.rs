@@ -14,7 +14,8 @@ use crate::tools;
 /// What is counted: it forwards requests.
 pub(crate) const EXAMPLE: &str = "forward_requests";
 /// The series that the example knows.
-const CASES: [&str; 5] = ["get-128", "get-16k", "put-128", "put-16k", "tls-get-128"];
+const CASES: [&str; 7] =
+    ["get-128", "get-16k", "put-128", "put-16k", "tls-get-128", "h2-get-128", "h2-put-128"];
 /// Requests of a case's two runs. Their difference is what is counted.
 pub(crate) const REQUESTS: [u64; 2] = [500, 2_500];
 /// How far above what is written down a figure may be, in percent. A change that costs more says so with `--write`.
@@ -109,7 +110,7 @@ fn total(profile: &str) -> Option<u64> {
 fn show(counted: &BTreeMap<String, u64>) -> String {
     let mut text = String::from(
         "# Instructions of one worker per request, by `cargo xtask instructions --write`.\n\
-         # Sixteen connections with one request each at a time.\n",
+         # Sixteen connections with one request each at a time; of HTTP/2 (h2) with sixteen.\n",
     );
     for (case, instructions) in counted {
         let _ = writeln!(text, "{case} {instructions}");

@@ -17,7 +17,12 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
+use bytes::Bytes;
+use http::{Request, StatusCode};
+use http_body_util::{BodyExt as _, Full};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use ringway_proxy::edge::{CertificateFiles, EdgeOptions, TlsOptions};
 use ringway_proxy::metrics::Metrics;
 use ringway_proxy::{ClaimHints, ClusterFeed, Proxy, ProxyOptions, RouteOptions, RoutingOptions};
@@ -31,6 +36,8 @@ use cluster::Failure;
 /// Keys asked for in turn. Few, so that after a short start every connection to a node is a pooled one.
 const KEYS: usize = 64;
 const ROUTE: &str = "/kv/{key}";
+/// Streams of an HTTP/2 connection that are open at a time.
+const STREAMS: usize = 16;
 
 /// What one request carries, and its answer.
 #[derive(Clone, Copy)]
@@ -39,15 +46,27 @@ struct Case {
     method: &'static str,
     upload: usize,
     download: usize,
-    tls: bool,
+    front: Front,
 }
 
-const CASES: [Case; 5] = [
-    Case { name: "get-128", method: "GET", upload: 0, download: 128, tls: false },
-    Case { name: "get-16k", method: "GET", upload: 0, download: 16 << 10, tls: false },
-    Case { name: "put-128", method: "PUT", upload: 128, download: 0, tls: false },
-    Case { name: "put-16k", method: "PUT", upload: 16 << 10, download: 0, tls: false },
-    Case { name: "tls-get-128", method: "GET", upload: 0, download: 128, tls: true },
+/// What the client speaks.
+#[derive(Clone, Copy, PartialEq)]
+enum Front {
+    Http1,
+    /// HTTP/1.1 over TLS.
+    Tls,
+    /// HTTP/2 in the clear, with [`STREAMS`] streams of a connection at a time.
+    Http2,
+}
+
+const CASES: [Case; 7] = [
+    Case { name: "get-128", method: "GET", upload: 0, download: 128, front: Front::Http1 },
+    Case { name: "get-16k", method: "GET", upload: 0, download: 16 << 10, front: Front::Http1 },
+    Case { name: "put-128", method: "PUT", upload: 128, download: 0, front: Front::Http1 },
+    Case { name: "put-16k", method: "PUT", upload: 16 << 10, download: 0, front: Front::Http1 },
+    Case { name: "tls-get-128", method: "GET", upload: 0, download: 128, front: Front::Tls },
+    Case { name: "h2-get-128", method: "GET", upload: 0, download: 128, front: Front::Http2 },
+    Case { name: "h2-put-128", method: "PUT", upload: 128, download: 0, front: Front::Http2 },
 ];
 
 struct Arguments {
@@ -96,7 +115,7 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
     let case = arguments.case;
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let files = tempfile::tempdir()?;
-    let (tls, trusted) = if case.tls { certificate(files.path())? } else { (None, None) };
+    let (tls, trusted) = if case.front == Front::Tls { certificate(files.path())? } else { (None, None) };
     let (_version, changed) = watch::channel(0);
     let Arguments { nodes, partitions, .. } = *arguments;
     let map = cluster::map(nodes, partitions, Ownership::Derived, listener.local_addr()?)?;
@@ -114,6 +133,9 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
     // The first thread that is made: its number is what the counts are found by.
     let proxy = Proxy::start(options, feed, &Metrics::new("count", vec![ROUTE.to_owned()])?)?;
     std::thread::spawn(move || serve_nodes(listener, case));
+    if case.front == Front::Http2 {
+        return ask_http2(proxy.addr(), arguments);
+    }
     let connect = || connect(proxy.addr(), trusted.as_ref());
     let mut connections = (0..arguments.connections).map(|_| connect()).collect::<Result<Vec<_>, _>>()?;
     ask(&mut connections, case, arguments.requests)
@@ -197,6 +219,59 @@ fn ask(connections: &mut [Connection], case: Case, requests: usize) -> Result<()
         }
     }
     Ok(())
+}
+
+/// Asks on every stream of every connection at a time, until there were so many answers.
+fn ask_http2(proxy: SocketAddr, arguments: &Arguments) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let mut streams = tokio::task::JoinSet::new();
+        let asked = Arc::new(AtomicUsize::new(0));
+        for _ in 0..arguments.connections {
+            let tcp = tokio::net::TcpStream::connect(proxy).await?;
+            tcp.set_nodelay(true)?;
+            let (sender, connection) =
+                hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(tcp)).await?;
+            tokio::spawn(connection);
+            for _ in 0..STREAMS {
+                let (mut sender, asked) = (sender.clone(), Arc::clone(&asked));
+                let (case, requests) = (arguments.case, arguments.requests);
+                streams.spawn(async move {
+                    loop {
+                        let number = asked.fetch_add(1, Ordering::Relaxed);
+                        if number >= requests {
+                            return Ok::<_, Failure>(());
+                        }
+                        ask_stream(&mut sender, proxy, case, number).await?;
+                    }
+                });
+            }
+        }
+        while let Some(stream) = streams.join_next().await {
+            stream??;
+        }
+        Ok(())
+    })
+}
+
+async fn ask_stream(
+    sender: &mut hyper::client::conn::http2::SendRequest<Full<Bytes>>,
+    proxy: SocketAddr,
+    case: Case,
+    number: usize,
+) -> Result<(), Failure> {
+    let request = Request::builder()
+        .method(case.method)
+        .uri(format!("http://{proxy}/kv/key-{:04}", number % KEYS))
+        .header("user-agent", "forward_requests/1")
+        .header("accept", "*/*")
+        .body(Full::from(vec![b'y'; case.upload]))?;
+    let answer = sender.send_request(request).await?;
+    if answer.status() != StatusCode::OK {
+        return Err(format!("a request was answered {}", answer.status()).into());
+    }
+    let length = answer.collect().await?.to_bytes().len();
+    if length != case.download { Err(format!("an answer has {length} bytes").into()) } else { Ok(()) }
 }
 
 type Connection = Box<dyn ReadWrite>;
