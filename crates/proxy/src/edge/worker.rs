@@ -33,9 +33,9 @@ const ACCEPT_PAUSE_MIN: Duration = Duration::from_millis(10);
 const ACCEPT_PAUSE_MAX: Duration = Duration::from_secs(1);
 
 /// Most tasks polled before the worker looks for what has come meanwhile, timers and newcomers among it. Enough for the
-/// requests and answers of a hundred busy connections and for the sends that they end in, so that those leave together
-/// ([`crate::turn`]); at some 10 µs each it takes 5 ms at most.
-const TURN_POLLS_MAX: u32 = 512;
+/// requests and answers of 64 busy connections and for the sends that they end in, so that those leave together
+/// ([`crate::turn`]); at some 10 µs each that is a few milliseconds.
+const TURN_POLLS_MAX: u32 = 256;
 
 /// What the listener tells its workers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
