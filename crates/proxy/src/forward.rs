@@ -144,9 +144,10 @@ async fn read_answer(response: Response<UpstreamBody>, attempt: Attempt<'_>) -> 
     if attempt.transfer.ended() && length.is_some_and(|length| length <= REFUSAL_BODY_BYTES_MAX) {
         let mut body = response.into_body();
         let read_away =
-            async { while let Some(Ok(_)) = std::future::poll_fn(|cx| body.poll_frame(cx)).await {} };
-        // Dropped half-way it closes its connection, which is all that there is to do.
-        let _ = tokio::time::timeout(REFUSAL_BODY_TIME, read_away).await;
+            async move { while let Some(Ok(_)) = std::future::poll_fn(|cx| body.poll_frame(cx)).await {} };
+        // Dropped half-way it closes its connection, which is all that there is to do. Boxed: few requests come here, and
+        // all would keep the room for it.
+        let _ = Box::pin(tokio::time::timeout(REFUSAL_BODY_TIME, read_away)).await;
     }
     Forwarded::Refused(refusal)
 }
