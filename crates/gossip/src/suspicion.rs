@@ -12,7 +12,7 @@ use crate::config::Config;
 /// together are half, and that shall be told at once.
 const DOUBTED_AT_ONCE_MIN: usize = 64;
 /// With more than this share of all members in doubt, in percent, it is counted first how many there will be. A quarter that is
-/// slow or gone has no more; of half a group 27 are by the time of the first verdicts.
+/// slow or gone has no more; of half a group of a thousand 27 are by the time of the first verdicts.
 const COUNT_PERCENT: usize = 25;
 /// How long it is counted from the beginning of each doubt, in percent of the shortest suspicion: then most of those out of
 /// reach were probed, and of half a group 39 percent are in doubt.
