@@ -202,12 +202,12 @@ impl<K: Ord + Clone> Queue<K> {
     }
 }
 
-/// ⌈λ·max(2, log10(n + 1))⌉: how often a piece of news is sent among n members.
+/// λ·max(2, log10(n + 1)), rounded: how often a piece of news is sent among n members.
 ///
 /// *Source*: SWIM, section 4.1, with memberlist's base, but the product is rounded, not the logarithm: among 1,024 every
-/// member sends each piece 13 times, not 16. At least twice λ, as with λ alone one in fifty of a small group would miss it.
+/// member sends each piece 12 times, not 16. At least twice λ, as with λ alone one in fifty of a small group would miss it.
 pub(crate) fn packets_per_news(retransmit: u32, members: usize) -> u32 {
-    (f64::from(retransmit) * (members as f64 + 1.0).log10().max(2.0)).ceil() as u32
+    (f64::from(retransmit) * (members as f64 + 1.0).log10().max(2.0)).round() as u32
 }
 
 /// What one stream counts as, in packets: ⌈log2(n + 1)⌉ streams are as good as all those packets.
@@ -243,7 +243,7 @@ mod tests {
 
     #[test]
     fn the_number_of_sendings_grows_with_the_logarithm() {
-        assert_eq!([2, 9, 10, 128, 1_024].map(|n| packets_per_news(4, n)), [8, 8, 8, 9, 13]);
+        assert_eq!([2, 9, 10, 128, 1_024].map(|n| packets_per_news(4, n)), [8, 8, 8, 8, 12]);
         assert_eq!(packets_per_stream(12, 128), 2);
         assert_eq!(packets_per_stream(8, 2), 4);
     }

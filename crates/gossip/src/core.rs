@@ -124,6 +124,8 @@ pub struct Gossip {
     pub(crate) verdicts_not_before: Duration,
     /// Whom others doubt, to be looked at beside the turn, the first doubted first.
     pub(crate) doubted: VecDeque<Slot>,
+    /// When so many were in doubt last that the network was rather in two parts.
+    pub(crate) in_two_at: Option<Duration>,
     pub(crate) relays: BTreeMap<u32, Relay>,
     pub(crate) joins: Joins,
     pub(crate) standing: Standing,
@@ -186,6 +188,7 @@ impl Gossip {
             probes: Vec::new(),
             verdicts_not_before: Duration::ZERO,
             doubted: VecDeque::new(),
+            in_two_at: None,
             relays: BTreeMap::new(),
             joins: Joins::new(),
             standing: Standing::default(),

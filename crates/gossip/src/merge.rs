@@ -170,14 +170,16 @@ impl Gossip {
 
     /// Another accuser of a suspect: the suspicion shortens, and the others hear of it too.
     fn confirm(&mut self, now: Duration, slot: Slot, by: &str) {
-        let by: Arc<str> = by.into();
         let Some(suspicion) = self.members.suspicion_mut(slot) else { return };
-        if suspicion.confirm(&by) {
-            let deadline = suspicion.deadline();
-            self.members.set_accuser(slot, by);
-            self.timers.set(Timer::Suspicion(slot), deadline.max(now));
-            self.spread_member(now, slot);
+        if !suspicion.wants(by) {
+            return;
         }
+        let by: Arc<str> = by.into();
+        suspicion.confirm(&by);
+        let deadline = suspicion.deadline();
+        self.members.set_accuser(slot, by);
+        self.timers.set(Timer::Suspicion(slot), deadline.max(now));
+        self.spread_member(now, slot);
     }
 
     /// Somebody's verdict against a member that we doubt as well. It is not taken over, as it may be old; but when our own
@@ -210,13 +212,11 @@ impl Gossip {
     /// A suspicion ran out. The expiry gate: who is slow or deaf itself does not pass the verdict yet, as the
     /// refutation may be what it did not hear; nor does anybody while so many are doubted that a network in two parts is likelier.
     pub(crate) fn on_suspicion_expired(&mut self, now: Duration, slot: Slot) {
-        let Some(member) = self.members.at(slot) else { return };
-        let Some(suspicion) = member.suspicion else { return };
+        let Some(suspicion) = self.members.suspicion(slot) else { return };
         let (gate_end, judged) = (suspicion.gate_end(), suspicion.is_judged());
         let gated = self.is_deaf_or_woke(now) || self.health > 0 && !judged;
-        let (doubted, members) = (self.members.suspect_count(), self.members.live_count());
         // Others' verdicts do not count here: they see no more of the network than we.
-        let held = now < suspicion.verdict_not_before(doubted, members);
+        let held = now < suspicion.verdict_not_before(self.members.doubts());
         if self.config.expiry_gate && now < gate_end && (gated || held) {
             self.stats.expiries_gated += u64::from(gated);
             self.stats.expiries_held += u64::from(held);

@@ -10,7 +10,7 @@ use crate::KeyMark;
 use crate::core::{Answering, Gossip, Mode};
 use crate::event::{Event, State};
 use crate::members::Slot;
-use crate::suspicion::Suspicion;
+use crate::suspicion::{Doubts, Suspicion};
 use crate::timers::Timer;
 use crate::wire::Body;
 
@@ -65,7 +65,7 @@ impl Gossip {
         self.judge_probes(now);
         if self.takes_part() {
             self.begin_probes(now);
-            self.warn_suspects();
+            self.warn_suspects(now);
         }
         let period = self.config.probe_interval * self.stretch();
         self.timers.set(Timer::ProbePeriod, now + period);
@@ -108,8 +108,7 @@ impl Gossip {
     pub(crate) fn next_in_turn(&mut self) -> Option<Slot> {
         for _ in 0..PASSED_OVER_MAX {
             let slot = self.members.next_probe(&mut self.rng)?;
-            let suspicion = self.members.at(slot).and_then(|member| member.suspicion);
-            if !suspicion.is_some_and(Suspicion::is_settled) {
+            if !self.members.suspicion(slot).is_some_and(Suspicion::is_settled) {
                 return Some(slot);
             }
         }
@@ -119,8 +118,7 @@ impl Gossip {
     /// Whom others doubt, and want one more accuser of.
     pub(crate) fn next_doubted(&mut self) -> Option<Slot> {
         while let Some(slot) = self.doubted.pop_front() {
-            let suspicion = self.members.at(slot).and_then(|member| member.suspicion);
-            if suspicion.is_some_and(|suspicion| suspicion.wants(&self.id)) {
+            if self.members.suspicion(slot).is_some_and(|suspicion| suspicion.wants(&self.id)) {
                 return Some(slot);
             }
         }
@@ -136,16 +134,29 @@ impl Gossip {
 
     /// Whom we alone doubt may never have heard of it: what we said was lost while we could not be heard. It hears it
     /// again, each period, and refutes when it lives; else it would be in doubt for the longest suspicion, and then dead.
-    fn warn_suspects(&mut self) {
+    /// When a network that was in two parts has come together, that holds of whoever is in doubt still: it has refuted
+    /// before all, and of so many words one did not arrive here.
+    fn warn_suspects(&mut self, now: Duration) {
+        let healing = self.is_healing(now);
         let first = self.members.any_slot(&mut self.rng);
-        let lonely = self.timers.suspects_from(first).filter(|slot| {
-            let suspicion = self.members.at(*slot).and_then(|member| member.suspicion);
-            suspicion.is_some_and(|suspicion| suspicion.is_only_by(&self.id))
+        let missed = self.timers.suspects_from(first).filter(|slot| {
+            let suspicion = self.members.suspicion(*slot);
+            suspicion.is_some_and(|suspicion| healing || suspicion.is_only_by(&self.id))
         });
-        for slot in lonely.take(WARNINGS_MAX).collect::<Vec<_>>() {
+        for slot in missed.take(WARNINGS_MAX).collect::<Vec<_>>() {
             self.stats.warnings += 1;
             self.send_to(slot, &Body::Gossip);
         }
+    }
+
+    /// Whether the network was in two parts until a moment ago: for as long as exchange takes to find what is missing.
+    fn is_healing(&mut self, now: Duration) -> bool {
+        let doubts = self.members.doubts();
+        if doubts == Doubts::TooMany {
+            self.in_two_at = Some(now);
+        }
+        let until = self.in_two_at.map(|at| at + self.config.anti_entropy_interval);
+        doubts == Doubts::Few && until.is_some_and(|until| now < until)
     }
 
     /// No ack yet: ask others to ping.

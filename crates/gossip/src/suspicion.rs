@@ -24,6 +24,31 @@ const NETWORK_PERCENT: usize = 37;
 const _: () =
     assert!(COUNT_PERCENT < NETWORK_PERCENT && 3 * NETWORK_PERCENT > 100 + 10 && 2 * NETWORK_PERCENT < 100);
 
+/// What the share of members that are in doubt at once says of the network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Doubts {
+    /// Nothing.
+    Few,
+    /// There may soon be too many.
+    Many,
+    /// It is rather the network that is at fault: it is in two parts.
+    TooMany,
+}
+
+impl Doubts {
+    /// So many `doubted` of so many `members` that are not dead. *Cost*: O(1).
+    pub(crate) fn of(doubted: usize, members: usize) -> Self {
+        let more_than = |percent: usize| doubted * 100 > members * percent;
+        if doubted < DOUBTED_AT_ONCE_MIN || !more_than(COUNT_PERCENT) {
+            Self::Few
+        } else if more_than(NETWORK_PERCENT) {
+            Self::TooMany
+        } else {
+            Self::Many
+        }
+    }
+}
+
 /// One suspicion against one member.
 #[derive(Debug, Clone)]
 pub(crate) struct Suspicion {
@@ -114,16 +139,13 @@ impl Suspicion {
         self.started + self.longest
     }
 
-    /// When its verdict may be passed, for all that the number of those doubted at the same time says: so many of so many that
-    /// are not dead. At once, unless the fault may be the network's. *Cost*: O(1).
-    pub(crate) fn verdict_not_before(&self, doubted: usize, members: usize) -> Duration {
-        let more_than = |percent: usize| doubted * 100 > members * percent;
-        if doubted < DOUBTED_AT_ONCE_MIN || !more_than(COUNT_PERCENT) {
-            self.started
-        } else if more_than(NETWORK_PERCENT) {
-            self.gate_end()
-        } else {
-            self.started + self.shortest * COUNT_SHORTEST_PERCENT / 100
+    /// When its verdict may be passed, for all that the doubts at the same time say: at once, unless the fault may be the
+    /// network's.
+    pub(crate) fn verdict_not_before(&self, doubts: Doubts) -> Duration {
+        match doubts {
+            Doubts::Few => self.started,
+            Doubts::Many => self.started + self.shortest * COUNT_SHORTEST_PERCENT / 100,
+            Doubts::TooMany => self.gate_end(),
         }
     }
 }
@@ -179,7 +201,11 @@ mod tests {
             (64, 128, held),
             (2, 3, at_once),
         ] {
-            assert_eq!(suspicion.verdict_not_before(doubted, members), expected, "{doubted} of {members}");
+            assert_eq!(
+                suspicion.verdict_not_before(Doubts::of(doubted, members)),
+                expected,
+                "{doubted} of {members}"
+            );
         }
         assert!(suspicion.gate_end() == held);
     }

@@ -16,7 +16,7 @@ use crate::MEMBERS_MAX;
 use crate::anti_entropy::Sums;
 use crate::event::{Identity, MemberView, State};
 use crate::rng::Rng;
-use crate::suspicion::Suspicion;
+use crate::suspicion::{Doubts, Suspicion};
 use crate::wire::{BUCKETS, Update};
 
 /// Most forgotten members whose last evidence is remembered, so that old packets cannot raise them.
@@ -65,8 +65,6 @@ pub(crate) struct Member<'a> {
     pub(crate) since: Duration,
     /// Who accuses or declared it dead; itself otherwise.
     pub(crate) by: &'a str,
-    /// While suspected.
-    pub(crate) suspicion: Option<&'a Suspicion>,
 }
 
 impl<'a> Member<'a> {
@@ -177,8 +175,12 @@ impl Members {
         let (id, evidence) = (self.names.of(packed), packed.evidence());
         let accuser = || self.accusers.get(&slot).map(|by| &**by);
         let by = is_doubted(evidence.state).then(accuser).flatten().unwrap_or(id);
-        let suspicion = (evidence.state == State::Suspect).then(|| self.suspicions.get(&slot)).flatten();
-        Some(Member { id, addr: self.addr(slot, packed), evidence, since: packed.since(), by, suspicion })
+        Some(Member { id, addr: self.addr(slot, packed), evidence, since: packed.since(), by })
+    }
+
+    /// While it is suspected.
+    pub(crate) fn suspicion(&self, slot: Slot) -> Option<&Suspicion> {
+        self.suspicions.get(&slot)
     }
 
     pub(crate) fn suspicion_mut(&mut self, slot: Slot) -> Option<&mut Suspicion> {
@@ -271,9 +273,9 @@ impl Members {
         self.live.len() + 1
     }
 
-    /// Members that are suspect. *Cost*: O(1), as the table keeps their suspicions apart.
-    pub(crate) fn suspect_count(&self) -> usize {
-        self.suspicions.len()
+    /// What the number of suspects says of the network. *Cost*: O(1), as the table keeps their suspicions apart.
+    pub(crate) fn doubts(&self) -> Doubts {
+        Doubts::of(self.suspicions.len(), self.live_count())
     }
 
     /// Everybody with the hashes of their names, bucket by bucket.
@@ -398,7 +400,7 @@ impl Members {
     /// The same of those nobody doubts, and of others only when too few of them were drawn. What a member in doubt is sent may
     /// be wasted, and its silence tells nothing.
     pub(crate) fn sample_sound(&self, count: usize, but: Option<Slot>, rng: &mut Rng) -> Vec<Slot> {
-        self.draw(count, but, rng, |slot| self.at(slot).is_some_and(|member| member.suspicion.is_none()))
+        self.draw(count, but, rng, |slot| self.suspicion(slot).is_none())
     }
 
     /// *Cost*: a bounded number of draws.
@@ -502,7 +504,12 @@ impl Members {
                 let member = self.at(*slot).expect("listed members exist");
                 assert_eq!((self.place(*slot), member.is_live()), (place, live), "{}", member.id);
                 assert_eq!(self.find(member.id), Some(*slot));
-                assert_eq!(member.suspicion.is_some(), member.state() == State::Suspect, "{}", member.id);
+                assert_eq!(
+                    self.suspicion(*slot).is_some(),
+                    member.state() == State::Suspect,
+                    "{}",
+                    member.id
+                );
             }
         }
         let in_state = |of: fn(State) -> bool| self.iter().filter(|member| of(member.state())).count();

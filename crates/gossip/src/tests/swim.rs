@@ -300,7 +300,7 @@ fn doubted_members_are_probed_beside_the_turn_and_only_while_accusers_are_wanted
 }
 
 /// A period in which one member has its turn and another is doubted: whom `answers` names says ack.
-fn period_with_two_probes(answers: impl Fn(bool) -> bool) -> (u64, usize) {
+fn period_with_two_probes(answers: impl Fn(bool) -> bool) -> (u64, u64) {
     let mut twenty = Cluster::joined(20, &Make::default(), 12);
     twenty.with(0, |gossip, now| {
         gossip.probes.clear();
@@ -326,10 +326,10 @@ fn period_with_two_probes(answers: impl Fn(bool) -> bool) -> (u64, usize) {
             gossip.on_ack(seq);
         }
         assert_eq!(asked(gossip), !(answers(false) && answers(true)));
-        let before = (gossip.stats().probes_failed, gossip.members.suspect_count());
+        let before = (gossip.stats().probes_failed, gossip.stats().suspicions);
         gossip.on_probe_timeout(now);
         gossip.on_probe_period(now);
-        let after = (gossip.stats().probes_failed, gossip.members.suspect_count());
+        let after = (gossip.stats().probes_failed, gossip.stats().suspicions);
         (after.0 - before.0, after.1 - before.1)
     })
 }
@@ -519,4 +519,34 @@ fn gate_what_keeps_a_verdict_is_how_many_are_doubted_now_and_nobody_elses_verdic
         gossip.hear(now, &said("n001", State::Dead, "n299", 1), Source::News);
         assert_eq!(gossip.member("n001").unwrap().state, State::Dead, "one that is told as news is believed");
     });
+}
+
+/// How many suspects are told again in one probe period so long after `doubted` of 300 were in doubt and all but `left` refuted.
+fn told_again(doubted: usize, left: usize, after: Duration) -> u64 {
+    let mut crowd = crowd(300, doubted);
+    crowd.with(0, |gossip, now| {
+        gossip.on_probe_period(now);
+        for host in left + 1..=doubted {
+            let id = name(host);
+            let alive = Update { incarnation: 1, ..said(&id, State::Alive, "", host) };
+            gossip.hear(now, &alive, Source::News);
+        }
+        // What a probe in its turn finds is another matter.
+        gossip.probes.clear();
+        let before = gossip.stats().warnings;
+        gossip.on_probe_period(now + after);
+        gossip.stats().warnings - before
+    })
+}
+
+#[test]
+fn whoever_is_in_doubt_still_when_two_halves_came_together_is_told_again() {
+    assert_eq!(told_again(150, 3, S(1)), 3, "others doubt them as well");
+    assert_eq!(told_again(150, 70, S(1)), 16, "so many a period");
+    assert_eq!(told_again(150, 76, S(1)), 0, "not while most of the other half has not been heard");
+    assert_eq!(told_again(111, 3, S(1)), 0, "37 of 100 are not half");
+    assert_eq!(told_again(112, 3, S(1)), 3);
+    for (after, told) in [(MS(9_999), 3), (S(10), 0)] {
+        assert_eq!(told_again(150, 3, after), told, "{after:?}: exchange has found what is missing");
+    }
 }
