@@ -118,7 +118,7 @@ pub struct Gossip {
     pub(crate) records: Records,
     pub(crate) sums: Sums,
     pub(crate) broadcasts: Broadcasts,
-    /// Under way: at most the turn's own and one beside it.
+    /// Under way: at most two of the turn and one beside it.
     pub(crate) probes: Vec<Probe>,
     /// Nobody is asked for verdicts before this.
     pub(crate) verdicts_not_before: Duration,

@@ -26,7 +26,7 @@ const DOUBTED_MAX: usize = 16;
 /// Most members passed over in one turn.
 const PASSED_OVER_MAX: usize = 16;
 
-/// A probe under way: that of the turn, or beside it that of a member which others doubt.
+/// A probe under way: of a turn, or beside it of a member which others doubt.
 #[derive(Debug)]
 pub(crate) struct Probe {
     slot: Slot,
@@ -86,12 +86,15 @@ impl Gossip {
         }
     }
 
-    /// One member in its turn, and beside it, not instead, one that others doubt: however many are, the rest is still probed.
+    /// One member in its turn, two while so many are in doubt that their probes are missed. Beside it, not instead, one that
+    /// others doubt: however many are, the rest is still probed.
     fn begin_probes(&mut self, now: Duration) {
-        let in_turn = self.next_in_turn();
-        let doubted = self.next_doubted().filter(|slot| Some(*slot) != in_turn);
-        for slot in in_turn.into_iter().chain(doubted) {
-            self.begin_probe(now, slot);
+        let turns = if self.members.doubts() == Doubts::Few { 1 } else { 2 };
+        for turn in 0..=turns {
+            let next = if turn < turns { self.next_in_turn() } else { self.next_doubted() };
+            if let Some(slot) = next.filter(|slot| self.probes.iter().all(|probe| probe.slot != *slot)) {
+                self.begin_probe(now, slot);
+            }
         }
     }
 
@@ -156,7 +159,7 @@ impl Gossip {
             self.in_two_at = Some(now);
         }
         let until = self.in_two_at.map(|at| at + self.config.anti_entropy_interval);
-        doubts == Doubts::Few && until.is_some_and(|until| now < until)
+        doubts <= Doubts::Some && until.is_some_and(|until| now < until)
     }
 
     /// No ack yet: ask others to ping.

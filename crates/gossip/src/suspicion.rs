@@ -8,6 +8,10 @@ use std::time::Duration;
 
 use crate::config::Config;
 
+/// With so many members in doubt at once, and more than this share of all, in percent, the others do their share of probing.
+/// Fewer are not missed.
+const MISSED_MIN: usize = 8;
+const MISSED_PERCENT: usize = 3;
 /// With fewer members in doubt at once their share says nothing of the network: of a small group a few machines that fail
 /// together are half, and that shall be told at once.
 const DOUBTED_AT_ONCE_MIN: usize = 64;
@@ -21,14 +25,21 @@ const COUNT_SHORTEST_PERCENT: u32 = 150;
 /// three may be lost, and is not half a network.
 const NETWORK_PERCENT: usize = 37;
 
-const _: () =
-    assert!(COUNT_PERCENT < NETWORK_PERCENT && 3 * NETWORK_PERCENT > 100 + 10 && 2 * NETWORK_PERCENT < 100);
+const _: () = assert!(
+    MISSED_PERCENT < COUNT_PERCENT
+        && MISSED_MIN < DOUBTED_AT_ONCE_MIN
+        && COUNT_PERCENT < NETWORK_PERCENT
+        && 3 * NETWORK_PERCENT > 100 + 10
+        && 2 * NETWORK_PERCENT < 100
+);
 
 /// What the share of members that are in doubt at once says of the network.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Doubts {
     /// Nothing.
     Few,
+    /// So many may be slow that they are missed as probers.
+    Some,
     /// There may soon be too many.
     Many,
     /// It is rather the network that is at fault: it is in two parts.
@@ -39,8 +50,10 @@ impl Doubts {
     /// So many `doubted` of so many `members` that are not dead. *Cost*: O(1).
     pub(crate) fn of(doubted: usize, members: usize) -> Self {
         let more_than = |percent: usize| doubted * 100 > members * percent;
-        if doubted < DOUBTED_AT_ONCE_MIN || !more_than(COUNT_PERCENT) {
+        if doubted < MISSED_MIN || !more_than(MISSED_PERCENT) {
             Self::Few
+        } else if doubted < DOUBTED_AT_ONCE_MIN || !more_than(COUNT_PERCENT) {
+            Self::Some
         } else if more_than(NETWORK_PERCENT) {
             Self::TooMany
         } else {
@@ -143,7 +156,7 @@ impl Suspicion {
     /// network's.
     pub(crate) fn verdict_not_before(&self, doubts: Doubts) -> Duration {
         match doubts {
-            Doubts::Few => self.started,
+            Doubts::Few | Doubts::Some => self.started,
             Doubts::Many => self.started + self.shortest * COUNT_SHORTEST_PERCENT / 100,
             Doubts::TooMany => self.gate_end(),
         }
@@ -183,6 +196,27 @@ mod tests {
         assert!(suspicion.confirm(&"e".into()));
         assert_eq!(suspicion.deadline(), S(101), "2K others agree");
         assert!(!suspicion.confirm(&"f".into()), "more are not wanted");
+    }
+
+    #[test]
+    fn what_doubts_say_is_a_matter_of_their_number_and_their_share() {
+        use Doubts::{Few, Many, Some, TooMany};
+        for (doubted, members, expected) in [
+            (0, 1, Few),
+            (7, 9, Few),
+            (8, 9, Some),
+            (8, 267, Few),
+            (8, 266, Some),
+            (63, 64, Some),
+            (64, 64, TooMany),
+            (250, 1_000, Some),
+            (251, 1_000, Many),
+            (370, 1_000, Many),
+            (371, 1_000, TooMany),
+        ] {
+            assert_eq!(Doubts::of(doubted, members), expected, "{doubted} of {members}");
+        }
+        assert!(Few < Some && Some < Many && Many < TooMany);
     }
 
     #[test]

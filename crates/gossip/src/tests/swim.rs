@@ -1,8 +1,10 @@
 //! SWIM and Lifeguard, by section of the papers.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::harness::*;
+use crate::members::Slot;
 use crate::merge::Source;
 use crate::probe::Probe;
 use crate::timers::Timer;
@@ -340,6 +342,33 @@ fn two_probes_of_a_period_are_judged_each_for_itself() {
     assert_eq!(period_with_two_probes(|beside| !beside), (1, 0), "one more accuser of whom others doubt");
     assert_eq!(period_with_two_probes(|beside| beside), (1, 1), "the one in its turn");
     assert_eq!(period_with_two_probes(|_| false), (2, 1));
+}
+
+#[test]
+fn while_many_are_in_doubt_the_others_probe_for_them() {
+    for (members, doubted, probes) in [(300, 9, 1), (300, 10, 2), (300, 290, 2), (100, 7, 1), (100, 8, 2)] {
+        crowd(members, doubted).with(0, |gossip, now| {
+            gossip.probes.clear();
+            gossip.doubted.clear();
+            gossip.on_probe_period(now);
+            assert_eq!(gossip.probes.len(), probes, "{doubted} of {members}");
+        });
+    }
+    // Beside the turns, not instead of one, and nobody twice.
+    crowd(300, 20).with(0, |gossip, now| {
+        let doubted = gossip.members.find("n250").unwrap();
+        gossip.hear(now, &said("n250", State::Suspect, "n251", 250), Source::News);
+        let mut three = 0;
+        for _ in 0..300 {
+            gossip.probes.clear();
+            gossip.doubted = [doubted].into();
+            gossip.on_probe_period(now);
+            let asked: BTreeSet<Slot> = gossip.probes.iter().map(Probe::slot).collect();
+            assert!(asked.len() == gossip.probes.len() && asked.contains(&doubted));
+            three += usize::from(asked.len() == 3);
+        }
+        assert!((290..300).contains(&three), "{three}: but where its own turn has come");
+    });
 }
 
 #[test]
