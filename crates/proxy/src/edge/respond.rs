@@ -9,6 +9,7 @@ use hyper::body::{Body as _, Incoming};
 
 use super::connection::{Connections, InFlight};
 use super::gate::{Gate, Running, Serve};
+use super::http1::request::{Refusal, TOO_LARGE};
 use super::request::{RequestBody, ResponseBody, Upload};
 use super::timing::{ConnectionClock, RequestTicket};
 use super::{ConnectionInfo, WorkerService};
@@ -27,8 +28,8 @@ pub(super) struct Responding<C: Serve> {
 
 enum Answer<C: Serve> {
     Running(Running<C>),
-    /// There was no room. Taken when it is given.
-    Overloaded(Option<Box<Response<Body>>>),
+    /// Nobody was asked. Taken when it is given.
+    Refused(Option<Box<Response<Body>>>),
 }
 
 /// What a request is until its answer has left.
@@ -39,8 +40,8 @@ struct UnderWay {
 }
 
 impl<C: Serve> Responding<C> {
-    /// Lets a request through the gate. Its body, when it has one, gets its idle timer; the other half tells what becomes
-    /// of it.
+    /// Lets a request through the gate, unless its head is over a bound that hyper does not know. Its body, when it has one,
+    /// gets its idle timer; the other half tells what becomes of it.
     pub(super) fn new<S: WorkerService>(
         request: Request<Incoming>,
         info: ConnectionInfo,
@@ -51,6 +52,7 @@ impl<C: Serve> Responding<C> {
         let in_flight = InFlight::new(worker.metrics.clone());
         let idle = worker.options.body_idle_timeout;
         let under_way = UnderWay { idle, ticket: clock.request(), in_flight };
+        let fields = request.headers().len();
         let mut upload = None;
         let request = request.map(|incoming| {
             if incoming.is_end_stream() {
@@ -60,12 +62,15 @@ impl<C: Serve> Responding<C> {
             upload = Some(watched);
             body.into()
         });
-        let answer = match gate.enter(request, info) {
-            Some(running) => Answer::Running(running),
-            None => {
-                WorkerCells::count(&worker.metrics.cells.edge_rejections, EdgeRejection::Concurrency);
-                Answer::Overloaded(Some(Box::new(worker.service.overloaded(info))))
-            }
+        let refusal = |response| Answer::Refused(Some(Box::new(response)));
+        let answer = if fields > worker.options.headers_max {
+            let Refusal { reason, detail } = TOO_LARGE;
+            refusal(worker.service.refused(reason, detail, info))
+        } else if let Some(running) = gate.enter(request, info) {
+            Answer::Running(running)
+        } else {
+            WorkerCells::count(&worker.metrics.cells.edge_rejections, EdgeRejection::Concurrency);
+            refusal(worker.service.overloaded(info))
         };
         (Self { answer, under_way: Some(under_way) }, upload)
     }
@@ -77,7 +82,7 @@ impl<C: Serve> Future for Responding<C> {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let response = match &mut self.answer {
             Answer::Running(running) => Some(ready!(Pin::new(running).poll(cx))),
-            Answer::Overloaded(response) => response.take().map(|response| *response),
+            Answer::Refused(response) => response.take().map(|response| *response),
         };
         let (Some(response), Some(UnderWay { idle, ticket, in_flight })) = (response, self.under_way.take())
         else {

@@ -7,7 +7,7 @@
 //! Where hyper is lenient this path is strict; docs/SECURITY.md, "Hostile HTTP", has the table.
 
 mod body;
-mod request;
+pub(super) mod request;
 mod response;
 mod wire;
 

@@ -74,9 +74,9 @@ pub(super) enum Extent {
 
 /// Why a head is not taken: the error's reason, and what to tell whoever looks at the answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Refusal {
-    pub(super) reason: Reason,
-    pub(super) detail: &'static str,
+pub(in crate::edge) struct Refusal {
+    pub(in crate::edge) reason: Reason,
+    pub(in crate::edge) detail: &'static str,
 }
 
 const fn malformed(detail: &'static str) -> Refusal {
@@ -87,7 +87,7 @@ const fn malformed(detail: &'static str) -> Refusal {
 pub(super) const BLANK: Refusal =
     malformed("more than one empty line, or half of one, before the request line");
 
-const TOO_LARGE: Refusal = Refusal {
+pub(in crate::edge) const TOO_LARGE: Refusal = Refusal {
     reason: Reason::HeaderTooLarge,
     detail: "the request's head is over the bound on its bytes or on its fields",
 };

@@ -92,6 +92,20 @@ async fn the_number_of_header_fields_is_an_option(http1: Http1Path) {
     };
     assert!(bed.exchange(request(1)).await.starts_with("HTTP/1.1 200 "));
     assert!(bed.exchange(request(2)).await.starts_with("HTTP/1.1 431 "));
+
+    // Of HTTP/2 the fields count that are none of the protocol's own.
+    let mut client = bed.http2().await;
+    for (fields, status) in
+        [(3, StatusCode::OK), (4, StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE), (3, StatusCode::OK)]
+    {
+        let mut request = get("/x");
+        request.headers_mut().clear();
+        for _ in 0..fields {
+            request.headers_mut().append("a", "b".parse().unwrap());
+        }
+        let answer = soon(client.send_request(request)).await.unwrap().unwrap();
+        assert_eq!(answer.status(), status, "{fields}");
+    }
 }
 
 async fn connections_over_the_bound_are_closed_at_once(http1: Http1Path) {
