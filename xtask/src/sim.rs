@@ -48,10 +48,11 @@ pub(crate) fn digests() -> Result<()> {
     simulate(&["--release"], &["digests"])
 }
 
-/// Measures every figure that membership promises. Finished runs are kept, each scenario and seed by itself.
-pub(crate) fn gossip(nodes: &str) -> Result<()> {
+/// Measures every figure that membership promises, with `more` options. Finished runs are kept, each scenario and seed by itself.
+pub(crate) fn gossip(nodes: &str, more: &[&str]) -> Result<()> {
     let (kept, seeds) = (kept("gossip")?, format!("0..{GOSSIP_SEEDS}"));
-    simulate(&["--release"], &["targets", "--nodes", nodes, "--seeds", &seeds, "--resume", &kept])
+    let fixed = ["targets", "--nodes", nodes, "--seeds", &seeds, "--resume", &kept];
+    simulate(&["--release"], &[&fixed, more].concat())
 }
 
 /// `cargo xtask sim-compare [--nodes N] [--seeds N]`: our membership beside foca's, under one network. Not the release

@@ -3,8 +3,12 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write as _;
+use std::num::NonZero;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
 
 use ringway_sim::gossip::member::Ringway;
 use ringway_sim::gossip::meters::{Metric, Samples};
@@ -20,7 +24,11 @@ ringway-sim gossip --scenario NAME      one scenario of membership; without NAME
 ringway-sim targets                     every promised figure, measured
   --seeds FROM..TO default: 0..20
   --nodes N[,N…]   default: 128,1024
+  --jobs N         runs at a time; default: one per core. One of 10,000 members takes more than 8 GB
   --resume FILE    keep finished runs there, and do not repeat them";
+
+/// More runs at a time than any machine has cores for.
+const JOBS_MAX: usize = 1_024;
 
 /// What the options say.
 struct Asked {
@@ -28,11 +36,13 @@ struct Asked {
     seeds: Option<Range<u64>>,
     nodes: Vec<usize>,
     json: bool,
+    jobs: usize,
     resume: Option<PathBuf>,
 }
 
 fn parse(mut words: impl Iterator<Item = String>) -> Result<Asked, String> {
-    let mut asked = Asked { scenario: None, seeds: None, nodes: Vec::new(), json: false, resume: None };
+    let jobs = thread::available_parallelism().map_or(1, NonZero::get);
+    let mut asked = Asked { scenario: None, seeds: None, nodes: Vec::new(), json: false, jobs, resume: None };
     while let Some(word) = words.next() {
         let mut value = || words.next().ok_or(format!("{word}: its value is missing"));
         match word.as_str() {
@@ -44,6 +54,12 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Asked, String> {
                 asked.nodes = parsed.map_err(|_| format!("--nodes {numbers}: not numbers"))?;
             }
             "--json" => asked.json = true,
+            "--jobs" => {
+                let number = value()?;
+                let parsed = number.parse().ok().filter(|jobs: &NonZero<usize>| jobs.get() <= JOBS_MAX);
+                asked.jobs =
+                    parsed.ok_or(format!("--jobs {number}: not a number from 1 to {JOBS_MAX}"))?.get();
+            }
             "--resume" => asked.resume = Some(value()?.into()),
             _ => return Err(format!("there is no option `{word}`")),
         }
@@ -101,15 +117,15 @@ pub(crate) fn measure(words: impl Iterator<Item = String>) -> Result<bool, Strin
     let asked = parse(words)?;
     let nodes = if asked.nodes.is_empty() { vec![128, 1_024] } else { asked.nodes };
     let seeds = asked.seeds.unwrap_or(0..20);
-    let mut kept = Kept::open(asked.resume.as_deref())?;
+    let kept = Kept::open(asked.resume.as_deref())?;
     let mut met = true;
     for nodes in nodes {
-        met &= measure_among(nodes, seeds.clone(), &mut kept)?;
+        met &= measure_among(nodes, &seeds, asked.jobs, &kept)?;
     }
     Ok(met)
 }
 
-fn measure_among(nodes: usize, seeds: Range<u64>, kept: &mut Kept) -> Result<bool, String> {
+fn measure_among(nodes: usize, seeds: &Range<u64>, jobs: usize, kept: &Kept) -> Result<bool, String> {
     // Among numbers of members that nothing is promised for, everything is measured.
     let promised: Vec<_> = rows().into_iter().filter(|row| row.target(nodes).is_some()).collect();
     let rows = if promised.is_empty() { rows() } else { promised };
@@ -117,20 +133,8 @@ fn measure_among(nodes: usize, seeds: Range<u64>, kept: &mut Kept) -> Result<boo
     let mut good = true;
     for scenario in targets::scenarios(&rows) {
         let all = figures.entry(scenario.name.clone()).or_default();
-        for seed in seeds.clone() {
-            let samples = match kept.find(&scenario.name, nodes, seed) {
-                Some(samples) => samples,
-                None => {
-                    let options = Options::new(seed, nodes);
-                    let outcome = run::<Ringway>(&scenario, &options);
-                    if report(&scenario, &options, &outcome) {
-                        kept.keep(&scenario.name, nodes, seed, &outcome.samples)?;
-                    } else {
-                        good = false;
-                    }
-                    outcome.samples
-                }
-            };
+        for (samples, clean) in run_each(&scenario, nodes, seeds, jobs, kept)? {
+            good &= clean;
             targets::join(all, samples);
         }
     }
@@ -146,9 +150,49 @@ fn measure_among(nodes: usize, seeds: Range<u64>, kept: &mut Kept) -> Result<boo
     Ok(good)
 }
 
+/// Runs a scenario with every seed, some at a time; in the order of the seeds, what was measured and whether nothing was violated.
+fn run_each(
+    scenario: &Scenario,
+    nodes: usize,
+    seeds: &Range<u64>,
+    jobs: usize,
+    kept: &Kept,
+) -> Result<Vec<(Samples, bool)>, String> {
+    let next = AtomicU64::new(seeds.start);
+    let done = Mutex::new(BTreeMap::new());
+    thread::scope(|scope| {
+        for _ in 0..jobs {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= seeds.end {
+                        return;
+                    }
+                    let measured = run_one(scenario, nodes, seed, kept);
+                    done.lock().unwrap_or_else(PoisonError::into_inner).insert(seed, measured);
+                }
+            });
+        }
+    });
+    done.into_inner().unwrap_or_else(PoisonError::into_inner).into_values().collect()
+}
+
+fn run_one(scenario: &Scenario, nodes: usize, seed: u64, kept: &Kept) -> Result<(Samples, bool), String> {
+    if let Some(samples) = kept.find(&scenario.name, nodes, seed) {
+        return Ok((samples, true));
+    }
+    let options = Options::new(seed, nodes);
+    let outcome = run::<Ringway>(scenario, &options);
+    let clean = report(scenario, &options, &outcome);
+    if clean {
+        kept.keep(&scenario.name, nodes, seed, &outcome.samples)?;
+    }
+    Ok((outcome.samples, clean))
+}
+
 /// Finished runs, in memory and in a file: a line each, `scenario nodes seed metric=value,value …`.
 struct Kept {
-    file: Option<fs::File>,
+    file: Option<Mutex<fs::File>>,
     runs: BTreeMap<(String, usize, u64), Samples>,
 }
 
@@ -160,20 +204,21 @@ impl Kept {
         let runs = text.lines().filter_map(parse_run).collect();
         let file = fs::OpenOptions::new().create(true).append(true).open(path);
         let file = file.map_err(|error| format!("{}: {error}", path.display()))?;
-        Ok(Self { file: Some(file), runs })
+        Ok(Self { file: Some(Mutex::new(file)), runs })
     }
 
     fn find(&self, scenario: &str, nodes: usize, seed: u64) -> Option<Samples> {
         self.runs.get(&(scenario.to_owned(), nodes, seed)).cloned()
     }
 
-    fn keep(&mut self, scenario: &str, nodes: usize, seed: u64, samples: &Samples) -> Result<(), String> {
-        let Some(file) = self.file.as_mut() else { return Ok(()) };
+    fn keep(&self, scenario: &str, nodes: usize, seed: u64, samples: &Samples) -> Result<(), String> {
+        let Some(file) = &self.file else { return Ok(()) };
         let mut line = format!("{scenario} {nodes} {seed}");
         for (metric, samples) in samples {
             let numbers: Vec<String> = samples.iter().map(f64::to_string).collect();
             line += &format!(" {}={}", metric.name(), numbers.join(","));
         }
+        let mut file = file.lock().unwrap_or_else(PoisonError::into_inner);
         writeln!(file, "{line} .").map_err(|error| format!("--resume: {error}"))
     }
 }
@@ -195,6 +240,34 @@ fn parse_run(line: &str) -> Option<((String, usize, u64), Samples)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// What runs with a number of seeds at a time measure.
+    fn measured(jobs: usize, seeds: Range<u64>) -> Vec<(Samples, bool)> {
+        let scenario = Scenario::named("restart").unwrap();
+        let kept = Kept::open(None).unwrap();
+        run_each(&scenario, scenario.nodes_min, &seeds, jobs, &kept).unwrap()
+    }
+
+    #[test]
+    fn what_is_measured_and_its_order_do_not_depend_on_the_threads() {
+        let alone = measured(1, 3..8);
+        assert_eq!(alone.len(), 5);
+        assert!(alone.iter().all(|(samples, clean)| *clean && !samples.is_empty()));
+        assert_ne!(alone[0], alone[1]);
+        assert_eq!(measured(4, 3..8), alone);
+        assert_eq!(measured(4, 4..6), alone[1..3]);
+    }
+
+    #[test]
+    fn a_number_of_jobs_is_a_number() {
+        let jobs =
+            |word: &str| parse(["--jobs", word].map(str::to_owned).into_iter()).map(|asked| asked.jobs);
+        assert_eq!((jobs("1"), jobs("1024")), (Ok(1), Ok(1_024)));
+        for bad in ["0", "1025", "-1", "x", ""] {
+            assert_eq!(jobs(bad), Err(format!("--jobs {bad}: not a number from 1 to 1024")));
+        }
+        assert!(parse(["--jobs".to_owned()].into_iter()).is_err());
+    }
 
     #[test]
     fn a_finished_run_is_found_again_and_half_a_line_is_not() {
