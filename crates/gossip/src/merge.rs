@@ -176,9 +176,12 @@ impl Gossip {
         }
         let by: Arc<str> = by.into();
         suspicion.confirm(&by);
-        let deadline = suspicion.deadline();
+        let (deadline, told) = (suspicion.deadline(), suspicion.is_told());
         self.members.set_accuser(slot, by);
-        self.timers.set(Timer::Suspicion(slot), deadline.max(now));
+        // Who was told has its time to answer, however many accuse it meanwhile.
+        if !told {
+            self.timers.set(Timer::Suspicion(slot), deadline.max(now));
+        }
         self.spread_member(now, slot);
     }
 
@@ -222,6 +225,10 @@ impl Gossip {
             self.stats.expiries_held += u64::from(held);
             let again = (now + self.config.probe_interval).min(gate_end);
             self.timers.set(Timer::Suspicion(slot), again);
+            // A last word that was asked for long ago is none: what it answered to may be over.
+            if let Some(suspicion) = self.members.suspicion_mut(slot) {
+                suspicion.put_off();
+            }
             // What nobody passes is not asked for.
             if !held {
                 self.ask_for_verdicts(now);

@@ -133,6 +133,11 @@ impl Suspicion {
         !std::mem::replace(&mut self.told, true)
     }
 
+    /// The verdict is put off: the suspect is told again before the next time.
+    pub(crate) fn put_off(&mut self) {
+        self.told = false;
+    }
+
     /// Somebody else has passed the verdict: from the deadline on that outweighs our own bad health.
     pub(crate) fn judge(&mut self) {
         self.judged = true;

@@ -579,3 +579,38 @@ fn whoever_is_in_doubt_still_when_two_halves_came_together_is_told_again() {
         assert_eq!(told_again(150, 3, after), told, "{after:?}: exchange has found what is missing");
     }
 }
+
+#[test]
+fn gate_the_last_word_is_waited_for_however_many_accuse_meanwhile() {
+    let mut crowd = crowd(300, 0);
+    crowd.with(0, |gossip, now| {
+        let accuse = |gossip: &mut Gossip, by: usize, now: Duration| {
+            gossip.hear(now, &said("n001", State::Suspect, &name(by), 1), Source::News);
+        };
+        (2..=4).for_each(|by| accuse(gossip, by, now));
+        let slot = gossip.members.find("n001").unwrap();
+        let expires = gossip.timers.deadline(Timer::Suspicion(slot)).unwrap();
+        gossip.last_heard = expires;
+        gossip.on_suspicion_expired(expires, slot);
+        assert_eq!(gossip.stats().warnings, 1, "it is told");
+        accuse(gossip, 5, expires + MS(1));
+        assert_eq!(gossip.timers.deadline(Timer::Suspicion(slot)), Some(expires + MS(500)));
+    });
+}
+
+#[test]
+fn gate_who_was_told_before_a_verdict_that_was_put_off_is_told_again() {
+    let mut crowd = crowd(300, 20);
+    crowd.with(0, |gossip, now| {
+        let slot = gossip.members.find("n001").unwrap();
+        let look = |gossip: &mut Gossip, after: Duration, health: u32| {
+            (gossip.last_heard, gossip.health) = (now + after, health);
+            gossip.on_suspicion_expired(now + after, slot);
+            (gossip.member("n001").unwrap().state, gossip.stats().warnings)
+        };
+        assert_eq!(look(gossip, S(4), 0), (State::Suspect, 1));
+        assert_eq!(look(gossip, MS(4_500), 1), (State::Suspect, 1), "put off");
+        assert_eq!(look(gossip, MS(5_500), 0), (State::Suspect, 2), "what it said then is of no use now");
+        assert_eq!(look(gossip, S(6), 0), (State::Dead, 2));
+    });
+}
