@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::rc::Rc;
 use std::time::Duration;
 
-use http::{HeaderValue, Request, Response, StatusCode, Version, request};
+use http::{HeaderValue, Response, StatusCode, Version, request};
 use ringway_route::{Access, Reason, Tried, Why};
 use ringway_topology::{Epoch, Map, NodeIndex, Partition};
 use tokio::time::Instant;
@@ -27,7 +27,7 @@ use crate::transfer::{SentBody, Transfer};
 use crate::upstream::Node;
 
 /// A request that has a key and may be forwarded.
-pub(crate) struct Exchange {
+pub(crate) struct Exchange<'r> {
     pub(crate) facts: Facts,
     pub(crate) partition: Partition,
     pub(crate) hash: u64,
@@ -35,7 +35,7 @@ pub(crate) struct Exchange {
     pub(crate) safe: bool,
     pub(crate) transfer: Transfer,
     /// The head as every attempt sends it, but for what is told to that one node.
-    parts: request::Parts,
+    parts: &'r mut request::Parts,
     write_id: Option<WriteId>,
     /// The request's deadline; moves on while its body flows.
     pub(crate) deadline: Cell<Instant>,
@@ -143,13 +143,10 @@ impl Facts {
 
     /// The end of the router's part: the line in the access log, if there is one, ends with the answer's body. `reason`:
     /// why the answer is one of our own.
-    pub(crate) fn follow(mut self, response: Response<Body>, reason: Option<Reason>) -> Response<Body> {
-        match self.line.take() {
-            None => response,
-            Some(mut line) => {
-                line.learn(&self);
-                line.follow(response, reason)
-            }
+    pub(crate) fn follow(&mut self, response: &mut Response<Body>, reason: Option<Reason>) {
+        if let Some(mut line) = self.line.take() {
+            line.learn(self);
+            line.follow(response, reason);
         }
     }
 
@@ -211,23 +208,49 @@ impl Drop for Facts {
 /// Why a request does not become an [`Exchange`].
 pub(crate) type Refused = Box<(Facts, Reason)>;
 
-impl Exchange {
+impl<'r> Exchange<'r> {
     /// Routes, checks and cleans a request.
     ///
     /// *Errors*: what is wrong with the request; nothing was forwarded.
     pub(crate) fn open(
         core: &Core,
-        request: Request<Body>,
+        parts: &'r mut request::Parts,
+        body: Body,
         connection: &ConnectionInfo,
         started: Instant,
     ) -> Result<Self, Refused> {
-        let (mut parts, body) = request.into_parts();
-        let mut facts = Facts::new(&parts, started);
-        facts.line = core.access_log.as_ref().map(|lane| lane.open(&parts, connection.peer, started));
-        match Self::prepare(core, &mut parts, connection, &mut facts) {
-            Ok((partition, hash)) => Ok(Self::assemble(core, parts, body, facts, partition, hash)),
-            Err(reason) => Err(Box::new((facts, reason))),
+        let mut facts = Facts::new(parts, started);
+        facts.line = core.access_log.as_ref().map(|lane| lane.open(parts, connection.peer, started));
+        let (partition, hash) = match Self::prepare(core, parts, connection, &mut facts) {
+            Ok(location) => location,
+            Err(reason) => return Err(Box::new((facts, reason))),
+        };
+        if !facts.screened.length {
+            headers::frame_body(&mut parts.headers, &parts.method, facts.http2, &body);
         }
+        let safe = parts.method.is_safe();
+        let any = facts.route.is_some_and(|at| core.options.routes[at].reads == Reads::Any);
+        let access = match (safe, any) {
+            (false, _) => Access::Write,
+            (true, false) => Access::ReadPrimary,
+            (true, true) => Access::ReadAny,
+        };
+        Ok(Self {
+            partition,
+            hash,
+            access,
+            safe,
+            transfer: Transfer::new(body, core.options.upstream.replay_bytes),
+            write_id: (!safe).then(|| core.ids.write_id()),
+            deadline: Cell::new(facts.started + core.options.upstream.total_timeout),
+            tried: Tried::default(),
+            claim: None,
+            held: None,
+            retries: 0,
+            misdirected: 0,
+            parts,
+            facts,
+        })
     }
 
     fn prepare(
@@ -261,42 +284,6 @@ impl Exchange {
         Ok(location)
     }
 
-    fn assemble(
-        core: &Core,
-        mut parts: request::Parts,
-        body: Body,
-        facts: Facts,
-        partition: Partition,
-        hash: u64,
-    ) -> Self {
-        if !facts.screened.length {
-            headers::frame_body(&mut parts.headers, &parts.method, facts.http2, &body);
-        }
-        let safe = parts.method.is_safe();
-        let any = facts.route.is_some_and(|at| core.options.routes[at].reads == Reads::Any);
-        let access = match (safe, any) {
-            (false, _) => Access::Write,
-            (true, false) => Access::ReadPrimary,
-            (true, true) => Access::ReadAny,
-        };
-        Self {
-            partition,
-            hash,
-            access,
-            safe,
-            transfer: Transfer::new(body, core.options.upstream.replay_bytes),
-            parts,
-            write_id: (!safe).then(|| core.ids.write_id()),
-            deadline: Cell::new(facts.started + core.options.upstream.total_timeout),
-            tried: Tried::default(),
-            claim: None,
-            held: None,
-            retries: 0,
-            misdirected: 0,
-            facts,
-        }
-    }
-
     /// One more attempt, at this target.
     pub(crate) fn begin_attempt(&mut self, target: &Target) {
         let facts = &mut self.facts;
@@ -313,13 +300,12 @@ impl Exchange {
         let request_id = self.write_id.as_ref().map(|id| &id.header);
         let any = self.access == Access::ReadAny && target.claimed;
         let address = Address { partition: self.partition, epoch: target.epoch, request_id, any };
-        Sending { parts: &self.parts, address, body: self.transfer.send() }
+        Sending { parts: self.parts, address, body: self.transfer.send() }
     }
 
-    /// Ends the exchange; the memory of its headers goes to the next request.
-    pub(crate) fn finish(self) -> Facts {
-        buffers::give_headers(self.parts.headers);
-        self.facts
+    /// Nothing is sent any more: the memory of its headers goes to the next request.
+    pub(crate) fn give_headers(&mut self) {
+        buffers::give_headers(std::mem::take(&mut self.parts.headers));
     }
 
     /// Takes a claim that a node sent with a 421, if it is about this request's partition and newer than all known.

@@ -101,30 +101,48 @@ pub(crate) async fn forward(
         Err(reason) => return Forwarded::NotSent(reason),
     };
     // Only now: a request that waits for a connection takes no buffer, and pulls nothing from its client.
-    let mut outgoing = Outgoing::new(sending);
+    let mut request = match Outgoing::new(sending) {
+        Ok(request) => request,
+        Err(error) => return failed(node, attempt.transfer, error),
+    };
     loop {
         let reused = lease.reused;
-        let answer = match outgoing {
-            Ok(request) => Call::new(lease, request).answer(attempt.sent).await,
-            Err(misframed) => Err(misframed),
-        };
-        match (answer, attempt.transfer.broken()) {
-            (Ok(answer), _) => return read_answer(answer.into_response(outstanding), attempt).await,
-            (Err(CallError::Unsent(request)), _) if reused => {
-                outgoing = Ok(request);
+        let mut call = Call::new(lease, request);
+        let response = match call.head(attempt.sent).await {
+            Ok(head) => call.begin(head, outstanding).map_err(CallError::Protocol),
+            Err(CallError::Unsent) if reused => {
+                request = call.into_request();
                 lease = match nodes.lease(node).await {
                     Ok(lease) => lease,
                     Err(reason) => return Forwarded::NotSent(reason),
                 };
+                continue;
             }
-            (Err(CallError::Unsent(_)), _) => return Forwarded::NotSent(Reason::UpstreamReset),
-            (Err(_), Some(reason)) => return Forwarded::RequestBody(reason),
-            (Err(CallError::RequestBody), None) => return Forwarded::RequestBody(Reason::RequestBody),
-            (Err(CallError::Lost), None) => return lost(node, Reason::UpstreamReset),
-            (Err(CallError::Protocol(error)), None) => {
-                tracing::debug!(node = %node.id, %error, "a node's answer was not understood");
-                return lost(node, Reason::UpstreamProtocol);
-            }
+            Err(error) => Err(error),
+        };
+        let response = match response {
+            Ok(response) => response,
+            Err(error) => return failed(node, attempt.transfer, error),
+        };
+        let Some(refusal) = Refusal::of(&response, attempt.claimed) else {
+            return Forwarded::Answered(response);
+        };
+        // Boxed: few requests come here, and all would keep the room for it.
+        Box::pin(read_away(response, attempt.transfer)).await;
+        return Forwarded::Refused(refusal);
+    }
+}
+
+/// What it means that there is no answer.
+fn failed(node: &Node, transfer: &Transfer, error: CallError) -> Forwarded {
+    match (error, transfer.broken()) {
+        (CallError::Unsent, _) => Forwarded::NotSent(Reason::UpstreamReset),
+        (_, Some(reason)) => Forwarded::RequestBody(reason),
+        (CallError::RequestBody, None) => Forwarded::RequestBody(Reason::RequestBody),
+        (CallError::Lost, None) => lost(node, Reason::UpstreamReset),
+        (CallError::Protocol(error), None) => {
+            tracing::debug!(node = %node.id, %error, "a node's answer was not understood");
+            lost(node, Reason::UpstreamProtocol)
         }
     }
 }
@@ -134,20 +152,17 @@ fn lost(node: &Node, reason: Reason) -> Forwarded {
     Forwarded::Lost(reason)
 }
 
-/// Tells an answer from a refusal, and reads what is small of a refusal's body.
+/// Reads what is small of a refusal's body, to keep its connection.
 ///
 /// Only when all of the client's body is here: reading an answer goes on sending the request, and what is sent to a node
 /// that has refused it may be too much to be kept for the one that will not.
-async fn read_answer(response: Response<UpstreamBody>, attempt: Attempt<'_>) -> Forwarded {
-    let Some(refusal) = Refusal::of(&response, attempt.claimed) else { return Forwarded::Answered(response) };
+async fn read_away(response: Response<UpstreamBody>, transfer: &Transfer) {
     let length = response.headers().get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
-    if attempt.transfer.ended() && length.is_some_and(|length| length <= REFUSAL_BODY_BYTES_MAX) {
+    if transfer.ended() && length.is_some_and(|length| length <= REFUSAL_BODY_BYTES_MAX) {
         let mut body = response.into_body();
-        let read_away =
+        let rest =
             async move { while let Some(Ok(_)) = std::future::poll_fn(|cx| body.poll_frame(cx)).await {} };
-        // Dropped half-way it closes its connection, which is all that there is to do. Boxed: few requests come here, and
-        // all would keep the room for it.
-        let _ = Box::pin(tokio::time::timeout(REFUSAL_BODY_TIME, read_away)).await;
+        // Dropped half-way it closes its connection, which is all that there is to do.
+        let _ = tokio::time::timeout(REFUSAL_BODY_TIME, rest).await;
     }
-    Forwarded::Refused(refusal)
 }

@@ -197,13 +197,12 @@ impl WorkerService for Router {
 
     fn overloaded(&self, connection: ConnectionInfo) -> Response<Body> {
         self.core.metrics.error(Reason::Overloaded.label());
-        let response = Problem::new(Reason::Overloaded).response(&self.core.identity.pseudonym);
-        match &self.core.access_log {
-            None => response,
-            Some(lane) => {
-                lane.open_unread(connection.peer, clock::now()).follow(response, Some(Reason::Overloaded))
-            }
+        let mut response = Problem::new(Reason::Overloaded).response(&self.core.identity.pseudonym);
+        if let Some(lane) = &self.core.access_log {
+            let line = lane.open_unread(connection.peer, clock::now());
+            line.follow(&mut response, Some(Reason::Overloaded));
         }
+        response
     }
 
     fn refused(&self, reason: Reason, detail: &'static str, _: ConnectionInfo) -> Response<Body> {
@@ -303,9 +302,13 @@ impl Core {
     }
 
     /// Passes a node's answer on.
-    pub(crate) fn answer(&self, exchange: Exchange, answer: Response<UpstreamBody>) -> Response<Body> {
-        let hash = exchange.hash;
-        let facts = exchange.finish();
+    pub(crate) fn answer(
+        &self,
+        exchange: &mut Exchange<'_>,
+        answer: Response<UpstreamBody>,
+    ) -> Response<Body> {
+        exchange.give_headers();
+        let facts = &mut exchange.facts;
         if facts.unsettled {
             self.metrics.unknown_outcome(UnknownOutcome::Resolved);
         }
@@ -315,26 +318,27 @@ impl Core {
             Some(own) => headers::mark_unrepeated(own),
             None => put_request_id(&mut response, facts.request_id.as_ref()),
         }
-        let response = self.finish(response, &facts, hash);
-        facts.follow(response, None)
+        self.finish(&mut response, facts, exchange.hash);
+        facts.follow(&mut response, None);
+        response
     }
 
     /// Ends a request that had a key in an error.
     ///
     /// Whatever kept a write from being repeated, what matters to its client is that it may have taken effect.
-    pub(crate) fn fail(&self, exchange: Exchange, reason: Reason) -> Response<Body> {
-        let hash = exchange.hash;
-        let facts = exchange.finish();
+    pub(crate) fn fail(&self, exchange: &mut Exchange<'_>, reason: Reason) -> Response<Body> {
+        exchange.give_headers();
+        let facts = &mut exchange.facts;
         let own_fault = matches!(reason, Reason::RequestBody | Reason::RequestTimeout);
         let reason = if facts.unsettled && !own_fault { Reason::OutcomeUnknown } else { reason };
         if reason == Reason::OutcomeUnknown {
             self.metrics.unknown_outcome(UnknownOutcome::Told);
         }
-        self.refuse(facts, hash, reason)
+        self.refuse(facts, exchange.hash, reason)
     }
 
     /// Answers with an error of our own making: one answer, one count, one log line, all from the reason.
-    pub(crate) fn refuse(&self, facts: Facts, hash: u64, reason: Reason) -> Response<Body> {
+    pub(crate) fn refuse(&self, facts: &mut Facts, hash: u64, reason: Reason) -> Response<Body> {
         let route = facts.route.and_then(|at| self.options.routes.get(at));
         let node = facts.node.as_ref().map(|node| node.id.as_str());
         let keyless = route.and_then(|route| route.key_problem(reason));
@@ -357,8 +361,9 @@ impl Core {
         }
         self.metrics.error(reason.label());
         self.log.error(&problem, facts.attempts, facts.request_id.as_ref(), self.now());
-        let response = self.finish(response, &facts, hash);
-        facts.follow(response, Some(reason))
+        self.finish(&mut response, facts, hash);
+        facts.follow(&mut response, Some(reason));
+        response
     }
 
     /// Answers what is no request: nothing of it can be told but what is wrong with it.
@@ -369,7 +374,8 @@ impl Core {
         problem.response(&self.identity.pseudonym)
     }
 
-    fn finish(&self, mut response: Response<Body>, facts: &Facts, hash: u64) -> Response<Body> {
+    /// Counts an answer, and puts on what its caller asked for.
+    fn finish(&self, response: &mut Response<Body>, facts: &Facts, hash: u64) {
         let now = clock::now();
         let elapsed = now.saturating_duration_since(facts.started);
         self.metrics.request(facts.label(), facts.method, response.status(), elapsed);
@@ -385,7 +391,6 @@ impl Core {
                 (SERVER_TIMING, timing)
             }));
         }
-        response
     }
 }
 

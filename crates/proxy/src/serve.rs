@@ -34,67 +34,73 @@ pub(crate) const ATTEMPTS_MAX: u32 = 10_000;
 const SUPERSEDED_AFTER: Duration = Duration::from_millis(25);
 
 /// Answers a request: finds its key, then tries owners until a verdict ends it.
-pub(crate) async fn serve_request(
+pub(crate) fn serve_request(
     core: Rc<Core>,
     request: Request<Body>,
     connection: ConnectionInfo,
-) -> Response<Body> {
-    let core = &*core;
-    let mut exchange = match Exchange::open(core, request, &connection, clock::now()) {
-        Ok(exchange) => exchange,
-        Err(refused) => return core.refuse(refused.0, 0, refused.1),
-    };
-    core.count_request(exchange.facts.started);
-    // Before a node is chosen: answers that are read meanwhile give connections back, and a new map counts.
-    turn::others_first().await;
-    for _ in 0..ATTEMPTS_MAX {
-        let (verdict, target, answer) = match choose(core, &mut exchange) {
-            Ok(target) => {
-                let (outcome, answer) = attempt(core, &mut exchange, &target).await;
-                (judge(core, &mut exchange, &target, outcome), Some(target), answer)
-            }
-            Err(unserved) => (unserved, None, None),
+) -> impl Future<Output = Response<Body>> {
+    let (mut parts, body) = request.into_parts();
+    // Not an async function: it would keep what it is given twice, as it came and where it is used.
+    async move {
+        let core = &*core;
+        // Borrowed where it is made: it is large, and a move is a copy.
+        let mut opened = Exchange::open(core, &mut parts, body, &connection, clock::now());
+        let exchange = match opened {
+            Ok(ref mut exchange) => exchange,
+            Err(mut refused) => return core.refuse(&mut refused.0, 0, refused.1),
         };
-        match (verdict, answer) {
-            (Verdict::Return, Some(answer)) => return core.answer(exchange, answer),
-            (Verdict::Return, None) => return core.fail(exchange, Reason::Internal),
-            (Verdict::Follow { cause }, _) => {
-                // The owners are others now: positions tried before mean nothing among them.
-                exchange.tried = Tried::default();
-                exchange.facts.cause = Some(cause);
-                if exchange.misdirected > 1 {
-                    tokio::time::sleep(verdict::follow_pause(exchange.misdirected, core.coin())).await;
+        core.count_request(exchange.facts.started);
+        // Before a node is chosen: answers that are read meanwhile give connections back, and a new map counts.
+        turn::others_first().await;
+        for _ in 0..ATTEMPTS_MAX {
+            let (verdict, target, answer) = match choose(core, exchange) {
+                Ok(target) => {
+                    let (outcome, answer) = attempt(core, exchange, &target).await;
+                    (judge(core, exchange, &target, outcome), Some(target), answer)
                 }
+                Err(unserved) => (unserved, None, None),
+            };
+            match (verdict, answer) {
+                (Verdict::Return, Some(answer)) => return core.answer(exchange, answer),
+                (Verdict::Return, None) => return core.fail(exchange, Reason::Internal),
+                (Verdict::Follow { cause }, _) => {
+                    // The owners are others now: positions tried before mean nothing among them.
+                    exchange.tried = Tried::default();
+                    exchange.facts.cause = Some(cause);
+                    if exchange.misdirected > 1 {
+                        tokio::time::sleep(verdict::follow_pause(exchange.misdirected, core.coin())).await;
+                    }
+                }
+                (Verdict::TryNext { cause, from_budget: false }, _) => exchange.facts.cause = Some(cause),
+                (Verdict::TryNext { cause, from_budget: true }, _) => {
+                    if !core.withdraw() {
+                        exchange.facts.denied = true;
+                        return core.fail(exchange, cause);
+                    }
+                    exchange.retries += 1;
+                    exchange.facts.cause = Some(cause);
+                    if target.is_some_and(|target| !target.others_left) {
+                        // The same node again: one that is dying shall be gone by then, and refuse.
+                        tokio::time::sleep(verdict::retry_pause(core.coin())).await;
+                    }
+                }
+                (Verdict::Hold { cause }, _) => {
+                    exchange.facts.cause = Some(cause);
+                    if let Err(reason) = held(core, exchange, target.as_ref(), cause).await {
+                        return core.fail(exchange, reason);
+                    }
+                }
+                (Verdict::Fail(reason), _) => return core.fail(exchange, reason),
             }
-            (Verdict::TryNext { cause, from_budget: false }, _) => exchange.facts.cause = Some(cause),
-            (Verdict::TryNext { cause, from_budget: true }, _) => {
-                if !core.withdraw() {
-                    exchange.facts.denied = true;
-                    return core.fail(exchange, cause);
-                }
-                exchange.retries += 1;
-                exchange.facts.cause = Some(cause);
-                if target.is_some_and(|target| !target.others_left) {
-                    // The same node again: one that is dying shall be gone by then, and refuse.
-                    tokio::time::sleep(verdict::retry_pause(core.coin())).await;
-                }
-            }
-            (Verdict::Hold { cause }, _) => {
-                exchange.facts.cause = Some(cause);
-                if let Err(reason) = held(core, &mut exchange, target.as_ref(), cause).await {
-                    return core.fail(exchange, reason);
-                }
-            }
-            (Verdict::Fail(reason), _) => return core.fail(exchange, reason),
         }
+        core.fail(exchange, Reason::HoldExpired)
     }
-    core.fail(exchange, Reason::HoldExpired)
 }
 
 /// Loads the snapshot once, copies out owners and epoch, and picks the owner for the next attempt.
 ///
 /// *Errors*: the verdict when there is nobody to send the request to.
-fn choose(core: &Core, exchange: &mut Exchange) -> Result<Target, Verdict> {
+fn choose(core: &Core, exchange: &mut Exchange<'_>) -> Result<Target, Verdict> {
     if !core.is_ready() {
         return Err(Verdict::Hold { cause: Reason::NotReady });
     }
@@ -135,7 +141,7 @@ fn choose(core: &Core, exchange: &mut Exchange) -> Result<Target, Verdict> {
 /// Sends the request to the target, within the time it has.
 async fn attempt(
     core: &Core,
-    exchange: &mut Exchange,
+    exchange: &mut Exchange<'_>,
     target: &Target,
 ) -> (Outcome, Option<Response<UpstreamBody>>) {
     exchange.begin_attempt(target);
@@ -164,7 +170,7 @@ async fn attempt(
 /// [`Reason::Superseded`].
 async fn within_time(
     core: &Core,
-    exchange: &Exchange,
+    exchange: &Exchange<'_>,
     target: &Target,
     transfer: &Transfer,
     mut forwarding: Pin<&mut impl Future<Output = Forwarded>>,
@@ -237,7 +243,7 @@ async fn superseded(core: &Core, partition: Partition, epoch: Epoch, transfer: &
 /// Counts an attempt's end and reduces it to what the verdict is about.
 fn settle(
     core: &Core,
-    exchange: &mut Exchange,
+    exchange: &mut Exchange<'_>,
     target: &Target,
     sent: bool,
     forwarded: Result<Forwarded, Reason>,
@@ -300,7 +306,7 @@ fn says_nothing(answer: &Response<UpstreamBody>) -> bool {
 }
 
 /// Learns from a 421, for this request and, through the queue of hints, for all.
-fn misdirected(core: &Core, exchange: &mut Exchange, target: &Target, claim: Option<Claim>) -> Outcome {
+fn misdirected(core: &Core, exchange: &mut Exchange<'_>, target: &Target, claim: Option<Claim>) -> Outcome {
     core.metrics.misdirected(Misdirected::Received);
     let partition = exchange.partition;
     let map_epoch = core.with_map(|map| map.epoch(partition));
@@ -321,7 +327,7 @@ fn misdirected(core: &Core, exchange: &mut Exchange, target: &Target, claim: Opt
     Outcome::Misdirected { newer }
 }
 
-fn judge(core: &Core, exchange: &mut Exchange, target: &Target, outcome: Outcome) -> Verdict {
+fn judge(core: &Core, exchange: &mut Exchange<'_>, target: &Target, outcome: Outcome) -> Verdict {
     if outcome == Outcome::Answered {
         return Verdict::Return;
     }
@@ -350,7 +356,7 @@ fn judge(core: &Core, exchange: &mut Exchange, target: &Target, outcome: Outcome
 }
 
 /// Whether the partition has a newer claim, or the owner another address, than when the target was chosen.
-fn moved(core: &Core, exchange: &Exchange, target: &Target) -> bool {
+fn moved(core: &Core, exchange: &Exchange<'_>, target: &Target) -> bool {
     core.with_pin(|map, stamp, _| {
         if stamp == target.stamp {
             return false;
@@ -371,7 +377,7 @@ fn moved(core: &Core, exchange: &Exchange, target: &Target) -> bool {
 /// *Errors*: what the client is told when it never was.
 async fn held(
     core: &Core,
-    exchange: &mut Exchange,
+    exchange: &mut Exchange<'_>,
     target: Option<&Target>,
     cause: Reason,
 ) -> Result<(), Reason> {

@@ -369,22 +369,18 @@ impl Line {
     }
 
     /// Follows the answer's body to its end. `reason`: why the answer is one of our own.
-    pub(crate) fn follow(
-        mut self: Box<Self>,
-        response: Response<Body>,
-        reason: Option<Reason>,
-    ) -> Response<Body> {
-        let (parts, body) = response.into_parts();
-        self.status = parts.status.as_u16();
+    pub(crate) fn follow(mut self: Box<Self>, response: &mut Response<Body>, reason: Option<Reason>) {
+        let status = response.status();
+        self.status = status.as_u16();
         self.reason = reason;
-        let bodiless = matches!(parts.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
+        let bodiless = matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
             || self.method.as_ref().is_some_and(|method| method == Method::HEAD);
         if bodiless {
             // Nobody will read it: that is no end before its time.
             self.end = End::Complete;
         }
-        self.body = Some(body);
-        Response::from_parts(parts, Body::logged(self))
+        self.body = Some(std::mem::take(response.body_mut()));
+        *response.body_mut() = Body::logged(self);
     }
 
     /// The body's next frame.

@@ -30,11 +30,11 @@ pub(crate) struct Call {
     input: Buffer,
 }
 
-/// Why there is no answer. The connection is closed.
+/// Why there is no answer. The connection is not to be used any more.
 #[derive(Debug)]
 pub(crate) enum CallError {
-    /// The connection took no byte of the request. Here it is, for another.
-    Unsent(Outgoing),
+    /// The connection took no byte of the request, which [`Call::into_request`] gives back for another.
+    Unsent,
     /// The client's body broke off, or is not as long as the request's head says.
     RequestBody,
     /// The connection broke, or ended, before the head of the answer was whole.
@@ -58,22 +58,24 @@ impl Call {
         Self { lease, upload: request.0, input: Buffer::none() }
     }
 
-    /// Sends the request and waits for the head of its answer. `sent` turns true with the first byte that the
-    /// connection takes.
+    /// Sends the request and waits for the head of its answer; [`Call::begin`] with it then. `sent` turns true with the
+    /// first byte that the connection takes.
     ///
-    /// *Errors*: [`CallError`].
+    /// *Errors*: [`CallError`]. Drop the call then, or take the request out of it.
     ///
     /// *Cost*: for messages of usual size one system call to send and one to receive; no buffer is held meanwhile.
-    pub(crate) async fn answer(mut self, sent: &Cell<bool>) -> Result<Answer, CallError> {
+    pub(crate) async fn head(&mut self, sent: &Cell<bool>) -> Result<AnswerHead, CallError> {
         let mut reader = HeadReader::new(self.upload.to_head);
         let head = std::future::poll_fn(|cx| self.poll_head(cx, &mut reader, sent)).await;
         match head {
-            Ok(head) => self.begin(head).map_err(CallError::Protocol),
-            Err(CallError::Lost | CallError::Protocol(_)) if !self.upload.written() => {
-                Err(CallError::Unsent(Outgoing(self.upload)))
-            }
-            Err(error) => Err(error),
+            Err(CallError::Lost | CallError::Protocol(_)) if !self.upload.written() => Err(CallError::Unsent),
+            head => head,
         }
+    }
+
+    /// The request, when the connection took nothing of it. Closes the connection.
+    pub(crate) fn into_request(self) -> Outgoing {
+        Outgoing(self.upload)
     }
 
     fn poll_head(
@@ -105,8 +107,14 @@ impl Call {
         }
     }
 
-    /// What follows the head: nothing to wait for, or a stream.
-    fn begin(mut self, head: AnswerHead) -> Result<Answer, AnswerError> {
+    /// The answer as a response. The request counts as under way until its body is dropped.
+    ///
+    /// *Errors*: [`AnswerError`]: what came of the body with its head is none. The connection is closed.
+    pub(crate) fn begin(
+        mut self,
+        head: AnswerHead,
+        outstanding: Outstanding,
+    ) -> Result<Response<UpstreamBody>, AnswerError> {
         let AnswerHead { status, headers, end, persists, body } = head;
         let mut frame = body;
         let rest = match end {
@@ -133,7 +141,11 @@ impl Call {
                 None
             }
         };
-        Ok(Answer { response: (status, headers), frame: frame.filter(|frame| !frame.is_empty()), stream })
+        let frame = frame.filter(|frame| !frame.is_empty());
+        let mut response = Response::new(UpstreamBody { frame, stream, _outstanding: outstanding });
+        *response.status_mut() = status;
+        *response.headers_mut() = headers;
+        Ok(response)
     }
 
     /// The answer was read to its end. The connection goes back to its pool when the request was sent whole, too.
@@ -145,25 +157,6 @@ impl Call {
             self.lease.release();
         }
         Ok(())
-    }
-}
-
-/// The head of an answer, and how its body comes.
-#[derive(Debug)]
-pub(crate) struct Answer {
-    response: (http::StatusCode, HeaderMap),
-    frame: Option<Bytes>,
-    stream: Option<Box<Stream>>,
-}
-
-impl Answer {
-    /// The answer as a response. The request counts as under way until its body is dropped.
-    pub(crate) fn into_response(self, outstanding: Outstanding) -> Response<UpstreamBody> {
-        let Self { response: (status, headers), frame, stream } = self;
-        let mut response = Response::new(UpstreamBody { frame, stream, _outstanding: outstanding });
-        *response.status_mut() = status;
-        *response.headers_mut() = headers;
-        response
     }
 }
 

@@ -139,7 +139,7 @@ pub(super) enum BodyEnd {
 
 /// The head of a final answer.
 #[derive(Debug)]
-pub(super) struct AnswerHead {
+pub(crate) struct AnswerHead {
     pub(super) status: StatusCode,
     pub(super) headers: HeaderMap,
     pub(super) end: BodyEnd,

@@ -146,10 +146,21 @@ impl Nodes {
     ///
     /// *Cost*: no await, no allocation and no system call for a pooled connection.
     pub(crate) async fn lease(&self, node: &Rc<Node>) -> Result<Lease, Reason> {
+        match self.pooled(node) {
+            Some(lease) => Ok(lease),
+            // Boxed: few requests come here, and all would keep the room for it.
+            None => Box::pin(self.lease_new(node)).await,
+        }
+    }
+
+    fn pooled(&self, node: &Node) -> Option<Lease> {
+        let connection = node.pooled(self.clock.get(), self.options.idle_timeout)?;
+        Some(Lease { connection, reused: true, filled: false })
+    }
+
+    /// A new connection, or the first that is given back when no more may be made.
+    async fn lease_new(&self, node: &Rc<Node>) -> Result<Lease, Reason> {
         loop {
-            if let Some(connection) = node.pooled(self.clock.get(), self.options.idle_timeout) {
-                return Ok(Lease { connection, reused: true, filled: false });
-            }
             if node.connections.get() < self.options.connections_per_node_max {
                 if node.connecting.get() < CONNECTS_PER_NODE_MAX {
                     let connection = self.connect(node).await?;
@@ -158,6 +169,9 @@ impl Nodes {
                 node.refusing()?;
             }
             node.freed().await;
+            if let Some(lease) = self.pooled(node) {
+                return Ok(lease);
+            }
         }
     }
 

@@ -12,7 +12,7 @@ mod response;
 mod wire;
 
 use std::future::poll_fn;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -77,7 +77,8 @@ pub(super) async fn serve<T: Transport, S: WorkerService>(
         Bounds { bytes_max: worker.options.header_bytes_max, fields_max: worker.options.headers_max };
     let end = loop {
         match poll_fn(|cx| wire.poll_head(cx, bounds)).await {
-            Next::Head(head) => match exchange(&wire, head, info, worker, &gate).await {
+            // Pinned where it is made: moved any further, it would be copied, and kept twice.
+            Next::Head(head) => match pin!(exchange(&wire, head, info, worker, &gate)).await {
                 Ok(true) => {}
                 Ok(false) => break ConnectionEnd::Finished,
                 Err(end) => return end,
@@ -129,7 +130,7 @@ async fn exchange<T: Transport, S: WorkerService>(
         response.headers_mut().insert(header::CONNECTION, header::HeaderValue::from_static("close"));
     }
     let cleared = extent == Extent::Nothing || clear(wire, facts.awaits_continue).await;
-    send(wire, response, &facts, facts.persists && cleared, worker).await
+    pin!(send(wire, response, &facts, facts.persists && cleared, worker)).await
 }
 
 /// Waits for the service, unless the connection breaks first.

@@ -194,7 +194,9 @@ fn only_a_newer_claim_or_another_address_means_that_the_partition_moved() {
         let cluster = Cluster::at_epoch_1(&nodes);
         let router = cluster.router(options());
         let core = router.core();
-        let Ok(mut exchange) = Exchange::open(core, get(), &info(), clock::now()) else { panic!("refused") };
+        let (mut parts, body) = get().into_parts();
+        let opened = Exchange::open(core, &mut parts, body, &info(), clock::now());
+        let Ok(mut exchange) = opened else { panic!("refused") };
         let Ok(mut target) = choose(core, &mut exchange) else { panic!("nobody") };
         assert!(!moved(core, &exchange, &target), "the same map");
         cluster.publish(claim(1, &[0, 1], &[(node.addr, Alive), (node.addr, Dead)]));
