@@ -5,7 +5,6 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use bytes::{BufMut, BytesMut};
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version, header, request};
 use http_body::Body as _;
@@ -15,6 +14,7 @@ use ringway_topology::{Epoch, Partition};
 
 use crate::body::Body;
 use crate::edge::ConnectionInfo;
+use crate::http1::out::Out;
 use crate::options::HeaderOptions;
 
 /// Most fields that a router puts on a request. Whoever takes requests from routers gives their heads so much more room, or
@@ -393,16 +393,16 @@ pub(crate) struct Address<'r> {
 }
 
 impl Address<'_> {
-    pub(crate) fn put(&self, out: &mut BytesMut) {
-        out.put_slice(b"ringway-partition: ");
-        put_decimal(out, u64::from(self.partition.0));
-        out.put_slice(b"\r\nringway-epoch: ");
-        put_decimal(out, self.epoch.0);
+    pub(crate) fn put(&self, out: &mut Out) {
+        out.put(b"ringway-partition: ");
+        out.put_decimal(u64::from(self.partition.0));
+        out.put(b"\r\nringway-epoch: ");
+        out.put_decimal(self.epoch.0);
         if let Some(id) = self.request_id {
-            out.put_slice(b"\r\nringway-request-id: ");
-            out.put_slice(id.as_bytes());
+            out.put(b"\r\nringway-request-id: ");
+            out.put(id.as_bytes());
         }
-        out.put_slice(if self.any { b"\r\nringway-reads: any\r\n" } else { b"\r\n" });
+        out.put(if self.any { b"\r\nringway-reads: any\r\n" } else { b"\r\n" });
     }
 }
 
@@ -442,7 +442,7 @@ pub(crate) fn hex(word: u64) -> [u8; 16] {
 }
 
 /// Decimal digits without a formatter.
-pub(crate) fn put_decimal(text: &mut BytesMut, mut number: u64) {
+pub(crate) fn put_decimal(text: &mut Vec<u8>, mut number: u64) {
     let mut digits = [0u8; 20];
     let mut at = digits.len();
     loop {
@@ -453,7 +453,7 @@ pub(crate) fn put_decimal(text: &mut BytesMut, mut number: u64) {
             break;
         }
     }
-    text.put_slice(&digits[at..]);
+    text.extend_from_slice(&digits[at..]);
 }
 
 /// Where an embedded router's requests come from: nowhere on a wire.

@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::HeaderValue;
 
 use crate::headers::{hex, made_request_id, put_decimal};
@@ -15,7 +15,7 @@ use crate::headers::{hex, made_request_id, put_decimal};
 #[derive(Debug)]
 pub(crate) struct RequestIds {
     /// `<incarnation>;n=`
-    prefix: Bytes,
+    prefix: Vec<u8>,
     trace_prefix: u64,
     trace_counter: Cell<u64>,
     open: RefCell<Open>,
@@ -39,12 +39,12 @@ pub(crate) struct WriteId {
 
 impl RequestIds {
     pub(crate) fn new(incarnation: u128) -> Self {
-        let mut prefix = BytesMut::with_capacity(40);
+        let mut prefix = Vec::with_capacity(40);
         prefix.extend_from_slice(&hex((incarnation >> 64) as u64));
         prefix.extend_from_slice(&hex(incarnation as u64));
         prefix.extend_from_slice(b";n=");
         Self {
-            prefix: prefix.freeze(),
+            prefix,
             trace_prefix: incarnation as u64,
             trace_counter: Cell::new(0),
             open: RefCell::new(Open { lowest: 1, done: VecDeque::new() }),
@@ -62,13 +62,13 @@ impl RequestIds {
         let mut open = self.open.borrow_mut();
         let counter = open.lowest + open.done.len() as u64;
         open.done.push_back(false);
-        let mut text = BytesMut::with_capacity(self.prefix.len() + 46);
+        let mut text = Vec::with_capacity(self.prefix.len() + 46);
         text.extend_from_slice(&self.prefix);
         put_decimal(&mut text, counter);
         text.extend_from_slice(b";open=");
         put_decimal(&mut text, open.lowest);
         // Digits and letters: always a header value.
-        let header = HeaderValue::from_maybe_shared(text.freeze());
+        let header = HeaderValue::from_maybe_shared(Bytes::from(text));
         let header = header.unwrap_or_else(|_| HeaderValue::from_static("0"));
         WriteId { ids: Rc::clone(self), counter, header }
     }

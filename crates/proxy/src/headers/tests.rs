@@ -35,9 +35,9 @@ fn screen_with(parts: &mut request::Parts, options: &HeaderOptions) -> Result<Sc
 
 /// What a node is told of a request, as it reads it.
 fn told(partition: Partition, epoch: Epoch, request_id: Option<&HeaderValue>, any: bool) -> HeaderMap {
-    let mut text = BytesMut::new();
+    let mut text = Out::none();
     Address { partition, epoch, request_id, any }.put(&mut text);
-    text.extend_from_slice(b"\r\n");
+    text.put(b"\r\n");
     let mut room = [httparse::EMPTY_HEADER; 8];
     let Ok(httparse::Status::Complete((_, fields))) = httparse::parse_headers(&text, &mut room) else {
         panic!("no header section: {text:?}");
@@ -225,10 +225,10 @@ fn request_ids_are_kept_unless_absurd() {
         Some(HeaderValue::from_static("abc"))
     );
     assert_eq!(made_request_id(0xab, 255), "00000000000000ab00000000000000ff");
-    let mut text = BytesMut::new();
+    let mut text = Vec::new();
     for number in [0, 7, 1_234, u64::MAX] {
         put_decimal(&mut text, number);
-        text.put_u8(b' ');
+        text.push(b' ');
     }
     assert_eq!(&text[..], b"0 7 1234 18446744073709551615 ");
 }

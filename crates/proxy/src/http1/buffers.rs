@@ -12,9 +12,10 @@ use http::HeaderMap;
 /// Size of a pooled buffer: a value of 16 KiB with its head fits in whole.
 pub(crate) const BUFFER_BYTES: usize = 17 << 10;
 /// A buffer that grew over this (for a large head) is not kept.
-const BUFFER_KEPT_BYTES_MAX: usize = 2 * BUFFER_BYTES;
-/// Buffers kept per thread: at most 4.25 MiB (twice that if all have grown), enough for those in use at one time.
-const BUFFERS_MAX: usize = 256;
+pub(super) const BUFFER_KEPT_BYTES_MAX: usize = 2 * BUFFER_BYTES;
+/// Buffers kept per thread, to read into and to write into ([`super::out`]) each: at most 4.25 MiB (twice that if all have
+/// grown), enough for those in use at one time.
+pub(super) const BUFFERS_MAX: usize = 256;
 /// Header maps kept per thread.
 const HEADER_MAPS_MAX: usize = 256;
 /// A map with room for more fields than this is not kept.
@@ -39,6 +40,8 @@ thread_local! {
 #[derive(Debug, Default)]
 pub(crate) struct Buffer {
     bytes: BytesMut,
+    /// It has memory, or had some before all of it was taken out.
+    held: bool,
 }
 
 impl Buffer {
@@ -52,12 +55,12 @@ impl Buffer {
     /// *Cost*: an allocation only when the pool is empty.
     pub(crate) fn take() -> Self {
         let pooled = BUFFERS.try_with(|pool| pool.borrow_mut().pop()).ok().flatten();
-        Self { bytes: pooled.unwrap_or_else(|| BytesMut::with_capacity(BUFFER_BYTES)) }
+        Self { bytes: pooled.unwrap_or_else(|| BytesMut::with_capacity(BUFFER_BYTES)), held: true }
     }
 
     /// Gives the memory back when there is nothing in it; it is taken again by [`Buffer::ensure`].
     pub(crate) fn release_if_empty(&mut self) {
-        if self.bytes.is_empty() {
+        if self.held && self.bytes.is_empty() {
             *self = Self::none();
         }
     }
@@ -70,6 +73,7 @@ impl Buffer {
         }
         if self.bytes.capacity() - self.bytes.len() < wanted {
             self.bytes.reserve(wanted);
+            self.held = true;
         }
     }
 }
@@ -90,6 +94,10 @@ impl DerefMut for Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
+        if !self.held {
+            // Most have given their memory back before.
+            return;
+        }
         let mut bytes = std::mem::take(&mut self.bytes);
         bytes.clear();
         // Only what is all ours again: somebody may still read a piece that was split off.

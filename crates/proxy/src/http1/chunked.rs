@@ -1,10 +1,11 @@
 //! The chunked transfer coding (RFC 9112 §7.1), read strictly and written.
 
-use bytes::{Buf, BufMut, Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, header};
 
 use crate::headers::RINGWAY_PREFIX;
-use crate::http1::{buffers, head};
+use crate::http1::buffers;
+use crate::http1::out::Out;
 
 /// Longest line with a chunk's size, its extensions and the line end included.
 const SIZE_LINE_BYTES_MAX: usize = 1 << 10;
@@ -275,7 +276,7 @@ pub(crate) fn may_trail(name: &HeaderName) -> bool {
 /// Writes the line before a chunk's data; [`CHUNK_END`] follows the data.
 ///
 /// *Invariant*: `length` is not 0, which would end the body.
-pub(crate) fn put_size(out: &mut BytesMut, length: usize) {
+pub(crate) fn put_size(out: &mut Out, length: usize) {
     debug_assert!(length > 0, "an empty chunk ends the body");
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let mut line = [0; 18];
@@ -290,18 +291,18 @@ pub(crate) fn put_size(out: &mut BytesMut, length: usize) {
             break;
         }
     }
-    out.put_slice(&line[at..]);
+    out.put(&line[at..]);
 }
 
 /// Writes the end of a body with trailers: those that `announced` names and that may stand there.
-pub(crate) fn put_trailers(out: &mut BytesMut, trailers: &HeaderMap, announced: &[HeaderName]) {
-    out.put_slice(b"0\r\n");
+pub(crate) fn put_trailers(out: &mut Out, trailers: &HeaderMap, announced: &[HeaderName]) {
+    out.put(b"0\r\n");
     for (name, value) in trailers {
         if announced.contains(name) && may_trail(name) {
-            head::put_field(out, name.as_str().as_bytes(), value.as_bytes());
+            out.put_field(name.as_str().as_bytes(), value.as_bytes());
         }
     }
-    out.put_slice(CHUNK_END);
+    out.put(CHUNK_END);
 }
 
 /// The fields a message announces for its trailer section (RFC 9110 §6.6.2). No allocation when there are none.
@@ -483,11 +484,11 @@ mod tests {
         for name in ["x-sum", "x-more", "x-silent", "set-cookie", "ringway-epoch"] {
             trailers.insert(name, "7".parse().unwrap());
         }
-        let mut out = BytesMut::new();
+        let mut out = Out::none();
         for length in [1, 15, 16, 255, 4_096, 70_000] {
             put_size(&mut out, length);
-            out.put_bytes(b'x', length);
-            out.put_slice(CHUNK_END);
+            out.put(&vec![b'x'; length]);
+            out.put(CHUNK_END);
         }
         put_trailers(&mut out, &trailers, &announced);
         let Some(Ok((body, Some(read), rest))) = decode(&out, &[usize::MAX >> 1]) else { panic!("refused") };
@@ -495,7 +496,7 @@ mod tests {
         let names: Vec<_> = read.keys().map(HeaderName::as_str).collect();
         assert_eq!(names, ["x-sum", "x-more"], "only what was announced and may stand there");
         assert!(announced_trailers(&HeaderMap::new()).is_empty());
-        let mut largest = BytesMut::new();
+        let mut largest = Out::none();
         put_size(&mut largest, usize::MAX);
         assert_eq!(&largest[..], b"ffffffffffffffff\r\n");
     }

@@ -1,8 +1,8 @@
-//! Header sections: read into a [`HeaderMap`] and written from one.
+//! Header sections, read into a [`HeaderMap`].
 
 use std::mem::MaybeUninit;
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
 use crate::http1::buffers;
@@ -126,16 +126,6 @@ fn fill(
     Ok(())
 }
 
-/// Writes one field with its line end.
-pub(crate) fn put_field(out: &mut BytesMut, name: &[u8], value: &[u8]) {
-    // One check for room instead of four.
-    out.reserve(name.len() + value.len() + 4);
-    out.put_slice(name);
-    out.put_slice(b": ");
-    out.put_slice(value);
-    out.put_slice(b"\r\n");
-}
-
 /// A number of decimal digits and nothing else: no sign, no space, no list. `None` also from 2^64 on.
 pub(crate) fn parse_decimal(text: &[u8]) -> Option<u64> {
     if text.is_empty() {
@@ -169,6 +159,7 @@ impl HeadScan {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::http1::out::Out;
 
     fn read(text: &str, minor: u8) -> Result<(HeaderMap, Framing), HeadError> {
         let text = text.as_bytes();
@@ -191,9 +182,9 @@ mod tests {
             (&headers["x-empty"], headers["x-b"].as_bytes()),
             (&"".parse().unwrap(), "caf\u{e9}".as_bytes())
         );
-        let mut out = BytesMut::new();
+        let mut out = Out::none();
         for (name, value) in &headers {
-            put_field(&mut out, name.as_str().as_bytes(), value.as_bytes());
+            out.put_field(name.as_str().as_bytes(), value.as_bytes());
         }
         let written = String::from_utf8(out.to_vec()).unwrap();
         assert_eq!(written, "host: h\r\nx-a: 1\r\nx-a: two words\r\nx-empty: \r\nx-b: caf\u{e9}\r\n");

@@ -6,3 +6,4 @@
 pub(crate) mod buffers;
 pub(crate) mod chunked;
 pub(crate) mod head;
+pub(crate) mod out;

@@ -1,16 +1,16 @@
 //! A request's head as bytes, and an answer's head from bytes: HTTP/1.1 towards a node, without the sockets.
 
-use bytes::{Buf, BufMut, Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, StatusCode, header};
 use http_body::Body as _;
 
 use crate::exchange::Sending;
-use crate::headers::put_decimal;
 use crate::http1::buffers::{self, COPIED_BYTES_MAX};
 use crate::http1::chunked::announced_trailers;
 use crate::http1::head::{
-    self, Framing, HEAD_BYTES_MAX, HeadError, HeadScan, field_room, parse_decimal, put_field, read_fields,
+    self, Framing, HEAD_BYTES_MAX, HeadError, HeadScan, field_room, parse_decimal, read_fields,
 };
+use crate::http1::out::Out;
 use crate::transfer::SentBody;
 
 /// Most interim answers (1xx) to one request.
@@ -36,17 +36,17 @@ pub(super) struct Misframed;
 /// Writes a request's head and says how its body has to be framed.
 ///
 /// *Errors*: [`Misframed`], before anything is sent.
-pub(super) fn put_head(out: &mut BytesMut, request: &Sending<'_>) -> Result<BodyFraming, Misframed> {
+pub(super) fn put_head(out: &mut Out, request: &Sending<'_>) -> Result<BodyFraming, Misframed> {
     let parts = request.parts;
     let (framing, left_out) = frame(&parts.headers, &request.body)?;
-    out.put_slice(parts.method.as_str().as_bytes());
-    out.put_u8(b' ');
-    out.put_slice(parts.uri.path().as_bytes());
+    out.put(parts.method.as_str().as_bytes());
+    out.put(b" ");
+    out.put(parts.uri.path().as_bytes());
     if let Some(query) = parts.uri.query() {
-        out.put_u8(b'?');
-        out.put_slice(query.as_bytes());
+        out.put(b"?");
+        out.put(query.as_bytes());
     }
-    out.put_slice(b" HTTP/1.1\r\n");
+    out.put(b" HTTP/1.1\r\n");
     let (mut told, mut left) = (false, false);
     for (name, value) in &parts.headers {
         let framing = *name == header::CONTENT_LENGTH || *name == header::TRANSFER_ENCODING;
@@ -55,21 +55,21 @@ pub(super) fn put_head(out: &mut BytesMut, request: &Sending<'_>) -> Result<Body
             continue;
         }
         told |= framing;
-        put_field(out, name.as_str().as_bytes(), value.as_bytes());
+        out.put_field(name.as_str().as_bytes(), value.as_bytes());
     }
     match &framing {
         // An empty value that came in chunks is one when it is sent again, too: a node takes a PUT that says nothing of
         // its length for one whose value was forgotten.
         BodyFraming::Length(length) if !told && (*length > 0 || left) => {
-            out.put_slice(b"content-length: ");
-            put_decimal(out, *length);
-            out.put_slice(b"\r\n");
+            out.put(b"content-length: ");
+            out.put_decimal(*length);
+            out.put(b"\r\n");
         }
-        BodyFraming::Chunked(_) if !told => out.put_slice(b"transfer-encoding: chunked\r\n"),
+        BodyFraming::Chunked(_) if !told => out.put(b"transfer-encoding: chunked\r\n"),
         BodyFraming::Length(_) | BodyFraming::Chunked(_) => {}
     }
     request.address.put(out);
-    out.put_slice(b"\r\n");
+    out.put(b"\r\n");
     Ok(framing)
 }
 

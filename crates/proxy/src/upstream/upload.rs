@@ -5,14 +5,14 @@ use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use bytes::{Buf, BufMut, Bytes};
+use bytes::{Buf, Bytes};
 use http::{HeaderMap, Method};
 use http_body::{Body as _, Frame};
 use tokio::io::AsyncWrite;
 
 use crate::exchange::Sending;
-use crate::http1::buffers::Buffer;
 use crate::http1::chunked::{self, CHUNK_END, LAST_CHUNK};
+use crate::http1::out::Out;
 use crate::transfer::SentBody;
 use crate::upstream::codec::{self, BodyFraming, Misframed};
 
@@ -30,7 +30,7 @@ pub(super) struct Upload {
     body: SentBody,
     framing: BodyFraming,
     /// Bytes to be sent next.
-    out: Buffer,
+    out: Out,
     /// A frame too large to be copied; sent after `out`.
     frame: Bytes,
     stage: Stage,
@@ -63,7 +63,7 @@ impl Upload {
     ///
     /// *Errors*: [`Misframed`].
     pub(super) fn new(request: Sending<'_>) -> Result<Self, Misframed> {
-        let mut out = Buffer::take();
+        let mut out = Out::take();
         let framing = codec::put_head(&mut out, &request)?;
         let to_head = request.parts.method == Method::HEAD;
         let body = request.body;
@@ -110,7 +110,7 @@ impl Upload {
                 Err(_) => {
                     if self.written {
                         self.stage = Stage::Failed;
-                        (self.out, self.frame) = (Buffer::none(), Bytes::new());
+                        (self.out, self.frame) = (Out::none(), Bytes::new());
                     }
                     return Poll::Ready(Err(UploadError::Connection));
                 }
@@ -140,8 +140,8 @@ impl Upload {
         if !self.frame.is_empty() {
             self.frame.advance(count - head);
             if self.frame.is_empty() && matches!(self.framing, BodyFraming::Chunked(_)) {
-                self.out.ensure(CHUNK_OVERHEAD_BYTES);
-                self.out.put_slice(CHUNK_END);
+                self.out.ensure();
+                self.out.put(CHUNK_END);
             }
         }
         Poll::Ready(Ok(()))
@@ -172,7 +172,7 @@ impl Upload {
             return Ok(());
         }
         let copied = self.out.len() + data.len() + CHUNK_OVERHEAD_BYTES <= COLLECTED_BYTES_MAX;
-        self.out.ensure(CHUNK_OVERHEAD_BYTES + if copied { data.len() } else { 0 });
+        self.out.ensure();
         match &mut self.framing {
             BodyFraming::Length(left) => {
                 *left = left.checked_sub(data.len() as u64).ok_or(UploadError::Body)?;
@@ -183,9 +183,9 @@ impl Upload {
             self.frame = data;
             return Ok(());
         }
-        self.out.put_slice(&data);
+        self.out.put(&data);
         if matches!(self.framing, BodyFraming::Chunked(_)) {
-            self.out.put_slice(CHUNK_END);
+            self.out.put(CHUNK_END);
         }
         Ok(())
     }
@@ -196,13 +196,13 @@ impl Upload {
             (BodyFraming::Length(0), _) => Ok(()),
             (BodyFraming::Length(_), _) => Err(UploadError::Body),
             (BodyFraming::Chunked(announced), Some(trailers)) if !announced.is_empty() => {
-                self.out.ensure(CHUNK_OVERHEAD_BYTES);
+                self.out.ensure();
                 chunked::put_trailers(&mut self.out, &trailers, announced);
                 Ok(())
             }
             (BodyFraming::Chunked(_), _) => {
-                self.out.ensure(CHUNK_OVERHEAD_BYTES);
-                self.out.put_slice(LAST_CHUNK);
+                self.out.ensure();
+                self.out.put(LAST_CHUNK);
                 Ok(())
             }
         }

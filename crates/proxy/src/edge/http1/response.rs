@@ -7,7 +7,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, SystemTime};
 
-use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
+use bytes::{Buf as _, Bytes};
 use http::{HeaderMap, Response, StatusCode};
 use http_body::{Body as _, Frame};
 use thiserror::Error;
@@ -17,8 +17,8 @@ use super::request::Facts;
 use super::wire::{Transport, Wire};
 use crate::body::{Body, BoxError};
 use crate::edge::request::Pause;
-use crate::headers::put_decimal;
-use crate::http1::buffers::{self, BUFFER_BYTES, Buffer};
+use crate::http1::buffers::{self, BUFFER_BYTES};
+use crate::http1::out::Out;
 use crate::http1::{chunked, head};
 use crate::metrics::worker::{BodyStall, WorkerCells};
 
@@ -62,7 +62,7 @@ enum Framing {
 /// An answer that is being sent.
 pub(super) struct Answer {
     /// What is gathered to be written.
-    out: Buffer,
+    out: Out,
     /// A large piece that follows it.
     piece: Bytes,
     /// What follows that piece.
@@ -90,21 +90,21 @@ impl Answer {
         pause_max: Duration,
     ) -> (Self, bool) {
         let (parts, body) = response.into_parts();
-        let mut out = Buffer::take();
+        let mut out = Out::take();
         put_status(&mut out, parts.status);
         let said = put_fields(&mut out, &parts.headers);
         let framing = framing(&parts.status, facts, said.length, &body);
         put_framing(&mut out, framing, &parts.status, facts, said.length, &body);
         let persists = persists && !said.close && framing != Framing::UntilClose;
         if !persists {
-            out.put_slice(b"connection: close\r\n");
+            out.put(b"connection: close\r\n");
         } else if facts.minor == 0 {
-            out.put_slice(b"connection: keep-alive\r\n");
+            out.put(b"connection: keep-alive\r\n");
         }
         if !said.date {
             date.put(&mut out, now);
         }
-        out.put_slice(b"\r\n");
+        out.put(b"\r\n");
         buffers::give_headers(parts.headers);
         let answer = Self {
             out,
@@ -123,9 +123,7 @@ impl Answer {
     /// Sends this before the answer.
     pub(super) fn begin_with(&mut self, rest: &[u8]) {
         if !rest.is_empty() {
-            let head = self.out.split();
-            self.out.put_slice(rest);
-            self.out.put_slice(&head);
+            self.out.put_first(rest);
         }
     }
 
@@ -196,6 +194,7 @@ impl Answer {
         if data.is_empty() {
             return Ok(());
         }
+        self.out.ensure();
         match &mut self.framing {
             Framing::Nothing | Framing::UntilClose => {}
             Framing::Chunked => {
@@ -208,8 +207,8 @@ impl Answer {
         if data.len() > COPIED_BYTES_MAX {
             self.piece = data;
         } else {
-            self.out.put_slice(&data);
-            self.out.put_slice(std::mem::take(&mut self.piece_end));
+            self.out.put(&data);
+            self.out.put(std::mem::take(&mut self.piece_end));
         }
         Ok(())
     }
@@ -223,7 +222,7 @@ impl Answer {
                 chunked::put_trailers(&mut self.out, &trailers, &names);
             }
             (Framing::Chunked, _) if !self.piece.is_empty() => self.piece_end = PIECE_AND_BODY_END,
-            (Framing::Chunked, _) => self.out.put_slice(chunked::LAST_CHUNK),
+            (Framing::Chunked, _) => self.out.put(chunked::LAST_CHUNK),
             _ => {}
         }
         self.ended = true;
@@ -259,7 +258,7 @@ impl Answer {
         self.piece.advance(of_piece);
         if self.piece.is_empty() && !self.piece_end.is_empty() {
             let end = std::mem::take(&mut self.piece_end);
-            self.out.put_slice(&end[written - of_out - of_piece..]);
+            self.out.put(&end[written - of_out - of_piece..]);
         }
         self.out.release_if_empty();
     }
@@ -275,7 +274,7 @@ struct Said {
 }
 
 /// Writes all fields but those that belong to the connection.
-fn put_fields(out: &mut BytesMut, headers: &HeaderMap) -> Said {
+fn put_fields(out: &mut Out, headers: &HeaderMap) -> Said {
     let mut said = Said::default();
     for (name, value) in headers {
         let (name, value) = (name.as_str(), value.as_bytes());
@@ -294,7 +293,7 @@ fn put_fields(out: &mut BytesMut, headers: &HeaderMap) -> Said {
             "date" => said.date = true,
             _ => {}
         }
-        head::put_field(out, name.as_bytes(), value);
+        out.put_field(name.as_bytes(), value);
     }
     said
 }
@@ -316,7 +315,7 @@ fn is_bodiless(status: &StatusCode) -> bool {
 }
 
 fn put_framing(
-    out: &mut BytesMut,
+    out: &mut Out,
     framing: Framing,
     status: &StatusCode,
     facts: &Facts,
@@ -326,7 +325,7 @@ fn put_framing(
     let told = match framing {
         Framing::Length(length) => Some(length),
         Framing::Chunked => {
-            out.put_slice(b"transfer-encoding: chunked\r\n");
+            out.put(b"transfer-encoding: chunked\r\n");
             None
         }
         Framing::UntilClose => None,
@@ -338,22 +337,22 @@ fn put_framing(
         Framing::Nothing => None,
     };
     if let Some(length) = told {
-        out.put_slice(b"content-length: ");
-        put_decimal(out, length);
-        out.put_slice(b"\r\n");
+        out.put(b"content-length: ");
+        out.put_decimal(length);
+        out.put(b"\r\n");
     }
 }
 
-fn put_status(out: &mut BytesMut, status: StatusCode) {
+fn put_status(out: &mut Out, status: StatusCode) {
     if status == StatusCode::OK {
-        out.put_slice(b"HTTP/1.1 200 OK\r\n");
+        out.put(b"HTTP/1.1 200 OK\r\n");
         return;
     }
-    out.put_slice(b"HTTP/1.1 ");
-    out.put_slice(status.as_str().as_bytes());
-    out.put_slice(b" ");
-    out.put_slice(status.canonical_reason().unwrap_or_default().as_bytes());
-    out.put_slice(b"\r\n");
+    out.put(b"HTTP/1.1 ");
+    out.put(status.as_str().as_bytes());
+    out.put(b" ");
+    out.put(status.canonical_reason().unwrap_or_default().as_bytes());
+    out.put(b"\r\n");
 }
 
 /// The `Date` line, made once a second.
@@ -369,13 +368,13 @@ struct Made {
 }
 
 impl DateCache {
-    fn put(&self, out: &mut BytesMut, now: Instant) {
+    fn put(&self, out: &mut Out, now: Instant) {
         let mut made = self.made.borrow_mut();
         let made = match &mut *made {
             Some(made) if now < made.good_until => made,
             other => other.insert(Made::at(now)),
         };
-        out.put_slice(made.text.as_bytes());
+        out.put(made.text.as_bytes());
     }
 }
 

@@ -27,7 +27,7 @@ fn unknown_length() -> Body {
 /// The head without what is told to the node alone.
 fn written(request: Request<SentBody>) -> Result<(String, BodyFraming), Misframed> {
     let (parts, body) = request.into_parts();
-    let mut out = BytesMut::new();
+    let mut out = Out::none();
     let framing = put_head(&mut out, &Sending::plain(&parts, body))?;
     let text = String::from_utf8(out.to_vec()).unwrap();
     let told = "ringway-partition: 0\r\nringway-epoch: 0\r\n\r\n";
