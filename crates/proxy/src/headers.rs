@@ -14,6 +14,7 @@ use ringway_topology::{Epoch, Partition};
 
 use crate::body::Body;
 use crate::edge::ConnectionInfo;
+use crate::http1::buffers;
 use crate::http1::out::Out;
 use crate::options::HeaderOptions;
 
@@ -235,15 +236,17 @@ fn check(
         (None, None) => version == Version::HTTP_10,
         // In HTTP/1.1 the target wins over `Host` (RFC 9112 §3.2.2); in HTTP/2 two answers are one too many.
         (Some(authority), Some(host)) if http2 && !host.eq_ignore_ascii_case(authority) => false,
-        (authority, host) => authority.into_iter().chain(host).flatten().all(|byte| is_host_byte(*byte)),
+        (authority, host) => authority.is_none_or(is_host) && host.is_none_or(is_host),
     };
     let path = uri.path();
     let asterisk = path == "*" && method == Method::OPTIONS;
     if named && (path.starts_with('/') || asterisk) { Ok(()) } else { Err(Reason::MalformedRequest) }
 }
 
-fn is_host_byte(byte: u8) -> bool {
-    byte.is_ascii_graphic() && !matches!(byte, b'/' | b'@' | b'?' | b'#' | b',' | b'\\')
+fn is_host(text: &[u8]) -> bool {
+    let fits =
+        |byte: &u8| byte.is_ascii_graphic() && !matches!(byte, b'/' | b'@' | b'?' | b'#' | b',' | b'\\');
+    text.iter().all(fits)
 }
 
 /// Whether `Via` names this router as an earlier recipient (RFC 9110 §7.6.3).
@@ -411,20 +414,36 @@ pub(crate) fn served_epoch(headers: &HeaderMap) -> Option<Epoch> {
     headers.get(RINGWAY_EPOCH)?.to_str().ok()?.parse().ok().map(Epoch)
 }
 
-/// Takes off an answer what belongs to the node's hop or is not for clients, and adds `Via`.
-pub(crate) fn screen_response(headers: &mut HeaderMap, identity: &Identity) {
+/// Takes off an answer what belongs to the node's hop or is not for clients, and adds `Via`, and the request's id unless
+/// the node gave one.
+pub(crate) fn screen_response(
+    headers: &mut HeaderMap,
+    identity: &Identity,
+    request_id: Option<&HeaderValue>,
+) {
     let found = Found::of(headers);
     strip(headers, &found, |name| name == STALENESS);
     headers.append(header::VIA, identity.via_http1.clone());
+    if found.request_ids > 0
+        && let Some(own) = headers.get_mut(X_REQUEST_ID)
+    {
+        mark_unrepeated(own);
+    } else if let Some(id) = request_id {
+        let mut id = id.clone();
+        mark_unrepeated(&mut id);
+        headers.append(X_REQUEST_ID, id);
+    }
 }
 
 /// `X-Request-Id` of a request that came without one: `prefix` and a counter, in hex.
-pub(crate) fn made_request_id(prefix: u64, counter: u64) -> HeaderValue {
-    let (prefix, counter) = (hex(prefix), hex(counter));
+///
+/// *Cost*: no allocation, as it lives no longer than the request's head and lies in such memory.
+pub(crate) fn made_request_id(prefix: [u8; 16], counter: u64) -> HeaderValue {
     let mut text = [0; 32];
     text[..16].copy_from_slice(&prefix);
-    text[16..].copy_from_slice(&counter);
-    HeaderValue::from_bytes(&text).unwrap_or_else(|_| HeaderValue::from_static("0"))
+    text[16..].copy_from_slice(&hex(counter));
+    let id = HeaderValue::from_maybe_shared(buffers::copy(&text));
+    id.unwrap_or_else(|_| HeaderValue::from_static("0"))
 }
 
 /// Marks a value that no other message has. HTTP/2 then keeps it out of its table of fields (RFC 7541 §6.2.3), where it

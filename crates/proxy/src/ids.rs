@@ -16,7 +16,7 @@ use crate::headers::{hex, made_request_id, put_decimal};
 pub(crate) struct RequestIds {
     /// `<incarnation>;n=`
     prefix: Vec<u8>,
-    trace_prefix: u64,
+    trace_prefix: [u8; 16],
     trace_counter: Cell<u64>,
     open: RefCell<Open>,
 }
@@ -45,7 +45,7 @@ impl RequestIds {
         prefix.extend_from_slice(b";n=");
         Self {
             prefix,
-            trace_prefix: incarnation as u64,
+            trace_prefix: hex(incarnation as u64),
             trace_counter: Cell::new(0),
             open: RefCell::new(Open { lowest: 1, done: VecDeque::new() }),
         }

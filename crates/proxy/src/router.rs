@@ -313,11 +313,7 @@ impl Core {
             self.metrics.unknown_outcome(UnknownOutcome::Resolved);
         }
         let mut response = answer.map(Body::upstream);
-        headers::screen_response(response.headers_mut(), &self.identity);
-        match response.headers_mut().get_mut(headers::X_REQUEST_ID) {
-            Some(own) => headers::mark_unrepeated(own),
-            None => put_request_id(&mut response, facts.request_id.as_ref()),
-        }
+        headers::screen_response(response.headers_mut(), &self.identity, facts.request_id.as_ref());
         self.finish(&mut response, facts, exchange.hash);
         facts.follow(&mut response, None);
         response

@@ -27,7 +27,7 @@ use super::options::{EdgeOptions, HYPER_HEADERS_MAX, Http1Path};
 use super::request::ResponseBody;
 use super::respond::Responding;
 use super::stream::{Stream, TlsSocket};
-use super::timing::{ConnectionClock, Limits, Sniffed, Timed};
+use super::timing::{ConnectionClock, Limits, Sniffed, Timed, sooner};
 use super::{ConnectionInfo, WorkerService};
 use crate::body::BoxError;
 use crate::metrics::WorkerMetrics;
@@ -333,7 +333,7 @@ async fn drive<C: Serving>(
             let due = clock
                 .due(limits)
                 .filter(|(_, end)| finishing.is_none() || *end != ConnectionEnd::IdleTimeout);
-            let due = due.into_iter().chain(give_up_at).min();
+            let due = sooner(due, give_up_at);
             if let Some((at, _)) = due
                 && at < alarm.deadline()
             {

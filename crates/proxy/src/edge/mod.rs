@@ -102,6 +102,7 @@ pub struct WorkerId(pub usize);
 
 /// The connection a request came by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(align(8))]
 pub struct ConnectionInfo {
     /// The client's address.
     pub peer: SocketAddr,

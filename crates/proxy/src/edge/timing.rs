@@ -97,14 +97,8 @@ impl ConnectionClock {
             Waiting::Head(since) => Some((since + limits.head, ConnectionEnd::HeaderTimeout)),
             Waiting::Busy => None,
         };
-        let blocked = self.write_blocked.get();
-        let window = self.windows.borrow().oldest();
-        let write = blocked
-            .into_iter()
-            .chain(window)
-            .min()
-            .map(|since| (since + limits.body, ConnectionEnd::WriteTimeout));
-        request.into_iter().chain(write).min()
+        let write = sooner(self.write_blocked.get(), self.windows.borrow().oldest());
+        sooner(request, write.map(|since| (since + limits.body, ConnectionEnd::WriteTimeout)))
     }
 
     /// Bytes came, and a request's head is not whole.
@@ -123,6 +117,14 @@ impl ConnectionClock {
             (Poll::Ready(_), Some(_)) => self.write_blocked.set(None),
             _ => {}
         }
+    }
+}
+
+/// The lesser of two that may be there.
+pub(crate) fn sooner<T: Ord>(one: Option<T>, other: Option<T>) -> Option<T> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some(one.min(other)),
+        (one, other) => one.or(other),
     }
 }
 

@@ -115,7 +115,7 @@ fn answers_lose_ringway_headers_but_staleness() {
     ] {
         headers.insert(name, HeaderValue::from_static(value));
     }
-    screen_response(&mut headers, &identity());
+    screen_response(&mut headers, &identity(), None);
     assert_eq!(names(&headers), ["etag", "ringway-staleness", "via"]);
     assert_eq!(headers["via"], "1.1 me");
 }
@@ -224,7 +224,7 @@ fn request_ids_are_kept_unless_absurd() {
         Found::of(&parts.headers).kept_request_id(&parts.headers),
         Some(HeaderValue::from_static("abc"))
     );
-    assert_eq!(made_request_id(0xab, 255), "00000000000000ab00000000000000ff");
+    assert_eq!(made_request_id(hex(0xab), 255), "00000000000000ab00000000000000ff");
     let mut text = Vec::new();
     for number in [0, 7, 1_234, u64::MAX] {
         put_decimal(&mut text, number);

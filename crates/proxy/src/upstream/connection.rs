@@ -77,9 +77,15 @@ pub(crate) struct Lease {
     pub(crate) reused: bool,
     /// The last read filled all the room it had.
     filled: bool,
+    /// There was nothing to read when it was asked for last.
+    waits: bool,
 }
 
 impl Lease {
+    fn new(connection: Connection, reused: bool) -> Self {
+        Self { connection, reused, filled: false, waits: false }
+    }
+
     /// Sends what can be sent of the request.
     pub(super) fn poll_send(
         &mut self,
@@ -95,7 +101,9 @@ impl Lease {
         cx: &mut Context<'_>,
         input: &mut Buffer,
     ) -> Poll<io::Result<usize>> {
-        if self.connection.stream.poll_read_ready(cx)?.is_pending() {
+        // Who is woken after a wait finds something nearly always, and need not ask before the read.
+        if !std::mem::take(&mut self.waits) && self.connection.stream.poll_read_ready(cx)?.is_pending() {
+            self.waits = true;
             input.release_if_empty();
             return Poll::Pending;
         }
@@ -155,7 +163,7 @@ impl Nodes {
 
     fn pooled(&self, node: &Node) -> Option<Lease> {
         let connection = node.pooled(self.clock.get(), self.options.idle_timeout)?;
-        Some(Lease { connection, reused: true, filled: false })
+        Some(Lease::new(connection, true))
     }
 
     /// A new connection, or the first that is given back when no more may be made.
@@ -164,7 +172,7 @@ impl Nodes {
             if node.connections.get() < self.options.connections_per_node_max {
                 if node.connecting.get() < CONNECTS_PER_NODE_MAX {
                     let connection = self.connect(node).await?;
-                    return Ok(Lease { connection, reused: false, filled: false });
+                    return Ok(Lease::new(connection, false));
                 }
                 node.refusing()?;
             }

@@ -54,6 +54,8 @@ pub(super) struct State<T> {
     pub(super) input: Buffer,
     /// The client will send nothing any more.
     pub(super) read_closed: bool,
+    /// A request was waited for when there was nothing to read.
+    waits: bool,
     pub(super) upload: Upload,
     /// Number of the request under way: a body that outlived its own reads nothing.
     pub(super) request: u64,
@@ -112,6 +114,7 @@ impl<T: Transport> Wire<T> {
             stream: Some(stream),
             input,
             read_closed: false,
+            waits: false,
             upload: Upload::Over,
             request: 0,
             body_held: false,
@@ -163,7 +166,7 @@ impl<T: Transport> Wire<T> {
                 let end = if whole { ConnectionEnd::Finished } else { ConnectionEnd::Broken };
                 return Poll::Ready(Next::Over(end));
             }
-            match state.poll_fill(cx) {
+            match state.poll_request(cx) {
                 Poll::Ready(Ok(_)) => {}
                 Poll::Ready(Err(_)) => return Poll::Ready(Next::Over(ConnectionEnd::Broken)),
                 Poll::Pending if state.input.is_empty() => {
@@ -318,14 +321,31 @@ impl<T: Transport> State<T> {
         self.skip_blank()
     }
 
+    /// [`State::poll_fill`] while nothing else is under way. Who is woken after such a wait finds something nearly always,
+    /// and need not ask before the read.
+    fn poll_request(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        if std::mem::take(&mut self.waits) {
+            return self.poll_read(cx);
+        }
+        let outcome = self.poll_fill(cx);
+        self.waits = outcome.is_pending();
+        outcome
+    }
+
     /// Reads what has come, into a borrowed buffer; 0 when the client is done sending.
     pub(super) fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        if self.input.capacity() == 0
+            && let Some(stream) = &mut self.stream
+        {
+            ready!(stream.poll_readable(cx))?;
+        }
+        self.poll_read(cx)
+    }
+
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let Some(stream) = &mut self.stream else {
             return Poll::Ready(Err(io::ErrorKind::NotConnected.into()));
         };
-        if self.input.capacity() == 0 {
-            ready!(stream.poll_readable(cx))?;
-        }
         self.input.ensure(1);
         let outcome = pin!(stream.read_buf(&mut *self.input)).poll(cx);
         self.input.release_if_empty();
