@@ -243,10 +243,20 @@ fn check(
     if named && (path.starts_with('/') || asterisk) { Ok(()) } else { Err(Reason::MalformedRequest) }
 }
 
+/// Bytes that may stand in a host and its port.
+const HOST_BYTES: [bool; 256] = {
+    let mut fits = [false; 256];
+    let mut byte = 0;
+    while byte < fits.len() {
+        let ascii = byte as u8;
+        fits[byte] = ascii.is_ascii_graphic() && !matches!(ascii, b'/' | b'@' | b'?' | b'#' | b',' | b'\\');
+        byte += 1;
+    }
+    fits
+};
+
 fn is_host(text: &[u8]) -> bool {
-    let fits =
-        |byte: &u8| byte.is_ascii_graphic() && !matches!(byte, b'/' | b'@' | b'?' | b'#' | b',' | b'\\');
-    text.iter().all(fits)
+    text.iter().all(|byte| HOST_BYTES[usize::from(*byte)])
 }
 
 /// Whether `Via` names this router as an earlier recipient (RFC 9110 §7.6.3).

@@ -52,18 +52,24 @@ pub(crate) fn serve_request(
         core.count_request(exchange.facts.started);
         // Before a node is chosen: answers that are read meanwhile give connections back, and a new map counts.
         turn::others_first().await;
+        // Handed down to where it comes from, and not from there up: it is large, too.
+        let mut answer = None;
         for _ in 0..ATTEMPTS_MAX {
-            let (verdict, target, answer) = match choose(core, exchange) {
+            let (verdict, target) = match choose(core, exchange) {
                 Ok(target) => {
-                    let (outcome, answer) = attempt(core, exchange, &target).await;
-                    (judge(core, exchange, &target, outcome), Some(target), answer)
+                    let outcome = attempt(core, exchange, &target, &mut answer).await;
+                    (judge(core, exchange, &target, outcome), Some(target))
                 }
-                Err(unserved) => (unserved, None, None),
+                Err(unserved) => (unserved, None),
             };
-            match (verdict, answer) {
-                (Verdict::Return, Some(answer)) => return core.answer(exchange, answer),
-                (Verdict::Return, None) => return core.fail(exchange, Reason::Internal),
-                (Verdict::Follow { cause }, _) => {
+            match verdict {
+                Verdict::Return => {
+                    return match answer {
+                        Some(answer) => core.answer(exchange, answer),
+                        None => core.fail(exchange, Reason::Internal),
+                    };
+                }
+                Verdict::Follow { cause } => {
                     // The owners are others now: positions tried before mean nothing among them.
                     exchange.tried = Tried::default();
                     exchange.facts.cause = Some(cause);
@@ -71,8 +77,8 @@ pub(crate) fn serve_request(
                         tokio::time::sleep(verdict::follow_pause(exchange.misdirected, core.coin())).await;
                     }
                 }
-                (Verdict::TryNext { cause, from_budget: false }, _) => exchange.facts.cause = Some(cause),
-                (Verdict::TryNext { cause, from_budget: true }, _) => {
+                Verdict::TryNext { cause, from_budget: false } => exchange.facts.cause = Some(cause),
+                Verdict::TryNext { cause, from_budget: true } => {
                     if !core.withdraw() {
                         exchange.facts.denied = true;
                         return core.fail(exchange, cause);
@@ -84,13 +90,13 @@ pub(crate) fn serve_request(
                         tokio::time::sleep(verdict::retry_pause(core.coin())).await;
                     }
                 }
-                (Verdict::Hold { cause }, _) => {
+                Verdict::Hold { cause } => {
                     exchange.facts.cause = Some(cause);
                     if let Err(reason) = held(core, exchange, target.as_ref(), cause).await {
                         return core.fail(exchange, reason);
                     }
                 }
-                (Verdict::Fail(reason), _) => return core.fail(exchange, reason),
+                Verdict::Fail(reason) => return core.fail(exchange, reason),
             }
         }
         core.fail(exchange, Reason::HoldExpired)
@@ -138,12 +144,14 @@ fn choose(core: &Core, exchange: &mut Exchange<'_>) -> Result<Target, Verdict> {
     })
 }
 
-/// Sends the request to the target, within the time it has.
+/// Sends the request to the target, within the time it has. [`Outcome::Answered`] comes with an `answer`, and nothing else
+/// does.
 async fn attempt(
     core: &Core,
     exchange: &mut Exchange<'_>,
     target: &Target,
-) -> (Outcome, Option<Response<UpstreamBody>>) {
+    answer: &mut Option<Response<UpstreamBody>>,
+) -> Outcome {
     exchange.begin_attempt(target);
     let outstanding = target.node.chosen(|| core.now());
     // Its own handle, so that the deadline can move while the attempt runs.
@@ -160,7 +168,7 @@ async fn attempt(
     if let (true, 2.., Some(cause)) = (sent.get(), exchange.facts.attempts, exchange.facts.cause) {
         core.metrics.retry(cause.label());
     }
-    settle(core, exchange, target, sent.get(), forwarded)
+    settle(core, exchange, target, sent.get(), forwarded, answer)
 }
 
 /// Waits for an attempt until its own time or the request's deadline is over, or the target is the partition's owner no
@@ -247,7 +255,8 @@ fn settle(
     target: &Target,
     sent: bool,
     forwarded: Result<Forwarded, Reason>,
-) -> (Outcome, Option<Response<UpstreamBody>>) {
+    answer: &mut Option<Response<UpstreamBody>>,
+) -> Outcome {
     let elapsed = clock::now().saturating_duration_since(exchange.facts.attempted);
     let node = &target.node;
     let failed = |outcome| {
@@ -256,16 +265,17 @@ fn settle(
         outcome
     };
     let outcome = match forwarded {
-        Ok(Forwarded::Answered(answer)) => {
-            node.metrics.answer(answer.status(), elapsed);
-            core.nodes.report(node, || core.now(), !is_failure(answer.status()));
-            if exchange.facts.unsettled && says_nothing(&answer) {
-                return (Outcome::Unknown, None);
+        Ok(Forwarded::Answered(response)) => {
+            node.metrics.answer(response.status(), elapsed);
+            core.nodes.report(node, || core.now(), !is_failure(response.status()));
+            if exchange.facts.unsettled && says_nothing(&response) {
+                return Outcome::Unknown;
             }
-            if target.claimed && headers::served_epoch(answer.headers()) > Some(target.map_epoch) {
+            if target.claimed && headers::served_epoch(response.headers()) > Some(target.map_epoch) {
                 core.metrics.epoch_ahead();
             }
-            return (Outcome::Answered, Some(answer));
+            *answer = Some(response);
+            return Outcome::Answered;
         }
         Ok(Forwarded::Refused(refusal)) => {
             node.metrics.answer(refusal.status(), elapsed);
@@ -292,7 +302,7 @@ fn settle(
         Outcome::Lost(_) | Outcome::Unknown | Outcome::Superseded | Outcome::Forgotten | Outcome::Deadline
     );
     exchange.facts.unsettled |= open && sent && target.claimed && !exchange.safe;
-    (outcome, None)
+    outcome
 }
 
 /// Whether an answer to a repeated write tells nothing of the copies before it: the node did not look. Of the client's

@@ -20,6 +20,7 @@ const REQUESTS_MIN: usize = 2;
 
 thread_local! {
     static REQUESTS: Cell<usize> = const { Cell::new(0) };
+    static PUT_OFF: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Counts a request as under way in this thread, for as long as it lives.
@@ -64,10 +65,22 @@ impl Future for OthersFirst {
             return Poll::Ready(());
         }
         self.put_off = true;
+        PUT_OFF.set(true);
         // Not the runtime's own yield: that one waits until it has asked the system for news, and more would come first.
         cx.waker().wake_by_ref();
         Poll::Pending
     }
+}
+
+/// What was put off until now is of no interest to who is polled next: see [`was_put_off`].
+pub(crate) fn begin_poll() {
+    PUT_OFF.set(false);
+}
+
+/// Whether something let others past since [`begin_poll`]. Then the task is polled again in any case, and need not leave
+/// its waker anywhere else.
+pub(crate) fn was_put_off() -> bool {
+    PUT_OFF.get()
 }
 
 /// Requests under way in this thread.
@@ -131,9 +144,13 @@ mod tests {
         let _request = UnderWay::begin();
         assert!(poll_fn(|cx| Poll::Ready(pin!(others_first()).poll(cx).is_ready())).await);
         let other = UnderWay::begin();
+        begin_poll();
         let mut waits = others_first();
         assert!(poll_fn(|cx| Poll::Ready(Pin::new(&mut waits).poll(cx).is_pending())).await);
+        assert!(was_put_off());
         drop(other);
+        begin_poll();
         waits.await;
+        assert!(!was_put_off());
     }
 }

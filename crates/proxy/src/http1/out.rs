@@ -59,7 +59,6 @@ impl Out {
     /// Writes one field with its line end.
     #[inline]
     pub(crate) fn put_field(&mut self, name: &[u8], value: &[u8]) {
-        self.reserve(name.len() + value.len() + b": \r\n".len());
         self.bytes.extend_from_slice(name);
         self.bytes.extend_from_slice(b": ");
         self.bytes.extend_from_slice(value);

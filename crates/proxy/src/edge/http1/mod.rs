@@ -138,9 +138,13 @@ async fn while_connected<T: Transport>(
     wire: &Wire<T>,
     mut service: Running<impl Serve>,
 ) -> Result<Response<Body>, ConnectionEnd> {
-    poll_fn(|cx| match Pin::new(&mut service).poll(cx) {
-        Poll::Ready(answer) => Poll::Ready(Ok(answer)),
-        Poll::Pending => wire.poll_broken(cx).map(|()| Err(ConnectionEnd::Broken)),
+    poll_fn(|cx| {
+        turn::begin_poll();
+        match Pin::new(&mut service).poll(cx) {
+            Poll::Ready(answer) => Poll::Ready(Ok(answer)),
+            Poll::Pending if turn::was_put_off() => Poll::Pending,
+            Poll::Pending => wire.poll_broken(cx).map(|()| Err(ConnectionEnd::Broken)),
+        }
     })
     .await
 }
