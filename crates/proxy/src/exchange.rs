@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::rc::Rc;
 use std::time::Duration;
 
-use http::{HeaderValue, Response, StatusCode, Version, request};
+use http::{HeaderValue, Response, StatusCode, Version, header, request};
 use ringway_route::{Access, Reason, Tried, Why};
 use ringway_topology::{Epoch, Map, NodeIndex, Partition};
 use tokio::time::Instant;
@@ -36,6 +36,7 @@ pub(crate) struct Exchange<'r> {
     pub(crate) transfer: Transfer,
     /// The head as every attempt sends it, but for what is told to that one node.
     parts: &'r mut request::Parts,
+    added: Added,
     write_id: Option<WriteId>,
     /// The request's deadline; moves on while its body flows.
     pub(crate) deadline: Cell<Instant>,
@@ -51,6 +52,16 @@ pub(crate) struct Exchange<'r> {
 /// How long a claim from a 421 is believed over the map. Gossip brings a decided claim within a second or so; one
 /// that it does not confirm may be a node's mistake, and must not lead the request astray for good.
 pub(crate) const CLAIM_LAPSE: Duration = Duration::from_secs(2);
+
+/// What every attempt adds to the client's fields. It is written behind them ([`Address`]), as to put a field into a map
+/// costs several times what it costs to write it; unless a route may look for its key in it.
+#[derive(Debug, Clone, Copy)]
+struct Added {
+    /// `Via` is not in the map.
+    via: bool,
+    /// The client gave no `X-Request-Id`, and the one that was made is not in the map.
+    request_id: bool,
+}
 
 struct Learned {
     claim: Claim,
@@ -96,8 +107,14 @@ pub(crate) struct Sending<'r> {
 impl<'r> Sending<'r> {
     /// To partition 0 at epoch 0.
     pub(crate) fn plain(parts: &'r request::Parts, body: SentBody) -> Self {
-        let address =
-            Address { partition: Partition(0), epoch: Epoch::DERIVED, request_id: None, any: false };
+        let address = Address {
+            via: None,
+            made_id: None,
+            partition: Partition(0),
+            epoch: Epoch::DERIVED,
+            request_id: None,
+            any: false,
+        };
         Self { parts, address, body }
     }
 }
@@ -221,7 +238,7 @@ impl<'r> Exchange<'r> {
     ) -> Result<Self, Refused> {
         let mut facts = Facts::new(parts, started);
         facts.line = core.access_log.as_ref().map(|lane| lane.open(parts, connection.peer, started));
-        let (partition, hash) = match Self::prepare(core, parts, connection, &mut facts) {
+        let (partition, hash, added) = match Self::prepare(core, parts, connection, &mut facts) {
             Ok(location) => location,
             Err(reason) => return Err(Box::new((facts, reason))),
         };
@@ -249,6 +266,7 @@ impl<'r> Exchange<'r> {
             retries: 0,
             misdirected: 0,
             parts,
+            added,
             facts,
         })
     }
@@ -258,7 +276,7 @@ impl<'r> Exchange<'r> {
         parts: &mut request::Parts,
         connection: &ConnectionInfo,
         facts: &mut Facts,
-    ) -> Result<(Partition, u64), Reason> {
+    ) -> Result<(Partition, u64, Added), Reason> {
         let options = &core.options;
         // Before the key is looked for: what is malformed has no key, and the host is one only afterwards.
         let found = Found::of(&parts.headers);
@@ -270,7 +288,12 @@ impl<'r> Exchange<'r> {
         let (identity, trusted) = (&core.identity, &options.trusted);
         facts.screened =
             headers::screen_request(parts, &found, connection, identity, &options.headers, trusted)?;
-        if !stays {
+        let apart = !core.keyed_by_added;
+        let added = Added { via: apart, request_id: apart && !found.has_request_id() };
+        if !added.via {
+            parts.headers.append(header::VIA, identity.via(facts.http2).clone());
+        }
+        if !added.request_id && !stays {
             parts.headers.insert(X_REQUEST_ID, id);
         }
         let head = Head { method: &parts.method, uri: &parts.uri, headers: &parts.headers };
@@ -281,7 +304,7 @@ impl<'r> Exchange<'r> {
         facts.route = Some(found.route);
         let location = core.locate(found.hashed());
         facts.partition = Some(location.0);
-        Ok(location)
+        Ok((location.0, location.1, added))
     }
 
     /// One more attempt, at this target.
@@ -296,10 +319,13 @@ impl<'r> Exchange<'r> {
     }
 
     /// The request as the attempt sends it.
-    pub(crate) fn sending(&self, target: &Target) -> Sending<'_> {
+    pub(crate) fn sending<'s>(&'s self, core: &'s Core, target: &Target) -> Sending<'s> {
+        let via = self.added.via.then(|| core.identity.via(self.facts.http2));
+        let made_id = if self.added.request_id { self.facts.request_id.as_ref() } else { None };
         let request_id = self.write_id.as_ref().map(|id| &id.header);
         let any = self.access == Access::ReadAny && target.claimed;
-        let address = Address { partition: self.partition, epoch: target.epoch, request_id, any };
+        let address =
+            Address { via, made_id, partition: self.partition, epoch: target.epoch, request_id, any };
         Sending { parts: self.parts, address, body: self.transfer.send() }
     }
 

@@ -60,8 +60,9 @@ impl Identity {
         Self { via_http1: via("1.1"), via_http2: via("2.0"), pseudonym }
     }
 
-    fn via(&self, version: Version) -> HeaderValue {
-        if version == Version::HTTP_2 { self.via_http2.clone() } else { self.via_http1.clone() }
+    /// What `Via` says of a request that came by that version.
+    pub(crate) fn via(&self, http2: bool) -> &HeaderValue {
+        if http2 { &self.via_http2 } else { &self.via_http1 }
     }
 }
 
@@ -139,6 +140,11 @@ impl Found {
         found
     }
 
+    /// Whether there is an `X-Request-Id` at all.
+    pub(crate) fn has_request_id(&self) -> bool {
+        self.request_ids > 0
+    }
+
     /// The client's `X-Request-Id`, unless it is empty or absurdly long.
     pub(crate) fn kept_request_id(&self, headers: &HeaderMap) -> Option<HeaderValue> {
         let id = if self.request_ids > 0 { headers.get(X_REQUEST_ID) } else { None };
@@ -170,7 +176,7 @@ pub fn check_head<B>(request: &Request<B>) -> Result<(), Reason> {
 }
 
 /// Checks a request's head, takes off what belongs to the client's hop or may not come from a client, and puts on
-/// what every attempt carries.
+/// what options ask for. What every attempt carries is in its [`Address`].
 ///
 /// *Errors*: what is malformed or not supported; the head is then half changed and must not be forwarded.
 ///
@@ -197,7 +203,6 @@ pub(crate) fn screen_request(
         parts.headers.insert(header::TE, HeaderValue::from_static("trailers"));
         parts.headers.insert(header::CONNECTION, HeaderValue::from_static("te"));
     }
-    parts.headers.append(header::VIA, identity.via(parts.version));
     if found.cookies > 1 {
         join_cookies(&mut parts.headers);
     }
@@ -394,9 +399,13 @@ fn add_forwarded(headers: &mut HeaderMap, connection: &ConnectionInfo, options: 
 }
 
 /// What one attempt tells the node, beside what the client said. Written behind the client's fields, none of which has
-/// such a name any more.
+/// such a name any more, but for `Via`, a list that this router adds itself to.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Address<'r> {
+    /// Unless it is among the head's fields already.
+    pub(crate) via: Option<&'r HeaderValue>,
+    /// `X-Request-Id`, unless it is among the head's fields.
+    pub(crate) made_id: Option<&'r HeaderValue>,
     pub(crate) partition: Partition,
     pub(crate) epoch: Epoch,
     /// Of a write.
@@ -407,6 +416,12 @@ pub(crate) struct Address<'r> {
 
 impl Address<'_> {
     pub(crate) fn put(&self, out: &mut Out) {
+        if let Some(via) = self.via {
+            out.put_field(b"via", via.as_bytes());
+        }
+        if let Some(id) = self.made_id {
+            out.put_field(b"x-request-id", id.as_bytes());
+        }
         out.put(b"ringway-partition: ");
         out.put_decimal(u64::from(self.partition.0));
         out.put(b"\r\nringway-epoch: ");

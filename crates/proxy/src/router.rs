@@ -27,7 +27,7 @@ use crate::hold::SharedRoom;
 use crate::ids::RequestIds;
 use crate::log_gate::LogGate;
 use crate::metrics::{UnknownOutcome, WorkerMetrics};
-use crate::options::{RouteError, RoutingOptions};
+use crate::options::{KeySource, RouteError, RoutingOptions};
 use crate::serve::serve_request;
 use crate::upstream::{Nodes, UpstreamBody};
 
@@ -130,6 +130,8 @@ impl Routers {
         let nodes = Nodes::new(Arc::clone(reader.load()), upstream, outlier, metrics.clone());
         let origin = Instant::now();
         let access_log = self.access_log.as_ref().map(|log| Rc::new(log.lane(&metrics)));
+        let added = |key: &KeySource| matches!(key, KeySource::Header(name) if *name == header::VIA || *name == headers::X_REQUEST_ID);
+        let keyed_by_added = self.options.routes.iter().any(|route| added(&route.key));
         let core = Rc::new_cyclic(|me| Core {
             me: me.clone(),
             options: Arc::clone(&self.options),
@@ -148,6 +150,7 @@ impl Routers {
             alarms: Alarms::default(),
             log: LogGate::default(),
             origin,
+            keyed_by_added,
             sweeping: Cell::new(false),
             access_log,
         });
@@ -237,6 +240,8 @@ pub(crate) struct Core {
     pub(crate) alarms: Alarms,
     log: LogGate,
     origin: Instant,
+    /// A route takes its key from a field that the router adds.
+    pub(crate) keyed_by_added: bool,
     /// The pools are looked after.
     sweeping: Cell<bool>,
     pub(crate) access_log: Option<Rc<Lane>>,

@@ -160,7 +160,7 @@ async fn attempt(
     let attempt = Attempt { transfer: &transfer, claimed: target.claimed, sent: &sent };
     // Pinned where it is made: moved any further, it would be kept twice.
     let forwarded = {
-        let sending = exchange.sending(target);
+        let sending = exchange.sending(core, target);
         // Pinned where it is made: moved any further, it would be kept twice.
         let forwarding = pin!(forward(&core.nodes, &target.node, outstanding, sending, attempt));
         within_time(core, exchange, target, &transfer, forwarding).await

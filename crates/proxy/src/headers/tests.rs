@@ -30,13 +30,18 @@ fn screen_with(parts: &mut request::Parts, options: &HeaderOptions) -> Result<Sc
     let mut connection = no_connection();
     connection.peer = "10.1.2.3:4567".parse().unwrap();
     let found = Found::of(&parts.headers);
-    screen_request(parts, &found, &connection, &identity(), options, &["10.0.0.0/8".parse().unwrap()])
+    let http2 = parts.version == Version::HTTP_2;
+    let screened =
+        screen_request(parts, &found, &connection, &identity(), options, &["10.0.0.0/8".parse().unwrap()]);
+    // Where a route's key may be in it: else it is told with the address.
+    parts.headers.append(header::VIA, identity().via(http2).clone());
+    screened
 }
 
 /// What a node is told of a request, as it reads it.
 fn told(partition: Partition, epoch: Epoch, request_id: Option<&HeaderValue>, any: bool) -> HeaderMap {
     let mut text = Out::none();
-    Address { partition, epoch, request_id, any }.put(&mut text);
+    Address { via: None, made_id: None, partition, epoch, request_id, any }.put(&mut text);
     text.put(b"\r\n");
     let mut room = [httparse::EMPTY_HEADER; 8];
     let Ok(httparse::Status::Complete((_, fields))) = httparse::parse_headers(&text, &mut room) else {

@@ -22,7 +22,7 @@ use tokio::net::TcpListener;
 
 use super::*;
 use crate::claim::Claim;
-use crate::options::RoutingOptions;
+use crate::options::{KeySource, RoutingOptions};
 use crate::router::Router;
 use crate::turn::UnderWay;
 use crate::{BoxError, EmbeddedRouter};
@@ -79,6 +79,38 @@ fn a_request_reaches_its_owner_with_what_the_node_contract_asks_for() {
             cluster.counted(r#"ringway_requests_total{route="/kv/{key}",method="write",status="2xx"} 1"#)
         );
     });
+}
+
+/// What the router adds is in the head once, and a route finds its key in it, too.
+#[test]
+fn what_is_added_is_told_once_and_may_be_a_key() {
+    for key in [None, Some("x-request-id"), Some("via")] {
+        run(async {
+            let node = FakeNode::start([reply(OK), reply(OK), reply(OK)]).await;
+            let cluster = Cluster::derived(&[(node.addr, Alive)]);
+            let mut options = options();
+            if let Some(name) = key {
+                options.routes[0].key = KeySource::Header(name.parse().unwrap());
+            }
+            let router = cluster.router(options);
+            let mut passed = get();
+            passed.headers_mut().insert("via", "1.1 other".parse().unwrap());
+            let mut named = get();
+            named.headers_mut().insert("x-request-id", "abc".parse().unwrap());
+            for request in [get(), passed, named] {
+                assert_eq!(call(&router, request).await, (200, "ok".to_owned()), "{key:?}");
+            }
+            let [made, passed, named] = node.heads().try_into().unwrap();
+            for head in [&made, &passed, &named] {
+                assert_eq!(head.matches("x-request-id: ").count(), 1, "{key:?}: {head}");
+                assert_eq!(head.matches("via: 1.1 me\r").count(), 1, "{key:?}: {head}");
+            }
+            assert!(named.contains("x-request-id: abc\r"), "{key:?}: {named}");
+            let (other, me) =
+                (passed.find("via: 1.1 other\r").unwrap(), passed.find("via: 1.1 me\r").unwrap());
+            assert!(other < me, "who was met first stands first (RFC 9110 §7.6.3): {passed}");
+        });
+    }
 }
 
 #[test]
