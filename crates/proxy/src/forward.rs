@@ -108,8 +108,18 @@ pub(crate) async fn forward(
     loop {
         let reused = lease.reused;
         let mut call = Call::new(lease, request);
-        let response = match call.head(attempt.sent).await {
-            Ok(head) => call.begin(head, outstanding).map_err(CallError::Protocol),
+        let error = match call.head(attempt.sent).await {
+            Ok(head) => match call.begin(head, outstanding) {
+                Ok(response) => {
+                    let Some(refusal) = Refusal::of(&response, attempt.claimed) else {
+                        return Forwarded::Answered(response);
+                    };
+                    // Boxed: few requests come here, and all would keep the room for it.
+                    Box::pin(read_away(response, attempt.transfer)).await;
+                    return Forwarded::Refused(refusal);
+                }
+                Err(error) => error,
+            },
             Err(CallError::Unsent) if reused => {
                 request = call.into_request();
                 lease = match nodes.lease(node).await {
@@ -118,18 +128,9 @@ pub(crate) async fn forward(
                 };
                 continue;
             }
-            Err(error) => Err(error),
+            Err(error) => error,
         };
-        let response = match response {
-            Ok(response) => response,
-            Err(error) => return failed(node, attempt.transfer, error),
-        };
-        let Some(refusal) = Refusal::of(&response, attempt.claimed) else {
-            return Forwarded::Answered(response);
-        };
-        // Boxed: few requests come here, and all would keep the room for it.
-        Box::pin(read_away(response, attempt.transfer)).await;
-        return Forwarded::Refused(refusal);
+        return failed(node, attempt.transfer, error);
     }
 }
 

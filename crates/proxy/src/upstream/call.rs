@@ -66,11 +66,7 @@ impl Call {
     /// *Cost*: for messages of usual size one system call to send and one to receive; no buffer is held meanwhile.
     pub(crate) async fn head(&mut self, sent: &Cell<bool>) -> Result<AnswerHead, CallError> {
         let mut reader = HeadReader::new(self.upload.to_head);
-        let head = std::future::poll_fn(|cx| self.poll_head(cx, &mut reader, sent)).await;
-        match head {
-            Err(CallError::Lost | CallError::Protocol(_)) if !self.upload.written() => Err(CallError::Unsent),
-            head => head,
-        }
+        std::future::poll_fn(|cx| self.poll_head(cx, &mut reader, sent)).await
     }
 
     /// The request, when the connection took nothing of it. Closes the connection.
@@ -89,32 +85,37 @@ impl Call {
         match uploaded {
             Poll::Ready(Err(UploadError::Body)) => return Poll::Ready(Err(CallError::RequestBody)),
             Poll::Ready(Err(UploadError::Connection)) if !self.upload.written() => {
-                return Poll::Ready(Err(CallError::Lost));
+                return Poll::Ready(Err(CallError::Unsent));
             }
             // A node may refuse a request without reading it to its end; then its answer is here before that.
             Poll::Ready(Err(UploadError::Connection) | Ok(())) | Poll::Pending => {}
         }
         loop {
             match ready!(self.lease.poll_receive(cx, &mut self.input)) {
-                Ok(0) | Err(_) => return Poll::Ready(Err(CallError::Lost)),
+                Ok(0) | Err(_) => return Poll::Ready(Err(self.failed(CallError::Lost))),
                 Ok(_) => {}
             }
             match reader.read(&mut self.input) {
                 Ok(None) => {}
                 Ok(Some(head)) => return Poll::Ready(Ok(head)),
-                Err(error) => return Poll::Ready(Err(CallError::Protocol(error))),
+                Err(error) => return Poll::Ready(Err(self.failed(CallError::Protocol(error)))),
             }
         }
     }
 
+    /// Why there is no answer, when it is the connection's fault.
+    fn failed(&self, error: CallError) -> CallError {
+        if self.upload.written() { error } else { CallError::Unsent }
+    }
+
     /// The answer as a response. The request counts as under way until its body is dropped.
     ///
-    /// *Errors*: [`AnswerError`]: what came of the body with its head is none. The connection is closed.
+    /// *Errors*: [`CallError::Protocol`]: what came of the body with its head is none. The connection is closed.
     pub(crate) fn begin(
         mut self,
         head: AnswerHead,
         outstanding: Outstanding,
-    ) -> Result<Response<UpstreamBody>, AnswerError> {
+    ) -> Result<Response<UpstreamBody>, CallError> {
         let AnswerHead { status, headers, end, persists, body } = head;
         let mut frame = body;
         let rest = match end {
@@ -123,7 +124,8 @@ impl Call {
             BodyEnd::Close => Some(Rest::Close),
             BodyEnd::Chunks => {
                 let mut decoder = Decoder::new();
-                match decoder.decode(&mut self.input)? {
+                let step = decoder.decode(&mut self.input);
+                match step.map_err(|error| CallError::Protocol(error.into()))? {
                     Step::More => Some(Rest::Chunks(decoder)),
                     Step::Data(data) => {
                         frame = Some(data);
@@ -137,7 +139,7 @@ impl Call {
         let stream = match rest {
             Some(rest) => Some(Box::new(Stream { call: self, rest, persists })),
             None => {
-                self.complete(persists)?;
+                self.complete(persists).map_err(CallError::Protocol)?;
                 None
             }
         };

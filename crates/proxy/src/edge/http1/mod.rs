@@ -17,7 +17,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use http::{Response, header};
+use http::{Request, Response, header};
 use ringway_route::Reason;
 use tokio::time::{Instant, timeout};
 
@@ -110,13 +110,13 @@ async fn exchange<T: Transport, S: WorkerService>(
     worker: &Connections<S>,
     gate: &Gate<impl Serve>,
 ) -> Result<bool, ConnectionEnd> {
-    let Head { request, facts, extent } = head;
+    let Head { parts, facts, extent, .. } = head;
     let _under_way = UnderWay::begin(&worker.metrics.cells, &wire.clock);
     let body = match extent {
         Extent::Nothing => Body::empty(),
         Extent::Length(_) | Extent::Chunked => ClientBody::new(wire).into(),
     };
-    let request = request.map(|()| body);
+    let request = Request::from_parts(parts, body);
 
     let mut response = if let Some(running) = gate.enter(request, info) {
         while_connected(wire, running).await?
@@ -134,11 +134,11 @@ async fn exchange<T: Transport, S: WorkerService>(
 }
 
 /// Waits for the service, unless the connection breaks first.
-async fn while_connected<T: Transport>(
+fn while_connected<T: Transport>(
     wire: &Wire<T>,
     mut service: Running<impl Serve>,
-) -> Result<Response<Body>, ConnectionEnd> {
-    poll_fn(|cx| {
+) -> impl Future<Output = Result<Response<Body>, ConnectionEnd>> {
+    poll_fn(move |cx| {
         turn::begin_poll();
         match Pin::new(&mut service).poll(cx) {
             Poll::Ready(answer) => Poll::Ready(Ok(answer)),
@@ -146,7 +146,6 @@ async fn while_connected<T: Transport>(
             Poll::Pending => wire.poll_broken(cx).map(|()| Err(ConnectionEnd::Broken)),
         }
     })
-    .await
 }
 
 /// Makes room for the next request: reads the little that nobody wanted of a body.

@@ -3,7 +3,7 @@
 use std::mem::MaybeUninit;
 
 use bytes::Bytes;
-use http::{Method, Request, Uri, Version};
+use http::{Method, Request, Uri, Version, request};
 use ringway_route::Reason;
 
 use crate::headers::ADDED_FIELDS_MAX;
@@ -28,9 +28,11 @@ pub(super) struct Bounds {
 /// A head that passed.
 #[derive(Debug)]
 pub(super) struct Head {
-    pub(super) request: Request<()>,
+    pub(super) parts: request::Parts,
     pub(super) facts: Facts,
     pub(super) extent: Extent,
+    /// Bytes of what it was read from.
+    pub(super) length: usize,
 }
 
 /// What the connection has to know of a request that the service has.
@@ -100,13 +102,11 @@ const VERSION: Refusal = Refusal {
 
 /// Looks for a whole head at the beginning of `text`, which begins with no empty line. `None`: more is to come.
 ///
-/// Returns the head and its length in `text`.
-///
 /// *Errors*: [`Refusal`]. What follows on the connection cannot be told apart: answer, and close it.
 ///
 /// *Cost*: one pass; one copy of the head, which all values are slices of, so that the read buffer is free again at
 /// once; an allocation more when `fields_max` is above [`FIELDS_ROOM`].
-pub(super) fn parse(text: &[u8], bounds: Bounds) -> Result<Option<(Head, usize)>, Refusal> {
+pub(super) fn parse(text: &[u8], bounds: Bounds) -> Result<Option<Head>, Refusal> {
     if bounds.fields_max <= FIELDS_ROOM {
         let mut room = [const { MaybeUninit::uninit() }; FIELDS_ROOM];
         return parse_in(text, bounds, &mut room[..bounds.fields_max]);
@@ -119,7 +119,7 @@ fn parse_in<'t>(
     text: &'t [u8],
     bounds: Bounds,
     room: &mut [MaybeUninit<httparse::Header<'t>>],
-) -> Result<Option<(Head, usize)>, Refusal> {
+) -> Result<Option<Head>, Refusal> {
     let mut parsed = httparse::Request::new(&mut []);
     let length = match parsed.parse_with_uninit_headers(text, room) {
         Ok(httparse::Status::Complete(length)) if length <= bounds.bytes_max => length,
@@ -162,12 +162,12 @@ fn parse_in<'t>(
         awaits_continue: said.expects_continue && minor > 0 && extent != Extent::Nothing,
         takes_trailers: said.takes_trailers && minor > 0,
     };
-    let mut request = Request::new(());
-    *request.method_mut() = method;
-    *request.uri_mut() = uri;
-    *request.version_mut() = if minor == 0 { Version::HTTP_10 } else { Version::HTTP_11 };
-    *request.headers_mut() = headers;
-    Ok(Some((Head { request, facts, extent }, length)))
+    let (mut parts, ()) = Request::new(()).into_parts();
+    parts.method = method;
+    parts.uri = uri;
+    parts.version = if minor == 0 { Version::HTTP_10 } else { Version::HTTP_11 };
+    parts.headers = headers;
+    Ok(Some(Head { parts, facts, extent, length }))
 }
 
 fn extent(framing: &Framing) -> Extent {
@@ -277,22 +277,22 @@ mod tests {
 
     const BOUNDS: Bounds = Bounds { bytes_max: 64 << 10, fields_max: FIELDS_MAX };
 
-    fn read(text: &str) -> Result<Option<(Head, usize)>, Refusal> {
+    fn read(text: &str) -> Result<Option<Head>, Refusal> {
         parse(text.as_bytes(), BOUNDS)
     }
 
     fn whole(text: &str) -> Head {
-        read(text).unwrap().unwrap_or_else(|| panic!("{text:?} is whole")).0
+        read(text).unwrap().unwrap_or_else(|| panic!("{text:?} is whole"))
     }
 
     #[test]
     fn a_head_is_read_and_what_follows_is_left() {
         let text = "PUT /a%2Fb?x=1 HTTP/1.1\r\nHost: h\r\nX-A:  one \r\nContent-Length: 3\r\n\r\nabcGET";
-        let (Head { request, facts, extent }, length) = read(text).unwrap().unwrap();
+        let Head { parts, facts, extent, length } = whole(text);
         assert_eq!(&text[length..], "abcGET");
-        assert_eq!((request.method().as_str(), request.uri().to_string()), ("PUT", "/a%2Fb?x=1".to_owned()));
-        assert_eq!(request.version(), Version::HTTP_11);
-        assert_eq!(request.headers()["x-a"], "one");
+        assert_eq!((parts.method.as_str(), parts.uri.to_string()), ("PUT", "/a%2Fb?x=1".to_owned()));
+        assert_eq!(parts.version, Version::HTTP_11);
+        assert_eq!(parts.headers["x-a"], "one");
         assert_eq!((extent, facts.persists, facts.head_only), (Extent::Length(3), true, false));
         for end in 0..length {
             assert!(matches!(read(&text[..end]), Ok(None)), "{:?}", &text[..end]);

@@ -288,18 +288,20 @@ impl<T: Transport> State<T> {
         if !self.skip_blank()? || !self.scan.is_worth_a_parse(&self.input, bounds) {
             return Ok(None);
         }
-        let Some((head, length)) = request::parse(&self.input, bounds)? else { return Ok(None) };
-        self.input.advance(length);
-        self.input.release_if_empty();
-        self.scan = Scan::default();
-        self.request += 1;
-        self.upload = match head.extent {
-            Extent::Nothing => Upload::Over,
-            Extent::Length(length) => Upload::Length(length),
-            Extent::Chunked => Upload::chunked(),
-        };
-        self.interim = if head.facts.awaits_continue { Interim::Wanted } else { Interim::Unwanted };
-        Ok(Some(head))
+        let parsed = request::parse(&self.input, bounds);
+        if let Ok(Some(head)) = &parsed {
+            self.input.advance(head.length);
+            self.input.release_if_empty();
+            self.scan = Scan::default();
+            self.request += 1;
+            self.upload = match head.extent {
+                Extent::Nothing => Upload::Over,
+                Extent::Length(length) => Upload::Length(length),
+                Extent::Chunked => Upload::chunked(),
+            };
+            self.interim = if head.facts.awaits_continue { Interim::Wanted } else { Interim::Unwanted };
+        }
+        parsed
     }
 
     /// Takes off the one empty line that a client may send before a request (RFC 9112 §2.2). `false`: nothing is left.
