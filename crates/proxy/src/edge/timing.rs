@@ -97,8 +97,11 @@ impl ConnectionClock {
             Waiting::Head(since) => Some((since + limits.head, ConnectionEnd::HeaderTimeout)),
             Waiting::Busy => None,
         };
-        let write = sooner(self.write_blocked.get(), self.windows.borrow().oldest());
-        sooner(request, write.map(|since| (since + limits.body, ConnectionEnd::WriteTimeout)))
+        let window = if self.http2 { self.windows.borrow().oldest() } else { None };
+        match sooner(self.write_blocked.get(), window) {
+            None => request,
+            Some(since) => sooner(request, Some((since + limits.body, ConnectionEnd::WriteTimeout))),
+        }
     }
 
     /// Bytes came, and a request's head is not whole.
