@@ -140,6 +140,9 @@ pub struct UpstreamOptions {
     /// Connections per node; more requests at once wait for one until their deadline.
     /// Range 1 – 65,536; default 1,024.
     pub connections_per_node_max: usize,
+    /// Connections to all nodes: with so many open, half of the idle ones are closed before another is made. Those in use are
+    /// bounded by [`EdgeOptions::concurrency_max`](crate::edge::EdgeOptions::concurrency_max). Range 16 – 1,048,576; default 8,192.
+    pub connections_max: usize,
     /// Retries besides wrong-owner repeats. Range 0 – 10; default 1 (Envoy's).
     pub retries: u32,
     /// Bytes of a request's body kept for a replay. Range 0 – [`REPLAY_BYTES_MAX`]; default 64 KiB.
@@ -155,6 +158,7 @@ impl Default for UpstreamOptions {
             idle_timeout: Duration::from_secs(20),
             idle_per_node_max: 128,
             connections_per_node_max: 1_024,
+            connections_max: 8_192,
             retries: 1,
             replay_bytes: 64 << 10,
         }

@@ -36,6 +36,9 @@ use crate::metrics::worker::EJECTED_FAILING;
 use crate::metrics::{NodeMetrics, WorkerMetrics};
 use crate::options::UpstreamOptions;
 
+/// How long it is taken for granted that no connection is idle when none was found to be.
+const NO_ROOM_PAUSE: Duration = Duration::from_millis(10);
+
 /// All nodes one worker knows, found by their index in the current map.
 pub(crate) struct Nodes {
     options: UpstreamOptions,
@@ -43,6 +46,10 @@ pub(crate) struct Nodes {
     metrics: WorkerMetrics,
     /// When the newest request came: close enough to now to judge how long a connection was idle.
     clock: Cell<Instant>,
+    /// Connections to all nodes, open or being made.
+    open: Rc<Cell<usize>>,
+    /// Nobody looks for idle connections to close before this.
+    no_room_until: Cell<Instant>,
     table: RefCell<Table>,
 }
 
@@ -90,8 +97,16 @@ impl Nodes {
         let by_index = vec![None; map.nodes().len()];
         let health = HealthView::of(&map);
         let table = Table { map, health, stamp: 0, by_index, by_id: BTreeMap::new() };
-        let clock = Cell::new(Instant::now());
-        Self { options, outlier, metrics, clock, table: RefCell::new(table) }
+        let now = Instant::now();
+        Self {
+            options,
+            outlier,
+            metrics,
+            clock: Cell::new(now),
+            open: Rc::default(),
+            no_room_until: Cell::new(now),
+            table: RefCell::new(table),
+        }
     }
 
     /// Takes a map as the current one; its stamp and what its health is worth.
@@ -157,6 +172,23 @@ impl Nodes {
     /// A request came.
     pub(crate) fn tick(&self, now: Instant) {
         self.clock.set(now);
+    }
+
+    /// Closes idle connections when as many are open as may be, of each node the older half: so not every connection that is
+    /// made then pays for a pass over all nodes. When none was idle, nobody looks again for [`NO_ROOM_PAUSE`].
+    fn make_room(&self) {
+        let (open, now) = (self.open.get(), self.clock.get());
+        if open < self.options.connections_max || now < self.no_room_until.get() {
+            return;
+        }
+        for node in self.table.borrow().by_id.values() {
+            let mut idle = node.idle.borrow_mut();
+            let older = idle.len().div_ceil(2);
+            idle.drain(..older);
+        }
+        if self.open.get() == open {
+            self.no_room_until.set(now + NO_ROOM_PAUSE);
+        }
     }
 
     /// Closes connections that were idle for too long, and those that their nodes closed.

@@ -45,6 +45,7 @@ fn upstream(root: &Section<'_>, options: &mut RoutingOptions) {
         "idle_timeout",
         "idle_per_node_max",
         "connections_per_node_max",
+        "connections_max",
         "retries",
         "replay_bytes",
     ];
@@ -63,6 +64,9 @@ fn upstream(root: &Section<'_>, options: &mut RoutingOptions) {
     section.count("idle_per_node_max", &mut upstream.idle_per_node_max, 0..=65_536, because);
     let because = "requests beyond it wait for a connection until their time is over";
     section.count("connections_per_node_max", &mut upstream.connections_per_node_max, 1..=65_536, because);
+    let because =
+        "with so many open, idle ones are closed to make room; each takes one of the process's open files";
+    section.count("connections_max", &mut upstream.connections_max, 16..=1_048_576, because);
     let because = "each retry is more load for nodes that may be failing under load";
     section.count("retries", &mut upstream.retries, 0..=10, because);
     let because = "a request whose body is longer cannot be repeated";

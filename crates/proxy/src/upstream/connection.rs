@@ -1,5 +1,6 @@
 //! Connections to nodes: made, lent to one request at a time, kept while idle.
 
+use std::cell::Cell;
 use std::io;
 use std::pin::pin;
 use std::rc::{Rc, Weak};
@@ -36,11 +37,14 @@ pub(super) struct Connection {
 #[derive(Debug)]
 struct Open {
     node: Weak<Node>,
+    /// All that are open, to whatever node.
+    all: Rc<Cell<usize>>,
     _counted: UpstreamConnectionGuard,
 }
 
 impl Drop for Open {
     fn drop(&mut self) {
+        self.all.set(self.all.get() - 1);
         if let Some(node) = self.node.upgrade() {
             node.connections.set(node.connections.get() - 1);
             node.wake_one();
@@ -185,10 +189,13 @@ impl Nodes {
 
     async fn connect(&self, node: &Rc<Node>) -> Result<Connection, Reason> {
         let probe = node.may_connect()?;
-        // Both counted before the first await, so that the bounds hold while connections are being made.
+        self.make_room();
+        // All counted before the first await, so that the bounds hold while connections are being made.
         let connecting = Connecting::new(node);
         node.connections.set(node.connections.get() + 1);
-        let open = Open { node: Rc::downgrade(node), _counted: node.metrics.connection() };
+        self.open.set(self.open.get() + 1);
+        let (all, _counted) = (Rc::clone(&self.open), node.metrics.connection());
+        let open = Open { node: Rc::downgrade(node), all, _counted };
         let made = tokio::time::timeout(self.options.connect_timeout, TcpStream::connect(node.addr)).await;
         drop(connecting);
         let stream = match made {

@@ -33,8 +33,13 @@ impl Side {
     }
 
     fn with(addr: SocketAddr, options: UpstreamOptions) -> Self {
-        let cluster = Cluster::derived(&[(addr, Alive)]);
-        let map = map(Ownership::Derived, 0, &[(addr, Alive)]);
+        Self::among(&[(addr, Alive)], options)
+    }
+
+    /// The side of the first of some nodes.
+    fn among(nodes: &[(SocketAddr, Health)], options: UpstreamOptions) -> Self {
+        let cluster = Cluster::derived(nodes);
+        let map = map(Ownership::Derived, 0, nodes);
         let nodes = Nodes::new(map.into(), options, OutlierOptions::default(), cluster.metrics.worker(0));
         let node = nodes.at(NodeIndex(0)).unwrap();
         Self { nodes, node, cluster }
@@ -426,6 +431,36 @@ fn the_pool_keeps_no_more_than_it_may() {
             Side::with(node.addr, UpstreamOptions { idle_per_node_max: 2, ..UpstreamOptions::default() });
         join_all((0..5).map(|_| side.answer(get()))).await;
         assert_eq!(side.node.idle_count(), 2);
+    });
+}
+
+#[test]
+fn with_as_many_connections_as_may_be_idle_ones_make_room() {
+    run(async {
+        let nodes = [FakeNode::start([]).await, FakeNode::start([]).await].map(|node| (node.addr, Alive));
+        let options = UpstreamOptions { connections_max: 5, ..UpstreamOptions::default() };
+        let mut side = Side::among(&nodes, options);
+        let (first, second) = (Rc::clone(&side.node), side.nodes.at(NodeIndex(1)).unwrap());
+        let ask = async |side: &Side, count: usize| {
+            for answer in join_all((0..count).map(|_| side.answer(get()))).await {
+                assert_eq!(answer.unwrap().0, 200, "nobody is refused for it");
+            }
+        };
+        // Those in use are not touched, and nobody waits for one: eight at a time become eight.
+        ask(&side, 8).await;
+        assert_eq!(first.idle_count(), 8);
+
+        side.node = Rc::clone(&second);
+        ask(&side, 1).await;
+        assert_eq!((first.idle_count(), second.idle_count()), (8, 1), "a moment ago nobody was idle");
+        side.nodes.tick(Instant::now() + Duration::from_secs(1));
+        // Two at a time: one finds its node's own, for the other the older half of the first node's is closed.
+        ask(&side, 2).await;
+        assert_eq!((first.idle_count(), second.idle_count()), (4, 2));
+        ask(&side, 5).await;
+        assert_eq!((first.idle_count(), second.idle_count()), (0, 5));
+        ask(&side, 5).await;
+        assert_eq!(second.idle_count(), 5, "what the bound allows is kept");
     });
 }
 
