@@ -459,8 +459,15 @@ fn with_as_many_connections_as_may_be_idle_ones_make_room() {
         assert_eq!((first.idle_count(), second.idle_count()), (4, 2));
         ask(&side, 5).await;
         assert_eq!((first.idle_count(), second.idle_count()), (0, 5));
+
+        let options = UpstreamOptions { connections_max: 6, ..UpstreamOptions::default() };
+        let mut side = Side::among(&nodes, options);
+        let first = Rc::clone(&side.node);
         ask(&side, 5).await;
-        assert_eq!(second.idle_count(), 5, "what the bound allows is kept");
+        side.nodes.tick(Instant::now() + Duration::from_secs(1));
+        side.node = side.nodes.at(NodeIndex(1)).unwrap();
+        ask(&side, 1).await;
+        assert_eq!(first.idle_count(), 5, "what the bound allows is kept");
     });
 }
 
