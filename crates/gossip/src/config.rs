@@ -21,7 +21,7 @@ pub struct Config {
     pub gossip_interval: Duration,
     /// Members told in each round. *Range*: 1 to 16. *Default*: 3.
     pub gossip_fanout: usize,
-    /// λ: each piece of news is sent ⌈λ·max(2, log10(n + 1))⌉ times. *Range*: 1 to 16. *Default*: 4.
+    /// λ: each piece of news is sent λ·max(2, log10(n + 1)) times, rounded. *Range*: 1 to 16. *Default*: 4.
     pub retransmit: u32,
     /// α: the shortest suspicion is α·max(1, log10 n)·`probe_interval`. *Range*: 1 to 20. *Default*: 2.
     /// Below 4 it is safe only with the expiry gate.
