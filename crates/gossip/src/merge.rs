@@ -171,11 +171,7 @@ impl Gossip {
     /// Another accuser of a suspect: the suspicion shortens, and the others hear of it too.
     fn confirm(&mut self, now: Duration, slot: Slot, by: &str) {
         let Some(suspicion) = self.members.suspicion_mut(slot) else { return };
-        if !suspicion.wants(by) {
-            return;
-        }
-        let by: Arc<str> = by.into();
-        suspicion.confirm(&by);
+        let Some(by) = suspicion.confirm(by) else { return };
         let (deadline, told) = (suspicion.deadline(), suspicion.is_told());
         self.members.set_accuser(slot, by);
         // Who was told has its time to answer, however many accuse it meanwhile.

@@ -90,15 +90,21 @@ impl Gossip {
     /// others doubt: however many are, the rest is still probed.
     fn begin_probes(&mut self, now: Duration) {
         let turns = if self.members.doubts() == Doubts::Few { 1 } else { 2 };
-        for turn in 0..=turns {
-            let next = if turn < turns { self.next_in_turn() } else { self.next_doubted() };
-            if let Some(slot) = next.filter(|slot| self.probes.iter().all(|probe| probe.slot != *slot)) {
+        for _ in 0..turns {
+            if let Some(slot) = self.next_in_turn() {
                 self.begin_probe(now, slot);
             }
         }
+        if let Some(slot) = self.next_doubted() {
+            self.begin_probe(now, slot);
+        }
     }
 
+    /// Unless one of the same member is under way.
     fn begin_probe(&mut self, now: Duration, slot: Slot) {
+        if self.probes.iter().any(|probe| probe.slot == slot) {
+            return;
+        }
         let Some(id) = self.members.at(slot).map(|member| Arc::<str>::from(member.id)) else { return };
         let seq = self.rng.next_u32();
         self.stats.probes += 1;
@@ -159,7 +165,7 @@ impl Gossip {
             self.in_two_at = Some(now);
         }
         let until = self.in_two_at.map(|at| at + self.config.anti_entropy_interval);
-        doubts <= Doubts::Some && until.is_some_and(|until| now < until)
+        doubts <= Doubts::Several && until.is_some_and(|until| now < until)
     }
 
     /// No ack yet: ask others to ping.

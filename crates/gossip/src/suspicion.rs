@@ -39,7 +39,7 @@ pub(crate) enum Doubts {
     /// Nothing.
     Few,
     /// So many may be slow that they are missed as probers.
-    Some,
+    Several,
     /// There may soon be too many.
     Many,
     /// It is rather the network that is at fault: it is in two parts.
@@ -53,7 +53,7 @@ impl Doubts {
         if doubted < MISSED_MIN || !more_than(MISSED_PERCENT) {
             Self::Few
         } else if doubted < DOUBTED_AT_ONCE_MIN || !more_than(COUNT_PERCENT) {
-            Self::Some
+            Self::Several
         } else if more_than(NETWORK_PERCENT) {
             Self::TooMany
         } else {
@@ -89,13 +89,11 @@ impl Suspicion {
         Self { started: now, shortest, longest, wanted, accusers: vec![by], told: false, judged: false }
     }
 
-    /// Another accuser. `true` when it counts: independent, and still wanted.
-    pub(crate) fn confirm(&mut self, by: &Arc<str>) -> bool {
-        let counts = self.wants(by);
-        if counts {
-            self.accusers.push(by.clone());
-        }
-        counts
+    /// Another accuser; as it is kept when it counts: independent, and still wanted.
+    pub(crate) fn confirm(&mut self, by: &str) -> Option<Arc<str>> {
+        let by: Arc<str> = self.wants(by).then(|| by.into())?;
+        self.accusers.push(by.clone());
+        Some(by)
     }
 
     /// Whether this accuser would count.
@@ -161,7 +159,7 @@ impl Suspicion {
     /// network's.
     pub(crate) fn verdict_not_before(&self, doubts: Doubts) -> Duration {
         match doubts {
-            Doubts::Few | Doubts::Some => self.started,
+            Doubts::Few | Doubts::Several => self.started,
             Doubts::Many => self.started + self.shortest * COUNT_SHORTEST_PERCENT / 100,
             Doubts::TooMany => self.gate_end(),
         }
@@ -189,39 +187,39 @@ mod tests {
         let config = Config::default();
         let mut suspicion = Suspicion::new(&config, S(100), 10, "a".into());
         assert_eq!(suspicion.deadline(), S(124), "β = 12 times α = 2");
-        assert!(!suspicion.confirm(&"a".into()), "the same accuser again says nothing new");
+        assert!(suspicion.confirm("a").is_none(), "the same accuser again says nothing new");
         assert_eq!(suspicion.deadline(), S(124));
-        assert!(suspicion.confirm(&"b".into()));
+        assert!(suspicion.confirm("b").is_some());
         let one = suspicion.deadline();
         assert!(one > S(102) && one < S(124));
-        assert!(suspicion.confirm(&"c".into()));
+        assert!(suspicion.confirm("c").is_some());
         assert_eq!(suspicion.deadline(), S(102));
-        assert!(suspicion.confirm(&"d".into()));
+        assert!(suspicion.confirm("d").is_some());
         assert_eq!(suspicion.deadline(), S(102));
-        assert!(suspicion.confirm(&"e".into()));
+        assert!(suspicion.confirm("e").is_some());
         assert_eq!(suspicion.deadline(), S(101), "2K others agree");
-        assert!(!suspicion.confirm(&"f".into()), "more are not wanted");
+        assert!(suspicion.confirm("f").is_none(), "more are not wanted");
     }
 
     #[test]
     fn what_doubts_say_is_a_matter_of_their_number_and_their_share() {
-        use Doubts::{Few, Many, Some, TooMany};
+        use Doubts::{Few, Many, Several, TooMany};
         for (doubted, members, expected) in [
             (0, 1, Few),
             (7, 9, Few),
-            (8, 9, Some),
+            (8, 9, Several),
             (8, 267, Few),
-            (8, 266, Some),
-            (63, 64, Some),
+            (8, 266, Several),
+            (63, 64, Several),
             (64, 64, TooMany),
-            (250, 1_000, Some),
+            (250, 1_000, Several),
             (251, 1_000, Many),
             (370, 1_000, Many),
             (371, 1_000, TooMany),
         ] {
             assert_eq!(Doubts::of(doubted, members), expected, "{doubted} of {members}");
         }
-        assert!(Few < Some && Some < Many && Many < TooMany);
+        assert!(Few < Several && Several < Many && Many < TooMany);
     }
 
     #[test]

@@ -74,8 +74,9 @@ pub trait WorkerService: Sized + 'static {
         problem(Problem::new(Reason::Overloaded))
     }
 
-    /// The answer to what came over [`Http1Path::Own`] and is no request, after which the connection closes; and to a request
-    /// over HTTP/2 with more than [`EdgeOptions::headers_max`] fields. `detail` says what is wrong with it. A service that counts its errors does so here.
+    /// The answer to what came over [`Http1Path::Own`] and is no request, after which the connection closes; and to a
+    /// request over HTTP/2 with more than [`EdgeOptions::headers_max`] fields. `detail` says what is wrong with it. A
+    /// service that counts its errors does so here.
     fn refused(&self, reason: Reason, detail: &'static str, connection: ConnectionInfo) -> Response<Body> {
         let _ = connection;
         problem(Problem { detail: Some(detail), ..Problem::new(reason) })
